@@ -1,0 +1,1 @@
+"""Knowledge-aware recommendation in hyperbolic space on DGL heterographs."""
