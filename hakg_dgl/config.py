@@ -1,0 +1,356 @@
+"""Settings: frozen dataclasses, presets and TOML.
+
+One :class:`Settings` holds four sections. Keys are unique over the sections, so ``--set lr=0.001`` and
+``--set training.lr=0.001`` mean the same. Values are checked where they are made; a wrong one raises
+:class:`~hakg_dgl.errors.ConfigError` naming the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from hakg_dgl.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} = {value!r} is not allowed: it must be {allowed}")
+
+
+def _require_range(settings: object, low: float, high: float, *keys: str, open_high: bool = False) -> None:
+    bracket = ")" if open_high else "]"
+    for key in keys:
+        value = getattr(settings, key)
+        inside = low <= value and (value < high if open_high else value <= high)
+        _require(inside, key, value, f"in [{low:g}, {high:g}{bracket}")
+
+
+def _require_choice(settings: object, key: str, annotation: Any) -> None:
+    allowed = typing.get_args(annotation)
+    _require(getattr(settings, key) in allowed, key, getattr(settings, key), "one of " + ", ".join(map(repr, allowed)))
+
+
+Formulation = Literal["released", "paper"]
+Geometry = Literal["poincare", "euclidean"]
+Score = Literal["fused", "separate"]
+Kernels = Literal["auto", "readable", "torch", "dgl"]
+AngleMask = Literal["step", "edge"]
+AngleDirection = Literal["both", "attribute"]
+Device = Literal["auto", "cpu", "cuda"]
+Protocol = Literal["validation", "published"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model: what is computed from the graph.
+
+    Attributes
+    ----------
+    formulation
+        ``released`` (the authors' code) or ``paper`` (the published equations).
+    dim, layers
+        Embedding size d and number of propagation layers L.
+    geometry
+        ``poincare``, or ``euclidean`` for the ablation in which messages are translations ``e_t + w_r``.
+    curvature
+        c of the Poincaré ball of curvature -c.
+    gate
+        Off: users aggregate the mean of both item embeddings instead of their gated sum.
+    dual_item_embeddings
+        Off: items have the knowledge embedding only.
+    score
+        ``fused``: cosine(u, e_i + v_i); ``separate``: cos(u, e_i) + cos(u, v_i), which is what the loss trains.
+    kg_edge_dropout, interaction_dropout, message_dropout
+        Rates: the share of KG edges, of interactions and of layer output coordinates dropped in a training step.
+    kernels
+        ``auto`` picks the fastest that works here; ``readable`` is the per-edge-type reference.
+    """
+
+    formulation: Formulation = "released"
+    dim: int = 64
+    layers: int = 3
+    geometry: Geometry = "poincare"
+    curvature: float = 1.0
+    gate: bool = True
+    dual_item_embeddings: bool = True
+    score: Score = "fused"
+    kg_edge_dropout: float = 0.5
+    interaction_dropout: float = 0.5
+    message_dropout: float = 0.1
+    kernels: Kernels = "auto"
+
+    def __post_init__(self) -> None:
+        for key, annotation in (
+            ("formulation", Formulation), ("geometry", Geometry), ("score", Score), ("kernels", Kernels),
+        ):  # fmt: skip
+            _require_choice(self, key, annotation)
+        _require_range(self, 1, 4096, "dim")
+        _require_range(self, 1, 16, "layers")
+        _require_range(self, 0.0, 1.0, "kg_edge_dropout", "interaction_dropout", "message_dropout", open_high=True)
+        _require_range(self, 1e-4, 1e4, "curvature")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The two losses.
+
+    Attributes
+    ----------
+    negatives, margin
+        Negatives per positive, and the cosine above which one counts.
+    angle_weight
+        Weight of the angle loss; 0 switches it off.
+    angle_direction
+        ``both``: both directions of every item-attribute edge, as the released code has it; ``attribute``: only the
+        attribute is an apex, as published.
+    angle_dropout
+        Share of coordinates left out of the angle loss in a training step.
+    angle_mask
+        ``step`` draws the left-out coordinates once a step (fast), ``edge`` once an edge (the released code).
+    aperture
+        K of the cones.
+    hierarchical_relations
+        ``["all"]``, ``["auto"]`` (estimated from the graph) or names of relations the angle loss uses.
+    """
+
+    negatives: int = 200
+    margin: float = 0.6
+    angle_weight: float = 0.005
+    angle_direction: AngleDirection = "both"
+    angle_dropout: float = 0.5
+    angle_mask: AngleMask = "step"
+    aperture: float = 0.1
+    hierarchical_relations: tuple[str, ...] = ("all",)
+
+    def __post_init__(self) -> None:
+        _require_choice(self, "angle_mask", AngleMask)
+        _require_choice(self, "angle_direction", AngleDirection)
+        _require_range(self, 1, 100_000, "negatives")
+        _require_range(self, -1.0, 1.0, "margin")
+        _require_range(self, 0.0, 1e3, "angle_weight")
+        _require_range(self, 0.0, 1.0, "angle_dropout", open_high=True)
+        _require_range(self, 1e-6, 1.0, "aperture")
+        _require(
+            len(self.hierarchical_relations) > 0,
+            "hierarchical_relations", self.hierarchical_relations, "['all'], ['auto'] or names of relations",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The optimisation.
+
+    Attributes
+    ----------
+    lr, lr_schedule
+        Adam's learning rate, and how it changes: ``constant``, or ``cosine`` down to a hundredth over the epochs.
+    batch_size
+        Interactions a step.
+    epochs, eval_every, patience
+        Most epochs; epochs between evaluations; evaluations without a better one before training stops.
+    select_by
+        The metric that picks the checkpoint, for example ``ndcg@20`` or ``recall@20``.
+    protocol
+        ``validation`` selects on the validation split; ``published`` trains on train and validation together and
+        selects on the test split, as the published experiments did.
+    """
+
+    lr: float = 1e-3
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    batch_size: int = 4096
+    epochs: int = 200
+    eval_every: int = 1
+    patience: int = 10
+    select_by: str = "ndcg@20"
+    protocol: Protocol = "validation"
+
+    def __post_init__(self) -> None:
+        _require_choice(self, "protocol", Protocol)
+        _require_choice(self, "lr_schedule", Literal["constant", "cosine"])
+        _require_range(self, 1e-8, 100.0, "lr")
+        _require_range(self, 1, 10_000_000, "batch_size", "epochs", "eval_every", "patience")
+        metric, _, k = self.select_by.partition("@")
+        _require(
+            metric in ("recall", "ndcg", "precision", "hit", "mrr") and k.isdecimal() and int(k) > 0,
+            "select_by", self.select_by, "a metric and a cut, such as 'ndcg@20' or 'recall@10'",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how it runs: seed, device and numeric type."""
+
+    seed: int = 2020
+    device: Device = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        _require_choice(self, "device", Device)
+        _require_choice(self, "dtype", Literal["float32", "float64"])
+        _require_range(self, 0, 2**63 - 1, "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run; see the sections for their meaning."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        preset: str = "default",
+        file: str | Path | None = None,
+        overrides: Iterable[str] | Mapping[str, Any] = (),
+    ) -> Settings:
+        """Settings from a preset, then a TOML file, then overrides (``key=value`` strings or a mapping).
+
+        Raises
+        ------
+        ConfigError
+            For an unknown preset or key, a value of the wrong type or out of range, or an unreadable file.
+        """
+        settings = cls()
+        for source in (_preset(preset), {} if file is None else _read_toml(file), _parse_overrides(overrides)):
+            settings = settings.replace(source)
+        return settings
+
+    def replace(self, values: Mapping[str, Any]) -> Settings:
+        """A copy with the given keys changed; keys as ``lr``, ``training.lr`` or nested ``{"training": {...}}``."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in _flatten(values):
+            section, name = _locate(key)
+            sections.setdefault(section, {})[name] = _coerce(key, value, _TYPES[section][name])
+        return dataclasses.replace(
+            self, **{name: dataclasses.replace(getattr(self, name), **changes) for name, changes in sections.items()}
+        )
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dictionary, tuples as lists, for TOML and JSON."""
+        return {
+            section: {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+            for section, values in dataclasses.asdict(self).items()
+        }
+
+    def to_toml(self) -> str:
+        """The settings as a TOML document that :meth:`resolve` reads back to an equal value."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Inverse of :meth:`to_dict`; missing keys take the dataclass defaults."""
+        return cls().replace(values)
+
+
+_SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
+_TYPES: dict[str, dict[str, Any]] = {
+    name: typing.get_type_hints(section)
+    for name, section in _SECTIONS.items()  # type: ignore[arg-type]
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "released": {"formulation": "released", "negatives": 200, "margin": 0.6, "layers": 3, "lr": 1e-3},
+    "alibaba-ifashion": {"formulation": "released", "lr": 1e-4, "layers": 3, "negatives": 200, "margin": 0.6},
+    "yelp2018": {"formulation": "released", "lr": 5e-4, "layers": 2, "negatives": 400, "margin": 0.8},
+    "last-fm": {"formulation": "released", "lr": 1e-4, "layers": 3, "negatives": 400, "margin": 0.7},
+}
+"""Named settings: ``default``; ``released`` as the released code was run on small data sets; the published
+hyper-parameters of the three data sets of the publication (its section 5.1.4 and the released code's scripts)."""
+
+
+def setting_keys() -> dict[str, str]:
+    """Every key with its section, in order: ``{"formulation": "model", ...}``."""
+    return {name: section for section, hints in _TYPES.items() for name in hints}
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _read_toml(path: str | Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed: dict[str, Any] = {}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {item!r}: write it as key=value, for example lr=0.001")
+        try:
+            parsed[key.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = text.strip()  # a bare word: formulation=paper needs no quotes
+    return parsed
+
+
+def _flatten(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if key not in _SECTIONS:
+                raise ConfigError(f"there is no section {key!r}; the sections are {', '.join(_SECTIONS)}")
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def _locate(key: str) -> tuple[str, str]:
+    section, separator, name = key.rpartition(".")
+    known = setting_keys()
+    if not separator:
+        section = known.get(name, "")
+    if name not in known or known[name] != section:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(known)}"
+        raise ConfigError(f"there is no setting {key!r}{hint}")
+    return section, name
+
+
+def _coerce(key: str, value: Any, expected: Any) -> Any:
+    """Check ``value`` against the annotation; integers are accepted for floats, a string for a tuple of strings."""
+    origin = typing.get_origin(expected)
+    if origin is tuple:
+        value = (value,) if isinstance(value, str) else value
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise ConfigError(f"{key} = {value!r}: must be a list of names")
+    if origin is Literal:
+        return value
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
+        raise ConfigError(f"{key} = {value!r}: must be {wanted}")
+    if expected is float and value != value:
+        raise ConfigError(f"{key} = nan: must be a number")
+    return value

@@ -1,0 +1,94 @@
+"""Poincaré ball of curvature ``-c``: Möbius addition, exponential and logarithmic maps, distance.
+
+Stateless functions on tensors ``[..., d]`` (float32 or float64), broadcasting over leading axes, curvature
+keyword-only. The ball is ``{x : c |x|^2 < 1}``, its conformal factor at ``x`` is ``2 / (1 - c |x|^2)``.
+
+References
+----------
+.. [1] Ganea, Bécigneul, Hofmann: Hyperbolic Neural Networks, NeurIPS 2018.
+.. [2] Ungar: A Gyrovector Space Approach to Hyperbolic Geometry, 2008.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.geometry.guards import NORM_FLOOR, artanh, max_norm, norm, tanh
+
+
+def conformal_factor(x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Conformal factor :math:`\lambda_x = 2 / (1 - c \|x\|^2)`: ``[..., d] -> [..., 1]``."""
+    return 2.0 / (1.0 - c * x.square().sum(-1, keepdim=True)).clamp_min(NORM_FLOOR)
+
+
+def project(x: Tensor, *, c: float = 1.0) -> Tensor:
+    """Scale points beyond norm ``(1 - margin) / sqrt(c)`` down to it; the margin is 4e-3 (float32) or 1e-5 (float64).
+
+    Shape and dtype are kept; points inside are returned unchanged.
+    """
+    length = norm(x)
+    limit = max_norm(x.dtype, c=c)
+    return torch.where(length > limit, x / length * limit, x)
+
+
+def mobius_add(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Möbius addition :math:`x \oplus_c y` ([1]_ eq. 4).
+
+    .. math::
+        \frac{(1 + 2c\langle x,y\rangle + c\|y\|^2)\,x + (1 - c\|x\|^2)\,y}
+             {1 + 2c\langle x,y\rangle + c^2\|x\|^2\|y\|^2}
+
+    Identities: ``0 + x = x + 0 = x``, ``(-x) + (x + y) = y``. Not commutative, not associative.
+    """
+    xx = x.square().sum(-1, keepdim=True)
+    yy = y.square().sum(-1, keepdim=True)
+    xy = (x * y).sum(-1, keepdim=True)
+    numerator = (1.0 + 2.0 * c * xy + c * yy) * x + (1.0 - c * xx) * y
+    return numerator / (1.0 + 2.0 * c * xy + c**2 * xx * yy).clamp_min(NORM_FLOOR)
+
+
+def expmap0(v: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Exponential map at the origin, :math:`\tanh(\sqrt c\|v\|)\, v / (\sqrt c\|v\|)` ([1]_ eq. 13).
+
+    Inverse of :func:`logmap0` where neither is clamped. The result can round to the edge; see :func:`project`.
+    """
+    length = norm(v)
+    root = c**0.5
+    return tanh(root * length) / (root * length) * v
+
+
+def logmap0(y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Logarithmic map at the origin, :math:`\mathrm{artanh}(\sqrt c\|y\|)\, y / (\sqrt c\|y\|)` ([1]_ eq. 13)."""
+    length = norm(y)
+    root = c**0.5
+    return artanh(root * length) / (root * length) * y
+
+
+def expmap(v: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Exponential map of tangent ``v`` at base ``x`` ([1]_ eq. 12).
+
+    .. math:: x \oplus_c \tanh(\sqrt c\,\lambda_x\|v\|/2)\, v / (\sqrt c\|v\|)
+    """
+    length = norm(v)
+    root = c**0.5
+    step = tanh(root / 2.0 * conformal_factor(x, c=c) * length) / (root * length) * v
+    return mobius_add(x, step, c=c)
+
+
+def logmap(y: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Logarithmic map of point ``y`` at base ``x`` ([1]_ eq. 12); inverse of :func:`expmap` in its first argument.
+
+    .. math::
+        \frac{2}{\sqrt c\,\lambda_x}\,\mathrm{artanh}(\sqrt c\|u\|)\, u/\|u\|,\qquad u = -x\oplus_c y
+    """
+    u = mobius_add(-x, y, c=c)
+    length = norm(u)
+    root = c**0.5
+    return 2.0 / (root * conformal_factor(x, c=c)) * artanh(root * length) / length * u
+
+
+def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Geodesic distance :math:`\frac{2}{\sqrt c}\mathrm{artanh}(\sqrt c\|-x\oplus_c y\|)`: ``-> [...]``."""
+    root = c**0.5
+    return (2.0 / root * artanh(root * norm(mobius_add(-x, y, c=c)))).squeeze(-1)
