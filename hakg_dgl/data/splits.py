@@ -1,0 +1,121 @@
+"""Which interactions are kept (rating threshold, k-core) and which are held out (test, validation).
+
+All functions take a frame of interactions with columns ``user``, ``item`` and, where named, ``rating`` and
+``timestamp``; its order of rows is the original order. None of them loops over rows or users.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hakg_dgl.errors import DataError
+
+STRATEGIES = ("random", "temporal", "leave-one-out", "given")
+
+Mask = npt.NDArray[np.bool_]
+
+
+def k_core(interactions: pd.DataFrame, min_user: int, min_item: int) -> pd.DataFrame:
+    """The largest part in which every user has ``min_user`` and every item ``min_item`` interactions.
+
+    Dropping an item can take a user below its minimum, so both rules are applied until nothing changes. The result
+    does not depend on the order of dropping; it may be empty.
+    """
+    user, users = pd.factorize(interactions["user"])
+    item, items = pd.factorize(interactions["item"])
+    kept = np.arange(len(interactions))
+    while True:
+        enough = np.bincount(user[kept], minlength=len(users))[user[kept]] >= min_user
+        enough &= np.bincount(item[kept], minlength=len(items))[item[kept]] >= min_item
+        if enough.all():
+            return interactions.iloc[kept]
+        kept = kept[enough]
+
+
+def rating_threshold(interactions: pd.DataFrame, least: float) -> pd.DataFrame:
+    """The interactions whose rating is ``least`` or more.
+
+    Raises
+    ------
+    DataError
+        If there are no ratings.
+    """
+    if "rating" not in interactions:
+        raise DataError("there are no ratings to apply a threshold to", remedy="Name the rating column, or drop it.")
+    return interactions[interactions["rating"] >= least]
+
+
+def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generator: np.random.Generator) -> Mask:
+    """Choose the interactions to hold out; every user keeps at least one.
+
+    Parameters
+    ----------
+    interactions
+        Columns ``user`` and, for ``temporal``, ``timestamp``.
+    strategy
+        - ``random``: ``fraction`` of each user's interactions, drawn without replacement;
+        - ``temporal``: the latest ``fraction`` of each user's; equal timestamps count in their original order;
+        - ``leave-one-out``: one of each user with two or more: the last where there are timestamps, else a random one;
+          ``fraction`` is not used.
+
+        A fraction of n interactions is ``floor(fraction n + 1/2)``, and at most n - 1.
+    fraction
+        In [0, 1).
+    generator
+        Source of the random draws.
+
+    Returns
+    -------
+    bool [n_interactions]
+
+    Raises
+    ------
+    DataError
+        If ``temporal`` is asked for and there are no timestamps.
+    ValueError
+        For another strategy, or a fraction outside [0, 1).
+    """
+    if strategy not in ("random", "temporal", "leave-one-out") or not 0 <= fraction < 1:
+        raise ValueError(f"cannot hold out {fraction!r} by {strategy!r}")
+    timed = "timestamp" in interactions
+    if strategy == "temporal" and not timed:
+        raise DataError(
+            "a temporal split needs timestamps, and there are none",
+            remedy="Name the timestamp column, or split at random.",
+        )
+    user = pd.factorize(interactions["user"])[0]
+    counts = np.bincount(user)
+    if strategy == "leave-one-out":
+        quota = np.minimum(counts - 1, 1)
+    else:
+        quota = np.minimum(counts - 1, np.floor(counts * fraction + 0.5).astype(np.int64))
+    if strategy == "random" or not timed:
+        order = np.lexsort((generator.permutation(len(user)), user))
+    else:
+        order = np.lexsort((interactions["timestamp"].to_numpy(), user))  # stable, so ties keep their order
+    # `order` lists the users one after the other; the last `quota` places of each user's run are held out
+    from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
+    mask = np.zeros(len(user), dtype=bool)
+    mask[order] = from_end < quota[user[order]]
+    return mask
+
+
+def carve_validation(
+    train: pd.DataFrame, fraction: float, generator: np.random.Generator, *, strategy: str = "random"
+) -> Mask:
+    """Choose the part of the training interactions that becomes the validation split.
+
+    As the test split was made, so that validation resembles it: the latest interactions for ``temporal``, one of each
+    user for ``leave-one-out``, otherwise (``given`` included) a random fraction of each user's. Every user keeps at
+    least one training interaction.
+
+    Returns
+    -------
+    bool [n_train]
+        True for validation. All False where ``fraction`` is 0.
+    """
+    if fraction == 0 or not len(train):
+        return np.zeros(len(train), dtype=bool)
+    return held_out(train, "random" if strategy == "given" else strategy, fraction, generator)
