@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.guards import ANGLE_MARGIN, NORM_FLOOR
+from hakg_dgl.geometry.guards import ANGLE_MARGIN, sqrt_floored
 
 APERTURE = 0.1
 """The constant K of [1]_, which sets how wide cones are."""
@@ -37,8 +37,22 @@ def half_aperture(xx: Tensor, *, aperture: float = APERTURE) -> Tensor:
         Radians, shape of ``xx``. [1]_ eq. 26.
     """
     xx = xx.clamp_max(1.0 - ANGLE_MARGIN)
-    sine = aperture * (1.0 - xx) / xx.clamp_min(NORM_FLOOR**2).sqrt().clamp_min(NORM_FLOOR)
+    sine = aperture * (1.0 - xx) / sqrt_floored(xx)
     return torch.asin(sine.clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))
+
+
+def euclidean_half_aperture(xx: Tensor, *, aperture: float = APERTURE) -> Tensor:
+    r"""Half aperture of a Euclidean cone, :math:`\arcsin(K/\|x\|)` ([1]_ eq. 18); ``xx`` as in :func:`half_aperture`."""
+    return torch.asin((aperture / sqrt_floored(xx)).clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))
+
+
+def euclidean_cone_angle(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+    r"""Angle at x between its direction from the origin and that to y, in flat space ([1]_ eq. 19).
+
+    :math:`\arccos (\langle x, y - x\rangle / (\|x\| \|x-y\|))`; arguments and guards as in :func:`cone_angle`.
+    """
+    denominator = sqrt_floored(xx) * sqrt_floored(xx + yy - 2.0 * xy) + ANGLE_MARGIN
+    return torch.acos(((xy - xx) / denominator).clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))
 
 
 def cone_angle(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
@@ -59,8 +73,8 @@ def cone_angle(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     Tensor
         Radians in [0, pi], same shape. [1]_ eq. 28.
     """
-    gap = (xx + yy - 2.0 * xy).clamp_min(NORM_FLOOR**2).sqrt()
+    gap = sqrt_floored(xx + yy - 2.0 * xy)
     radicand = (1.0 + xx * yy - 2.0 * xy).clamp_min(ANGLE_MARGIN)
-    denominator = xx.clamp_min(NORM_FLOOR**2).sqrt() * gap * radicand.sqrt() + ANGLE_MARGIN
+    denominator = sqrt_floored(xx) * gap * radicand.sqrt() + ANGLE_MARGIN
     cosine = (xy * (1.0 + xx) - xx * (1.0 + yy)) / denominator
     return torch.acos(cosine.clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))

@@ -7,11 +7,15 @@ The constants are those of the authors' released code, which the reference numbe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 NORM_FLOOR = 1e-15
 """Floor of norms and of Möbius denominators."""
+SQUARED_NORM_FLOOR = 1e-30
+"""Floor of squared norms, the square of :data:`NORM_FLOOR`."""
 ROW_NORM_FLOOR = 1e-12
 """Floor of the L2 norm by which embedding rows are divided."""
 ARTANH_MARGIN = 1e-5
@@ -44,7 +48,7 @@ def ball_margin(dtype: torch.dtype) -> float:
 
 def max_norm(dtype: torch.dtype, *, c: float) -> float:
     """Largest norm of a projected point, ``(1 - margin) / sqrt(c)``."""
-    return (1.0 - ball_margin(dtype)) / c**0.5
+    return (1.0 - ball_margin(dtype)) / math.sqrt(c)
 
 
 def artanh(x: Tensor) -> Tensor:
@@ -64,4 +68,4 @@ def norm(x: Tensor) -> Tensor:
 
 def sqrt_floored(squared: Tensor) -> Tensor:
     """Norm from a squared norm, floored at 1e-15, with gradient 0 below the floor (where rounding may leave < 0)."""
-    return squared.clamp_min(NORM_FLOOR**2).sqrt()
+    return squared.clamp_min(SQUARED_NORM_FLOOR).sqrt()

@@ -11,6 +11,8 @@ References
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,14 +56,14 @@ def expmap0(v: Tensor, *, c: float = 1.0) -> Tensor:
     Inverse of :func:`logmap0` where neither is clamped. The result can round to the edge; see :func:`project`.
     """
     length = norm(v)
-    root = c**0.5
+    root = math.sqrt(c)
     return tanh(root * length) / (root * length) * v
 
 
 def logmap0(y: Tensor, *, c: float = 1.0) -> Tensor:
     r"""Logarithmic map at the origin, :math:`\mathrm{artanh}(\sqrt c\|y\|)\, y / (\sqrt c\|y\|)` ([1]_ eq. 13)."""
     length = norm(y)
-    root = c**0.5
+    root = math.sqrt(c)
     return artanh(root * length) / (root * length) * y
 
 
@@ -71,7 +73,7 @@ def expmap(v: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
     .. math:: x \oplus_c \tanh(\sqrt c\,\lambda_x\|v\|/2)\, v / (\sqrt c\|v\|)
     """
     length = norm(v)
-    root = c**0.5
+    root = math.sqrt(c)
     step = tanh(root / 2.0 * conformal_factor(x, c=c) * length) / (root * length) * v
     return mobius_add(x, step, c=c)
 
@@ -84,11 +86,11 @@ def logmap(y: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
     """
     u = mobius_add(-x, y, c=c)
     length = norm(u)
-    root = c**0.5
+    root = math.sqrt(c)
     return 2.0 / (root * conformal_factor(x, c=c)) * artanh(root * length) / length * u
 
 
 def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
     r"""Geodesic distance :math:`\frac{2}{\sqrt c}\mathrm{artanh}(\sqrt c\|-x\oplus_c y\|)`: ``-> [...]``."""
-    root = c**0.5
+    root = math.sqrt(c)
     return (2.0 / root * artanh(root * norm(mobius_add(-x, y, c=c)))).squeeze(-1)
