@@ -42,24 +42,20 @@ class IdMap:
 
         Sorting makes the numbering independent of the order of rows in the source.
         """
-        unique = pd.Index(pd.unique(pd.Series(list(values) if not isinstance(values, pd.Series) else values)))
-        as_text = pd.Index([str(value) for value in unique], dtype=object)
+        unique = (values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)).drop_duplicates()
+        ids = unique.astype(str).drop_duplicates()
         # leading zeros and signs would make two ids equal as numbers
-        if len(as_text) and pd.Series(as_text).str.fullmatch(r"0|[1-9][0-9]{0,17}").all():
-            as_text = as_text[np.argsort(as_text.astype("int64").to_numpy(), kind="stable")]
-        else:
-            as_text = as_text.sort_values()
-        return cls.from_ids(as_text, names)
+        numeric = bool(ids.str.fullmatch(r"0|[1-9][0-9]{0,17}").all())
+        return cls.from_ids(ids.iloc[np.argsort(ids.to_numpy(dtype=np.int64 if numeric else object))], names)
 
     @classmethod
     def from_ids(cls, original_ids: Iterable[str], names: pd.DataFrame | None = None) -> IdMap:
         """Number ids in the order given; ``names`` has columns ``id`` and ``name`` and need not cover all ids."""
-        ids = pd.Index([str(value) for value in original_ids])
+        ids = pd.Series(list(original_ids), dtype=object).astype(str)
         if names is None:
-            return cls(ids, pd.Series(ids.tolist()))
-        table = pd.Series(names["name"].tolist(), index=names["id"].astype(str), dtype=object)
-        known = table[~table.index.duplicated()].reindex(ids.astype(str))
-        return cls(ids, _filled(known.tolist(), ids.tolist()))
+            return cls(pd.Index(ids), ids)
+        table = pd.Series(names["name"].to_numpy(), index=names["id"].astype(str))
+        return cls(pd.Index(ids), _filled(table[~table.index.duplicated()].reindex(ids), ids))
 
     @classmethod
     def from_indices(cls, size: int, names: pd.DataFrame | None = None, *, unnamed: str = "") -> IdMap:
@@ -74,20 +70,20 @@ class IdMap:
         unnamed
             Put before the index to name what has no name (``relation_``).
         """
-        numbers = [str(index) for index in range(size)]
-        fallback = [unnamed + number for number in numbers] if unnamed else numbers
+        numbers = pd.Series(np.arange(size)).astype(str)
+        fallback = unnamed + numbers
         if names is None:
-            return cls(pd.Index(numbers), pd.Series(fallback))
+            return cls(pd.Index(numbers), fallback)
         table = names.drop_duplicates("id").set_index("id").reindex(range(size))
-        original = _filled(table["original_id"].tolist(), numbers) if "original_id" in table else pd.Series(numbers)
-        return cls(pd.Index(original), _filled(table["name"].tolist(), fallback))
+        original = _filled(table["original_id"], numbers) if "original_id" in table else numbers
+        return cls(pd.Index(original), _filled(table["name"], fallback))
 
     def indices(self, values: Iterable[Any]) -> npt.NDArray[np.int64]:
         """Indices of original ids, int64 of the same length; -1 where an id is unknown."""
         wanted = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
         codes, unique = pd.factorize(wanted)
-        known = self._first.reindex([str(value) for value in unique]).fillna(-1).to_numpy(dtype=np.int64)
-        return np.where(codes < 0, -1, known[codes]) if len(known) else np.full(len(wanted), -1, dtype=np.int64)
+        known = self._first.reindex(pd.Index(unique).astype(str), fill_value=-1).to_numpy(dtype=np.int64)
+        return np.append(known, -1)[codes]  # code -1 marks a missing value
 
     def index(self, original_id: Any) -> int:
         """Index of one original id.
@@ -114,6 +110,8 @@ class IdMap:
         return positions[~positions.index.duplicated()]
 
 
-def _filled(values: list[Any], fallback: list[str]) -> pd.Series[str]:
-    """``values`` as text, with the fallback where one is missing or blank."""
-    return pd.Series([str(v) if isinstance(v, str) and v.strip() else f for v, f in zip(values, fallback, strict=True)])
+def _filled(values: pd.Series[Any], fallback: pd.Series[str]) -> pd.Series[str]:
+    """``values`` by position, with the fallback where one is missing or blank."""
+    text = values.reset_index(drop=True).astype(object)
+    known = text.notna() & (text.astype(str).str.strip() != "")
+    return text.where(known, fallback.astype(object)).astype(str)

@@ -169,7 +169,7 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
     return RawData(
         name=name or folder.resolve().name,
         interactions=pd.DataFrame(
-            {"user": users, "item": items, "split": pd.Categorical.from_codes(codes, list(SPLITS))}
+            {"user": users, "item": items, "split": pd.Categorical.from_codes(codes, pd.Index(SPLITS))}
         ),
         triples=pd.DataFrame(triples, columns=["head", "relation", "tail"]),
         users=lists.get("user"),

@@ -1,0 +1,527 @@
+"""The frozen :class:`Dataset`: numbered tables, saved and loaded with digests, and what ``hakg info`` says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from hakg_dgl.data.readers import SPLITS
+from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
+
+Int64 = npt.NDArray[np.int64]
+
+FORMAT, FORMAT_VERSION = "hakg-dataset", 1
+
+_TABLES = {
+    "interactions": ("user", "item", "split"),
+    "triples": ("head", "relation", "tail"),
+    "users": ("original_id", "name"),
+    "items": ("original_id", "name"),
+    "entities": ("original_id", "name"),
+    "relations": ("original_id", "name"),
+}
+
+_HIERARCHY_SOURCES = 64
+"""Nodes from which reachability is followed where a relation chains (see :func:`hierarchy_score`)."""
+
+HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE = 0.9, 2.0
+"""Thresholds of :func:`hierarchical_relations`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions and a knowledge graph, numbered: entities ``0..n_items-1`` are the items.
+
+    Rows are put in canonical order (interactions by user and item, triples by head, relation and tail) on creation.
+
+    Attributes
+    ----------
+    name
+        Name of the data set.
+    interactions
+        ``user``, ``item`` (int64), ``split`` (categorical: train, valid, test), optional ``timestamp`` (float64). A
+        pair occurs once, so the splits are disjoint.
+    triples
+        ``head``, ``relation``, ``tail`` (int64), each triple once, no inverses.
+    users, items, entities, relations
+        ``original_id`` and ``name`` (text); row ``i`` is index ``i``.
+    options
+        What it was made with, as JSON values.
+    sources
+        File name -> SHA-256 and size of the files it was made from.
+    report
+        Counts of repairs and remarks.
+    split_strategy
+        ``random``, ``temporal``, ``leave-one-out`` or ``given``.
+
+    Raises
+    ------
+    DataError
+        On creation: if columns are missing, an index is out of range, or a row occurs twice.
+    """
+
+    name: str
+    interactions: pd.DataFrame
+    triples: pd.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
+    entities: pd.DataFrame
+    relations: pd.DataFrame
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    report: Mapping[str, int] = field(default_factory=dict)
+    split_strategy: str = "given"
+
+    def __post_init__(self) -> None:
+        for table, columns in _TABLES.items():
+            missing = [column for column in columns if column not in getattr(self, table)]
+            if missing:
+                raise DataError(f"table {table} of data set {self.name!r} lacks the columns {missing}")
+        if self.n_items > self.n_entities:
+            raise DataError(f"{self.n_items} items but {self.n_entities} entities: every item is an entity")
+        if not set(self.interactions["split"].unique()) <= set(SPLITS):
+            raise DataError(f"splits {sorted(map(str, set(self.interactions['split'])))}, allowed are {SPLITS}")
+        kept = self.interactions.filter(["user", "item", "split", "timestamp"])
+        interactions = _canonical(kept, "interactions", {"user": self.n_users, "item": self.n_items}).assign(
+            split=lambda frame: pd.Categorical(frame["split"], categories=list(SPLITS))
+        )
+        limits = {"head": self.n_entities, "relation": self.n_relations, "tail": self.n_entities}
+        object.__setattr__(self, "interactions", interactions)
+        object.__setattr__(self, "triples", _canonical(self.triples[list(limits)], "triples", limits))
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    @property
+    def n_entities(self) -> int:
+        """Number of entities, the items included."""
+        return len(self.entities)
+
+    @property
+    def n_relations(self) -> int:
+        """Number of relations, without inverses."""
+        return len(self.relations)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what defines the data set: sizes, interactions with their split, triples, original ids.
+
+        Taken over little-endian NumPy bytes and the ids' UTF-8, so it depends neither on the machine nor on how the
+        tables were written. Names, timestamps, options and reports do not enter.
+        """
+        digest = hashlib.sha256(f"{FORMAT} {self.n_users} {self.n_items} {self.n_entities} {self.n_relations}".encode())
+        split = self.interactions["split"].cat.codes
+        columns = [self.interactions["user"], self.interactions["item"], split]
+        for column in (*columns, *(self.triples[name] for name in _TABLES["triples"])):
+            digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").tobytes())
+        for table in (self.users, self.items, self.entities, self.relations):
+            ids = table["original_id"].tolist()
+            digest.update(np.array([len(text) for text in ids], dtype="<i8").tobytes())
+            digest.update("".join(ids).encode())
+        return digest.hexdigest()
+
+    def pairs(self, *splits: str) -> Int64:
+        """(user, item) pairs of the named splits (of all, if none is named), int64 [n, 2], by user, then item.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no split.
+        """
+        return self.interactions.loc[self._rows(splits), ["user", "item"]].to_numpy(dtype=np.int64)
+
+    def positives(self, *splits: str) -> tuple[Int64, Int64]:
+        """The items of every user in the named splits (of all, if none is named), packed.
+
+        Returns
+        -------
+        indptr : int64 [n_users + 1]
+        items : int64 [n]
+            Items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``, ascending.
+        """
+        pairs = self.pairs(*splits)
+        counts = np.bincount(pairs[:, 0], minlength=self.n_users)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.ascontiguousarray(pairs[:, 1])
+
+    def save(self, path: str | Path) -> None:
+        """Write the data set to the folder ``path``: Parquet tables and ``dataset.json``.
+
+        The files are written to a folder beside it, which then takes its place; so ``path`` holds a whole data set or
+        none. An existing data set is replaced, any other folder is not.
+
+        Raises
+        ------
+        DataError
+            If ``path`` exists and is not a data set, or cannot be written (a full disk, say).
+        """
+        path = Path(path)
+        _refuse_foreign(path)
+        fresh = path.parent / f".{path.name}.{secrets.token_hex(6)}.new"
+        try:
+            fresh.mkdir(parents=True)
+            self._write(fresh)
+            _take_place(fresh, path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"cannot be written: {error}", path=path, remedy="Nothing was changed there; choose another place."
+            ) from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        files = {}
+        for table in _TABLES:
+            file = folder / f"{table}.parquet"
+            pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), file)
+            files[file.name] = {"sha256": _sha256(file), "bytes": file.stat().st_size}
+        about = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "digest": self.digest,
+            "counts": _counts(self),
+            "split_strategy": self.split_strategy,
+            "options": dict(self.options),
+            "sources": dict(self.sources),
+            "report": dict(self.report),
+            "files": files,
+        }
+        (folder / "dataset.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _rows(self, splits: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+        unknown = [split for split in splits if split not in SPLITS]
+        if unknown:
+            raise ValueError(f"no split called {unknown[0]!r}; there are {SPLITS}")
+        return self.interactions["split"].isin(splits or SPLITS).to_numpy()
+
+
+def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
+    """Load a data set that :meth:`Dataset.save` wrote.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    verify
+        Compare files and contents with their digests. Ranges and disjoint splits are checked in any case.
+
+    Raises
+    ------
+    FormatVersionError
+        It was written by a newer version of this package.
+    IntegrityError
+        A file is not what was written.
+    DataError
+        There is no data set, or it is incomplete or damaged.
+    """
+    path = Path(path)
+    about = _read_about(path)
+    tables: dict[str, Any] = {}
+    for table, columns in _TABLES.items():
+        file = path / f"{table}.parquet"
+        if not file.is_file():
+            raise DataError("the file is missing", path=file, remedy="Run 'hakg preprocess' again.")
+        if verify and _sha256(file) != about["files"].get(file.name, {}).get("sha256"):
+            raise IntegrityError("the file was changed after preprocessing", path=file, remedy=_AGAIN)
+        tables[table] = _read_parquet(file, columns)
+    described: dict[str, Any] = {key: about[key] for key in ("name", "options", "sources", "report", "split_strategy")}
+    dataset = Dataset(**described, **tables)
+    if verify and (dataset.digest != about["digest"] or _counts(dataset) != about["counts"]):
+        raise IntegrityError(
+            "digest or counts differ from those of the tables", path=path / "dataset.json", remedy=_AGAIN
+        )
+    return dataset
+
+
+_AGAIN = "Run 'hakg preprocess' again; runs trained on the earlier data do not belong to the changed one."
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """The checked contents of ``dataset.json``."""
+    file = path / "dataset.json"
+    if not file.is_file():
+        problem = "not a data set: it holds no dataset.json" if path.is_dir() else "no such folder"
+        raise DataError(problem, path=path, remedy="Make a data set with 'hakg preprocess SOURCE --out DATA'.")
+    try:
+        about = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", path=file, remedy=_AGAIN) from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("format_version"), int):
+        raise DataError("does not describe a data set of this package", path=file)
+    if about["format_version"] > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"format version {about['format_version']}, this package reads up to {FORMAT_VERSION}",
+            path=file,
+            remedy="Install a newer hakg_dgl, or run 'hakg preprocess' again.",
+        )
+    kinds: dict[str, type] = dict.fromkeys(("name", "digest", "split_strategy"), str)
+    kinds |= dict.fromkeys(("counts", "options", "sources", "report", "files"), dict)
+    wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    if wrong:
+        raise DataError(f"{', '.join(wrong)} missing or of the wrong type", path=file, remedy=_AGAIN)
+    return about
+
+
+def _read_parquet(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        frame: pd.DataFrame = pq.ParquetFile(file).read().to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        first = str(error).partition("\n")[0]
+        raise DataError(f"not a readable Parquet file: {first}", path=file, remedy=_AGAIN) from error
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise DataError(f"lacks the columns {missing}", path=file, remedy=_AGAIN)
+    return frame
+
+
+def _canonical(frame: pd.DataFrame, table: str, limits: Mapping[str, int]) -> pd.DataFrame:
+    """Rows sorted by the columns of ``limits``, which are int64, in range, and distinct as a row."""
+    for column, limit in limits.items():
+        values = frame[column].to_numpy()
+        if not np.issubdtype(values.dtype, np.integer):
+            raise DataError(f"{table}.{column} is {values.dtype}, not integer")
+        if len(values) and not 0 <= values.min() <= values.max() < limit:
+            raise DataError(
+                f"{table}.{column} has values {values.min()} to {values.max()}, allowed are 0 to {limit - 1}"
+            )
+    frame = frame.astype(dict.fromkeys(limits, np.int64))
+    keys = [frame[column].to_numpy() for column in limits]
+    order = np.lexsort(keys[::-1])
+    repeated = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
+    if repeated.any():
+        row = tuple(int(key[order[np.argmax(repeated)]]) for key in keys)
+        raise DataError(f"{table}: {tuple(limits)} = {row} occurs twice", remedy="Splits must be disjoint.")
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    splits = dataset.interactions["split"].value_counts()
+    return {
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "entities": dataset.n_entities,
+        "relations": dataset.n_relations,
+        "triples": len(dataset.triples),
+        "interactions": len(dataset.interactions),
+        **{split: int(splits.get(split, 0)) for split in SPLITS},
+    }
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise unless ``path`` is free, an empty folder, or a data set of ours with nothing else in it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    remedy = "Choose another place, or empty it yourself."
+    if not path.is_dir() or path.is_symlink():
+        raise DataError("exists and is not a folder", path=path, remedy=remedy)
+    entries = {entry.name for entry in path.iterdir()}
+    foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES)}
+    if foreign:
+        raise DataError(f"holds other files, such as {sorted(foreign)[0]!r}", path=path, remedy=remedy)
+    if entries:
+        try:
+            ours = json.loads((path / "dataset.json").read_bytes()).get("format") == FORMAT
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise DataError("exists and is not a data set", path=path, remedy=remedy)
+
+
+def _take_place(fresh: Path, path: Path) -> None:
+    """Rename ``fresh`` to ``path``; what stood there returns if that fails."""
+    if not path.exists():
+        fresh.rename(path)
+        return
+    old = fresh.with_suffix(".old")
+    path.rename(old)
+    try:
+        fresh.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --- what `hakg info` shows -------------------------------------------------------------------------------------------
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """Sizes, degrees, coverage and relations of a data set, as JSON values.
+
+    Returns
+    -------
+    dict
+        - ``name``, ``digest``, ``split_strategy``, ``counts``, ``report``;
+        - ``density``: interactions / (users x items);
+        - ``user_degree``, ``item_degree``: mean and quantiles of training interactions;
+        - ``linked_items``: items with at least one triple;
+        - ``cold_items``: items of the test split without training interaction; ``items_without_training``: all such;
+        - ``users_without_training``;
+        - ``self_loops``: triples from an entity to itself;
+        - ``isolated_entities``: entities that are no item and have no triple;
+        - ``relations``: see :func:`relation_table`, one dict each.
+    """
+    users, items = dataset.pairs("train").T
+    user_degree = np.bincount(users, minlength=dataset.n_users)
+    item_degree = np.bincount(items, minlength=dataset.n_items)
+    head, tail = (dataset.triples[end].to_numpy() for end in ("head", "tail"))
+    has_triple = np.zeros(dataset.n_entities, dtype=bool)
+    has_triple[head] = has_triple[tail] = True
+    test_items = np.unique(dataset.pairs("test")[:, 1])
+    cells = dataset.n_users * dataset.n_items
+    return {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "split_strategy": dataset.split_strategy,
+        "counts": _counts(dataset),
+        "density": len(dataset.interactions) / cells if cells else 0.0,
+        "user_degree": _distribution(user_degree),
+        "item_degree": _distribution(item_degree),
+        "linked_items": int(has_triple[: dataset.n_items].sum()),
+        "cold_items": int((item_degree[test_items] == 0).sum()),
+        "items_without_training": int((item_degree == 0).sum()),
+        "users_without_training": int((user_degree == 0).sum()),
+        "self_loops": int((head == tail).sum()),
+        "isolated_entities": int((~has_triple[dataset.n_items :]).sum()),
+        "relations": relation_table(dataset).to_dict("records"),
+        "report": dict(dataset.report),
+    }
+
+
+def relation_table(dataset: Dataset) -> pd.DataFrame:
+    """One row a relation, in index order.
+
+    Columns: ``relation`` (index), ``name``, ``triples``, ``heads`` and ``tails`` (distinct), ``fan_in`` (triples a
+    distinct tail), ``fan_out`` (triples a distinct head), ``item_attribute`` (triples with exactly one end an item),
+    ``items_per_attribute`` and ``attributes_per_item`` (of those; 0 if there are none), ``hierarchy`` (see
+    :func:`hierarchy_score`) and ``hierarchical`` (see :func:`hierarchical_relations`).
+    """
+    triples, n = dataset.triples, dataset.n_relations
+    relation, head, tail = (triples[column].to_numpy() for column in ("relation", "head", "tail"))
+    mixed = (head < dataset.n_items) != (tail < dataset.n_items)
+    item, attribute = np.minimum(head, tail), np.maximum(head, tail)  # items have the lower numbers
+
+    def distinct(ends: Int64, rows: Any = slice(None)) -> Int64:
+        keys = np.unique(relation[rows] * max(dataset.n_entities, 1) + ends[rows])
+        return np.bincount(keys // max(dataset.n_entities, 1), minlength=n)
+
+    count, links = np.bincount(relation, minlength=n), np.bincount(relation[mixed], minlength=n)
+    heads, tails = distinct(head), distinct(tail)
+    order = np.argsort(relation, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(count)])
+    scores = [
+        hierarchy_score(head[rows], tail[rows]) for rows in map(order.__getitem__, map(slice, bounds, bounds[1:]))
+    ]
+    table = pd.DataFrame(
+        {
+            "relation": np.arange(n),
+            "name": dataset.relations["name"].tolist(),
+            "triples": count,
+            "heads": heads,
+            "tails": tails,
+            "fan_in": count / np.maximum(tails, 1),
+            "fan_out": count / np.maximum(heads, 1),
+            "item_attribute": links,
+            "items_per_attribute": links / np.maximum(distinct(attribute, mixed), 1),
+            "attributes_per_item": links / np.maximum(distinct(item, mixed), 1),
+            "hierarchy": np.array(scores, dtype=np.float64),
+        }
+    )
+    shared = table["items_per_attribute"]
+    narrow = (shared >= ITEMS_PER_ATTRIBUTE) & (shared > table["attributes_per_item"])
+    return table.assign(hierarchical=(table["hierarchy"] >= HIERARCHY_SCORE) & narrow)
+
+
+def hierarchical_relations(dataset: Dataset) -> list[int]:
+    """Relations that seem to order items below attributes: the estimate behind ``auto``.
+
+    A relation is taken as hierarchical if it is nearly free of cycles (:func:`hierarchy_score` at least
+    ``HIERARCHY_SCORE``) and its attributes gather items: an attribute has ``ITEMS_PER_ATTRIBUTE`` items or more on
+    average, and more than an item has attributes. Genre, country or brand pass; a cast list, with many actors for one
+    film, does not, nor does a relation between items alone. Which end of a triple is the item does not matter, since
+    public graphs hold both directions.
+    """
+    table = relation_table(dataset)
+    return [int(relation) for relation in table.loc[table["hierarchical"], "relation"]]
+
+
+def hierarchy_score(head: Int64, tail: Int64, *, sources: int = _HIERARCHY_SOURCES) -> float:
+    """Krackhardt hierarchy score of a directed graph: the share of connected ordered pairs that are one-way.
+
+    With R(i, j) = 1 where a path leads from i to j != i, the score is #{R(i,j)=1, R(j,i)=0} / #{R(i,j)=1}: 1 for a
+    graph without cycles, 0 for one in which every path returns. No pairs give 0.
+
+    R is never formed. Pairs that are mutual lie within strongly connected components, and counting them is linear. Of
+    the condensed graph, one whose paths all have length 1 (the usual case: attributes point at nothing) is counted
+    exactly too. Otherwise reachable nodes are counted from ``sources`` components spread evenly over those with
+    successors (all of them, if there are no more) and scaled up: an estimate, the same at each call.
+
+    Parameters
+    ----------
+    head, tail
+        int64 [n], the edges head -> tail.
+
+    References
+    ----------
+    Krackhardt, "Graph theoretical dimensions of informal organizations", 1994; Balazevic et al., "Multi-relational
+    Poincaré graph embeddings", 2019.
+    """
+    if not len(head):
+        return 0.0
+    nodes, ends = np.unique(np.concatenate([head, tail]), return_inverse=True)
+    source, target = ends[: len(head)], ends[len(head) :]
+    graph = sparse.csr_matrix((np.ones(len(head), dtype=np.int8), (source, target)), shape=(len(nodes), len(nodes)))
+    _, component = csgraph.connected_components(graph, connection="strong")
+    size = np.bincount(component).astype(np.float64)
+    mutual = float((size * (size - 1)).sum())
+    edges = np.unique(np.stack([component[source], component[target]], axis=1), axis=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    one_way = _one_way_pairs(edges, size, sources)
+    return one_way / (one_way + mutual) if one_way + mutual else 0.0
+
+
+def _one_way_pairs(edges: npt.NDArray[Any], size: npt.NDArray[np.float64], sources: int) -> float:
+    """Ordered pairs of nodes connected across components, given the edges [n, 2] of the condensed graph."""
+    if not len(edges):
+        return 0.0
+    starts = np.unique(edges[:, 0])
+    if not np.isin(edges[:, 1], starts).any():
+        return float((size[edges[:, 0]] * size[edges[:, 1]]).sum())
+    graph = sparse.csr_matrix((np.ones(len(edges), dtype=np.int8), (edges[:, 0], edges[:, 1])), shape=(len(size),) * 2)
+    chosen = starts[np.unique(np.linspace(0, len(starts) - 1, min(sources, len(starts))).astype(np.int64))]
+    reach = [size[csgraph.breadth_first_order(graph, c, return_predecessors=False)[1:]].sum() for c in chosen]
+    return float((np.array(reach) * size[chosen]).sum() * size[starts].sum() / size[chosen].sum())
+
+
+def _distribution(degree: npt.NDArray[Any]) -> dict[str, float]:
+    if not len(degree):
+        return {}
+    marks = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    values = np.quantile(degree, list(marks.values()))
+    return {"mean": float(degree.mean()), **{mark: float(value) for mark, value in zip(marks, values, strict=True)}}

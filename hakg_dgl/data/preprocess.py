@@ -1,0 +1,254 @@
+"""Raw data -> :class:`~hakg_dgl.data.dataset.Dataset`: filter, number, split. Every repair is counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.id_maps import IdMap
+from hakg_dgl.data.readers import SPLITS, RawData
+from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold
+from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """Settings of :func:`preprocess`.
+
+    Attributes
+    ----------
+    min_user_interactions, min_item_interactions
+        k-core: users and items with fewer interactions are dropped, repeatedly; 1 keeps all.
+    rating_threshold
+        Only interactions rated this or more are positives; None takes every interaction as one (implicit feedback).
+    split
+        ``random``, ``temporal``, ``leave-one-out`` or ``given``; None is ``given`` where the source has a split,
+        otherwise ``random``.
+    valid
+        Fraction of each user's training interactions that become the validation split; 0 for none. Not used where
+        the given split has a validation part.
+    test
+        Fraction of each user's interactions that become the test split; used by ``random`` and ``temporal``.
+    seed
+        Of the random choices.
+    drop_unlinked
+        Drop interactions with items about which the knowledge graph says nothing.
+
+    Raises
+    ------
+    ConfigError
+        On creation, for a value that is not allowed.
+    """
+
+    min_user_interactions: int = 1
+    min_item_interactions: int = 1
+    rating_threshold: float | None = None
+    split: str | None = None
+    valid: float = 0.1
+    test: float = 0.2
+    seed: int = 2020
+    drop_unlinked: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("min_user_interactions", "min_item_interactions", "seed"):
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} = {value!r} is not allowed; it is an integer of at least {least}")
+        for name in ("valid", "test"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ConfigError(f"{name} = {value!r} is not allowed; it is a fraction, at least 0 and below 1")
+        if self.split is not None and self.split not in STRATEGIES:
+            raise ConfigError(f"split = {self.split!r} is not allowed; choose one of {', '.join(STRATEGIES)}")
+        if self.rating_threshold is not None and not math.isfinite(self.rating_threshold):
+            raise ConfigError(f"rating_threshold = {self.rating_threshold!r} is not allowed; it is a finite number")
+
+
+def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Dataset:
+    """Filter, number and split raw data.
+
+    In this order: rating threshold, unlinked items, repeated pairs, k-core, numbering, test split, validation split. Of
+    a repeated pair the earliest is kept (with a given split, the one in the earliest of train, valid, test).
+
+    Where ``raw.ids_are_indices`` nothing is renumbered: users and items that lose all interactions keep their number.
+    Otherwise users and items are those with an interaction left, numbered by sorted id; an item takes the number of its
+    entity, and one without entity (or whose entity occurs in no triple) becomes an entity without triples.
+
+    Raises
+    ------
+    DataError
+        If the options ask for what the source lacks (ratings, timestamps, a given split), or leave nothing; the message
+        names the filter.
+    """
+    options = options or PreprocessOptions()
+    report = dict(raw.report)
+    strategy = options.split or ("given" if "split" in raw.interactions else "random")
+    if strategy == "given" and "split" not in raw.interactions:
+        raise DataError("the source has no split to keep", remedy="Choose random, temporal or leave-one-out.")
+    if strategy != "given":
+        raw_interactions = raw.interactions.drop(columns="split", errors="ignore")
+    else:
+        raw_interactions = raw.interactions.assign(split=pd.Categorical(raw.interactions["split"], list(SPLITS)))
+    interactions = _filtered(raw, raw_interactions, options, report)
+    maps, tables = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
+    interactions, triples = tables
+    interactions = _with_split(interactions, strategy, options)
+    maps["relations"] = _distinct_names(maps["relations"], report)
+    return Dataset(
+        name=raw.name,
+        interactions=interactions,
+        triples=_without_repeats(triples, report),
+        users=maps["users"].frame(),
+        items=maps["items"].frame(),
+        entities=maps["entities"].frame(),
+        relations=maps["relations"].frame(),
+        options={**asdict(options), "split": strategy},
+        sources=dict(raw.sources),
+        report=report,
+        split_strategy=strategy,
+    )
+
+
+def _filtered(
+    raw: RawData, interactions: pd.DataFrame, options: PreprocessOptions, report: dict[str, int]
+) -> pd.DataFrame:
+    """Apply the filters one after the other, counting what each drops."""
+    interactions = _counted(interactions, "interactions", "no interactions", report, key=None)
+    if options.rating_threshold is not None:
+        kept = rating_threshold(interactions, options.rating_threshold)
+        what = f"no interaction is rated {options.rating_threshold:g} or more"
+        interactions = _counted(kept, "rating_threshold", what, report, "below_rating_threshold", interactions)
+    if options.drop_unlinked:
+        kept = interactions[interactions["item"].isin(_linked_items(raw)).to_numpy()]
+        what = "no item of the interactions occurs in the knowledge graph"
+        interactions = _counted(kept, "drop_unlinked", what, report, "interactions_with_unlinked_items", interactions)
+    first = next((column for column in ("split", "timestamp") if column in interactions), None)
+    ordered = interactions if first is None else interactions.sort_values(first, kind="stable")
+    kept = interactions[~ordered.duplicated(["user", "item"]).reindex(interactions.index)]
+    interactions = _counted(kept, "", "", report, "repeated_interactions", interactions)
+    least = options.min_user_interactions, options.min_item_interactions
+    if max(least) > 1:
+        kept = k_core(interactions, *least)
+        what = f"no user and item are left with {least[0]} and {least[1]} interactions each"
+        name = "min_user_interactions and min_item_interactions"
+        interactions = _counted(kept, name, what, report, "outside_k_core", interactions)
+    return interactions.reset_index(drop=True)
+
+
+def _counted(
+    kept: pd.DataFrame,
+    setting: str,
+    problem: str,
+    report: dict[str, int],
+    key: str | None,
+    before: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """``kept``, after noting how much was dropped; an error that names the setting if nothing is left."""
+    if before is not None:
+        report[f"{key}_dropped"] = len(before) - len(kept)
+    if not len(kept):
+        raise DataError(f"{setting}: {problem}", remedy="Relax this setting, or check the source.")
+    return kept
+
+
+def _linked_items(raw: RawData) -> pd.Series[str]:
+    """Ids of the items that occur in a triple, as ``raw.interactions`` has them."""
+    named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates()
+    if raw.ids_are_indices:
+        return named
+    linked: pd.Series[str] = raw.item_entity.loc[raw.item_entity["entity"].isin(named), "item"]
+    return linked
+
+
+_Numbered = tuple[dict[str, IdMap], tuple[pd.DataFrame, pd.DataFrame]]
+
+
+def _number_rows(raw: RawData, interactions: pd.DataFrame) -> _Numbered:
+    """The KGAT layout: sizes from the largest ids of the source (before filters), numbers unchanged."""
+
+    def size(kind: str, *columns: pd.Series[int]) -> int:
+        return max([raw.counts.get(kind, 0), *(int(column.max()) + 1 for column in columns if len(column))])
+
+    n_items = size("items", raw.interactions["item"])
+    n_entities = max(n_items, size("entities", raw.triples["head"], raw.triples["tail"]))
+    maps = {
+        "users": IdMap.from_indices(size("users", raw.interactions["user"]), raw.users),
+        "items": IdMap.from_indices(n_items, raw.items),
+        "entities": IdMap.from_indices(n_entities, raw.entities),
+        "relations": IdMap.from_indices(size("relations", raw.triples["relation"]), raw.relations, unnamed="relation_"),
+    }
+    maps["entities"] = _named_as_items(maps["entities"], maps["items"])
+    return maps, (interactions, raw.triples)
+
+
+def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> _Numbered:
+    """Other layouts: sorted ids, items first among the entities."""
+    users = IdMap.from_values(interactions["user"], raw.users)
+    items = IdMap.from_values(interactions["item"], raw.items)
+    linked = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"].astype(str), dtype=object)
+    own = linked.reindex(items.original_ids).reset_index(drop=True)
+    named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates().astype(str)
+    report["items_without_entity"] = int(own.isna().sum())
+    report["items_without_triples"] = int((~own.isin(named)).sum())
+    others = named[~named.isin(own)]
+    # an item without entity needs an entity id that no entity has
+    prefix = "item:"
+    while others.str.startswith(prefix).any() or own.astype(str).str.startswith(prefix).any():
+        prefix = "_" + prefix
+    own = own.where(own.notna(), prefix + pd.Series(items.original_ids.to_numpy(), dtype=object)).astype(str)
+    rest = IdMap.from_values(others).original_ids
+    entities = _named_as_items(IdMap.from_ids([*own, *rest], raw.entities), items)
+    relations = IdMap.from_values(raw.triples["relation"], raw.relations)
+    numbered = interactions.assign(user=users.indices(interactions["user"]), item=items.indices(interactions["item"]))
+    triples = pd.DataFrame(
+        {
+            "head": entities.indices(raw.triples["head"]),
+            "relation": relations.indices(raw.triples["relation"]),
+            "tail": entities.indices(raw.triples["tail"]),
+        }
+    )
+    return {"users": users, "items": items, "entities": entities, "relations": relations}, (numbered, triples)
+
+
+def _named_as_items(entities: IdMap, items: IdMap) -> IdMap:
+    """Give the entities that are items the item's name, where the item has one and the entity none."""
+    names = items.names.reindex(range(len(entities))).reset_index(drop=True)
+    own = pd.Series(items.original_ids).reindex(range(len(entities)))
+    unnamed = entities.names == pd.Series(entities.original_ids)
+    return IdMap(entities.original_ids, entities.names.mask(unnamed & names.notna() & (names != own), names))
+
+
+def _distinct_names(relations: IdMap, report: dict[str, int]) -> IdMap:
+    """Make relation names distinct, from each other and from each other's inverse: they name edge types."""
+    names = relations.names
+    clash = names.duplicated(keep=False) | names.isin("inverse_" + names)
+    report["relation_names_made_distinct"] = int(clash.sum())
+    numbered = names + "_" + pd.Series(np.arange(len(names))).astype(str)
+    return IdMap(relations.original_ids, names.where(~clash, numbered))
+
+
+def _without_repeats(triples: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:
+    unique = triples.drop_duplicates(["head", "relation", "tail"])
+    report["triple_repeats_dropped"] = report.get("triple_repeats_dropped", 0) + len(triples) - len(unique)
+    return unique
+
+
+def _with_split(interactions: pd.DataFrame, strategy: str, options: PreprocessOptions) -> pd.DataFrame:
+    """Add the column ``split``; test and validation draw from separate streams of the seed."""
+    if strategy == "given":
+        split = interactions["split"].to_numpy(dtype=object)
+    else:
+        test = held_out(interactions, strategy, options.test, numpy_generator(options.seed, "test split"))
+        split = np.where(test, "test", "train").astype(object)
+    if not (split == "valid").any():
+        train = np.flatnonzero(split == "train")
+        generator = numpy_generator(options.seed, "validation split")
+        split[train[carve_validation(interactions.iloc[train], options.valid, generator, strategy=strategy)]] = "valid"
+    if not (split == "train").any():
+        raise DataError("no training interaction is left", remedy="The given split needs rows that say 'train'.")
+    return interactions.assign(split=pd.Categorical(split, categories=list(SPLITS)))
