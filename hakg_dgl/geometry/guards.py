@@ -46,9 +46,9 @@ def ball_margin(dtype: torch.dtype) -> float:
         raise TypeError(f"points of the ball need float32 or float64, not {dtype}; convert them first") from None
 
 
-def max_norm(dtype: torch.dtype, *, c: float) -> float:
-    """Largest norm of a projected point, ``(1 - margin) / sqrt(c)``."""
-    return (1.0 - ball_margin(dtype)) / math.sqrt(c)
+def max_norm(dtype: torch.dtype, *, c: float, margin: float | None = None) -> float:
+    """Largest norm of a projected point, ``(1 - margin) / sqrt(c)``; ``margin`` is :func:`ball_margin` by default."""
+    return (1.0 - (ball_margin(dtype) if margin is None else margin)) / math.sqrt(c)
 
 
 def artanh(x: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ def tanh(x: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """L2 norm over the last axis, floored at 1e-15, axis kept: ``[..., d] -> [..., 1]``. Gradient 0 at 0."""
-    return x.norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR)
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return length.clamp_min(NORM_FLOOR)
 
 
 def sqrt_floored(squared: Tensor) -> Tensor:

@@ -24,13 +24,14 @@ def conformal_factor(x: Tensor, *, c: float = 1.0) -> Tensor:
     return 2.0 / (1.0 - c * x.square().sum(-1, keepdim=True)).clamp_min(NORM_FLOOR)
 
 
-def project(x: Tensor, *, c: float = 1.0) -> Tensor:
+def project(x: Tensor, *, c: float = 1.0, margin: float | None = None) -> Tensor:
     """Scale points beyond norm ``(1 - margin) / sqrt(c)`` down to it; the margin is 4e-3 (float32) or 1e-5 (float64).
 
-    Shape and dtype are kept; points inside are returned unchanged.
+    Shape and dtype are kept; points inside are returned unchanged. Another ``margin`` may be given, for example that
+    of float32 to float64 points.
     """
     length = norm(x)
-    limit = max_norm(x.dtype, c=c)
+    limit = max_norm(x.dtype, c=c, margin=margin)
     return torch.where(length > limit, x / length * limit, x)
 
 
@@ -57,7 +58,7 @@ def expmap0(v: Tensor, *, c: float = 1.0) -> Tensor:
     """
     length = norm(v)
     root = math.sqrt(c)
-    return tanh(root * length) / (root * length) * v
+    return tanh(root * length) * v / (root * length)
 
 
 def logmap0(y: Tensor, *, c: float = 1.0) -> Tensor:
@@ -74,7 +75,7 @@ def expmap(v: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
     """
     length = norm(v)
     root = math.sqrt(c)
-    step = tanh(root / 2.0 * conformal_factor(x, c=c) * length) / (root * length) * v
+    step = tanh(root / 2.0 * conformal_factor(x, c=c) * length) * v / (root * length)
     return mobius_add(x, step, c=c)
 
 
@@ -87,7 +88,7 @@ def logmap(y: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
     u = mobius_add(-x, y, c=c)
     length = norm(u)
     root = math.sqrt(c)
-    return 2.0 / (root * conformal_factor(x, c=c)) * artanh(root * length) / length * u
+    return 2.0 / (root * conformal_factor(x, c=c)) * artanh(root * length) * u / length
 
 
 def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:

@@ -1,0 +1,1 @@
+"""Update functions by edge type, the HAKG model and its losses."""

@@ -1,0 +1,202 @@
+"""Packed sparse views of the heterograph: all relations in one CSR, with the orders that backward passes need.
+
+A :class:`SparsePattern` says which (row, column) pairs exist; values live outside it. Dropping edges makes a smaller
+pattern by masking and prefix sums; nothing is sorted again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def _indptr(sorted_rows: Tensor, n_rows: int) -> Tensor:
+    counts = torch.bincount(sorted_rows, minlength=n_rows)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+class Grouping:
+    """Edges grouped by one of their ends (or their relation), without moving the edges themselves.
+
+    Attributes
+    ----------
+    indptr
+        int64 ``[n_groups + 1]``; group g holds positions ``indptr[g]:indptr[g+1]`` of ``order``.
+    order
+        int64 ``[n_edges]``, edge numbers sorted by group; None where the edges already are.
+    """
+
+    def __init__(self, indptr: Tensor, order: Tensor | None) -> None:
+        self.indptr, self.order = indptr, order
+
+    @classmethod
+    def of(cls, group: Tensor, n_groups: int) -> Grouping:
+        """Group edges by ``group`` (int64 ``[n_edges]``); a stable sort, so ties keep edge order."""
+        ordered, order = torch.sort(group, stable=True)
+        return cls(_indptr(ordered, n_groups), order)
+
+    def keep(self, mask: Tensor, new_number: Tensor) -> Grouping:
+        """The same grouping over the edges where ``mask``; ``new_number`` is their number among the kept."""
+        if self.order is None:
+            kept = mask
+            order = None
+        else:
+            kept = mask[self.order]
+            order = new_number[self.order[kept]]
+        before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+        torch.cumsum(kept, 0, out=before[1:])
+        return Grouping(before[self.indptr], order)
+
+    def permute(self, edge_values: Tensor) -> Tensor:
+        """Values ``[n_edges, ...]`` in group order."""
+        return edge_values if self.order is None else edge_values[self.order]
+
+
+@dataclass(eq=False)
+class SparsePattern:
+    """Pairs (row, column) sorted by row: who receives (rows) from whom (columns).
+
+    Attributes
+    ----------
+    n_rows, n_cols
+        Shape of the matrix that the pattern describes.
+    by_row
+        Edges grouped by row (in edge order).
+    rows, cols
+        int64 ``[n_edges]``.
+    """
+
+    n_rows: int
+    n_cols: int
+    by_row: Grouping
+    rows: Tensor
+    cols: Tensor
+
+    @classmethod
+    def from_pairs(cls, rows: Tensor, cols: Tensor, n_rows: int, n_cols: int) -> SparsePattern:
+        """Pattern of the given pairs, int64 ``[n_edges]`` each; ``rows`` must be sorted."""
+        return cls(n_rows, n_cols, Grouping(_indptr(rows, n_rows), None), rows, cols)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of pairs."""
+        return len(self.cols)
+
+    @cached_property
+    def by_col(self) -> Grouping:
+        """Edges grouped by column, for the transposed product."""
+        return Grouping.of(self.cols, self.n_cols)
+
+    @cached_property
+    def row_degree(self) -> Tensor:
+        """int64 ``[n_rows]``: edges of each row."""
+        return self.by_row.indptr.diff()
+
+    @cached_property
+    def col_degree(self) -> Tensor:
+        """int64 ``[n_cols]``: edges of each column."""
+        return self.by_col.indptr.diff()
+
+    def keep(self, mask: Tensor) -> SparsePattern:
+        """The pattern of the edges where ``mask`` (bool ``[n_edges]``)."""
+        new_number = mask.cumsum(0) - 1
+        kept = SparsePattern(
+            self.n_rows, self.n_cols, self.by_row.keep(mask, new_number), self.rows[mask], self.cols[mask]
+        )
+        kept.by_col = self.by_col.keep(mask, new_number)
+        return kept
+
+
+@dataclass(eq=False)
+class KnowledgePattern:
+    """The knowledge graph: pattern head x tail, sorted by head then relation, and each edge's relation.
+
+    Attributes
+    ----------
+    pairs
+        Heads are rows (they receive), tails are columns.
+    relation
+        int64 ``[n_edges]``; relation r's inverse is r + R.
+    n_relations
+        2R, inverses counted.
+    """
+
+    pairs: SparsePattern
+    relation: Tensor
+    n_relations: int
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges, inverses counted."""
+        return self.pairs.n_edges
+
+    @cached_property
+    def by_relation(self) -> Grouping:
+        """Edges grouped by relation."""
+        return Grouping.of(self.relation, self.n_relations)
+
+    @cached_property
+    def tail_relation(self) -> Tensor:
+        """Relations in the order of ``pairs.by_col``: the columns of a tail x relation pattern."""
+        return self.pairs.by_col.permute(self.relation)
+
+    def keep(self, mask: Tensor) -> KnowledgePattern:
+        """The graph of the edges where ``mask`` (bool ``[n_edges]``)."""
+        kept = KnowledgePattern(self.pairs.keep(mask), self.relation[mask], self.n_relations)
+        kept.by_relation = self.by_relation.keep(mask, mask.cumsum(0) - 1)
+        return kept
+
+    def first_heads(self, n: int) -> KnowledgePattern:
+        """The graph of the edges received by heads 0..n-1, with n rows."""
+        mask = self.pairs.rows < n
+        kept = self.keep(mask)
+        kept.pairs.n_rows = n
+        kept.pairs.by_row = Grouping(kept.pairs.by_row.indptr[: n + 1], None)
+        return kept
+
+
+@dataclass(eq=False)
+class PackedGraph:
+    """Everything the fast path needs of the heterograph.
+
+    Attributes
+    ----------
+    n_users, n_items, n_entities
+        Node counts; entities 0..n_items-1 are the items.
+    n_relations
+        R, without inverses.
+    interactions
+        Pattern user x item of the training interactions.
+    knowledge
+        The knowledge graph with inverses.
+    """
+
+    n_users: int
+    n_items: int
+    n_entities: int
+    n_relations: int
+    interactions: SparsePattern
+    knowledge: KnowledgePattern
+
+    @classmethod
+    def from_arrays(
+        cls, interactions: Tensor, triples: Tensor, *, n_users: int, n_items: int, n_entities: int, n_relations: int
+    ) -> PackedGraph:
+        """Pack interactions (int64 ``[n, 2]``: user, item) and triples (int64 ``[t, 3]``: head, relation, tail).
+
+        Inverse triples (tail, r + R, head) are added here. The tensors' device is kept.
+        """
+        users, items = interactions[torch.argsort(interactions[:, 0] * n_items + interactions[:, 1])].unbind(1)
+        head, relation, tail = triples.unbind(1)
+        heads, tails = torch.cat([head, tail]), torch.cat([tail, head])
+        relations = torch.cat([relation, relation + n_relations])
+        order = torch.argsort(heads * (2 * n_relations) + relations, stable=True)
+        pairs = SparsePattern.from_pairs(heads[order], tails[order], n_entities, n_entities)
+        return cls(
+            n_users, n_items, n_entities, n_relations,
+            SparsePattern.from_pairs(users.contiguous(), items.contiguous(), n_users, n_items),
+            KnowledgePattern(pairs, relations[order], 2 * n_relations),
+        )  # fmt: skip
