@@ -158,7 +158,7 @@ def _counted(
 
 def _linked_items(raw: RawData) -> pd.Series[str]:
     """Ids of the items that occur in a triple, as ``raw.interactions`` has them."""
-    named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates()
+    named: pd.Series[str] = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates()
     if raw.ids_are_indices:
         return named
     linked: pd.Series[str] = raw.item_entity.loc[raw.item_entity["entity"].isin(named), "item"]

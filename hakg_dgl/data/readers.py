@@ -200,7 +200,7 @@ def _read_pairs(path: Path, data: bytes) -> _Pairs:
     keys = np.repeat(users, counts - 1) * ID_LIMIT + values[is_item]
     if not len(keys):
         raise DataError("every line holds a user alone, there is no item", path=path, remedy="A line is: user item ...")
-    unique = np.unique(keys)
+    unique = _distinct(keys)
     return _Pairs(unique, users, len(keys) - len(unique), int((counts == 1).sum()))
 
 
@@ -290,7 +290,7 @@ def _line_holding(data: bytes, *, token: int) -> tuple[int, bytes]:
 
 
 def _refuse_gaps(kind: str, ids: Int64, folder: Path) -> None:
-    largest, distinct = int(ids.max()), len(np.unique(ids))
+    largest, distinct = int(ids.max()), len(_distinct(ids))
     if largest + 1 > max(GAP_FLOOR, GAP_RATIO * distinct):
         raise DataError(
             f"the largest {kind} id is {largest}, but only {distinct} distinct {kind} ids occur",
@@ -355,7 +355,13 @@ def _sorted_isin(values: Int64, among: Int64) -> npt.NDArray[np.bool_]:
 
 def _count_missing(values: Int64, among: Int64) -> int:
     """How many distinct values do not occur in ``among``."""
-    return len(np.setdiff1d(values, among))
+    return int((~_sorted_isin(_distinct(values), _distinct(among))).sum())
+
+
+def _distinct(values: Int64) -> Int64:
+    """Distinct values, sorted. (``np.unique`` hashes since NumPy 2.3, which is ten times slower on these.)"""
+    ordered = np.sort(values)
+    return ordered[np.diff(ordered, prepend=-1) > 0]  # ids are not negative
 
 
 # --- RecBole atomic files ---------------------------------------------------------------------------------------------

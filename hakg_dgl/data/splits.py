@@ -92,7 +92,7 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     else:
         quota = np.minimum(counts - 1, np.floor(counts * fraction + 0.5).astype(np.int64))
     if strategy == "random" or not timed:
-        order = np.lexsort((generator.permutation(len(user)), user))
+        order = np.argsort(user * np.int64(len(user)) + generator.permutation(len(user)))
     else:
         order = np.lexsort((interactions["timestamp"].to_numpy(), user))  # stable, so ties keep their order
     # `order` lists the users one after the other; the last `quota` places of each user's run are held out
