@@ -240,15 +240,16 @@ def _without_repeats(triples: pd.DataFrame, report: dict[str, int]) -> pd.DataFr
 
 def _with_split(interactions: pd.DataFrame, strategy: str, options: PreprocessOptions) -> pd.DataFrame:
     """Add the column ``split``; test and validation draw from separate streams of the seed."""
+    train, valid, test = range(3)
     if strategy == "given":
-        split = interactions["split"].to_numpy(dtype=object)
+        split = interactions["split"].cat.codes.to_numpy(copy=True)
     else:
-        test = held_out(interactions, strategy, options.test, numpy_generator(options.seed, "test split"))
-        split = np.where(test, "test", "train").astype(object)
-    if not (split == "valid").any():
-        train = np.flatnonzero(split == "train")
+        chosen = held_out(interactions, strategy, options.test, numpy_generator(options.seed, "test split"))
+        split = np.where(chosen, test, train).astype(np.int8)
+    if not (split == valid).any():
+        rows = np.flatnonzero(split == train)
         generator = numpy_generator(options.seed, "validation split")
-        split[train[carve_validation(interactions.iloc[train], options.valid, generator, strategy=strategy)]] = "valid"
-    if not (split == "train").any():
+        split[rows[carve_validation(interactions.iloc[rows], options.valid, generator, strategy=strategy)]] = valid
+    if not (split == train).any():
         raise DataError("no training interaction is left", remedy="The given split needs rows that say 'train'.")
-    return interactions.assign(split=pd.Categorical(split, categories=list(SPLITS)))
+    return interactions.assign(split=pd.Categorical.from_codes(split, pd.Index(SPLITS)))

@@ -359,9 +359,11 @@ def _count_missing(values: Int64, among: Int64) -> int:
 
 
 def _distinct(values: Int64) -> Int64:
-    """Distinct values, sorted. (``np.unique`` hashes since NumPy 2.3, which is ten times slower on these.)"""
+    """Distinct values of non-negative integers, sorted; much faster on these than ``np.unique``."""
+    if int(values.max(initial=0)) < 4 * len(values) + GAP_FLOOR:
+        return np.flatnonzero(np.bincount(values))
     ordered = np.sort(values)
-    return ordered[np.diff(ordered, prepend=-1) > 0]  # ids are not negative
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 # --- RecBole atomic files ---------------------------------------------------------------------------------------------
