@@ -1,0 +1,1 @@
+"""Metrics, masked top-k, full-ranking evaluation, recommendation."""

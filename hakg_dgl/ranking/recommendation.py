@@ -1,0 +1,54 @@
+"""Recommendation lists as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hakg_dgl.ranking.topk import IdArray, Scorer, TopK, UserItems, iter_topk
+
+
+def recommend(
+    scorer: Scorer,
+    users: IdArray,
+    k: int = 20,
+    seen: UserItems | None = None,
+    candidates: IdArray | None = None,
+    *,
+    block: int | None = None,
+) -> pd.DataFrame:
+    """The ``k`` best items of each user as a table; the parameters and errors are those of ``masked_topk``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``user`` int64, ``rank`` int64 from 1, ``item`` int64, ``score`` float, in the order of ``users``. A user with
+        fewer than ``k`` candidates has as many rows.
+    """
+    tables = list(iter_recommendations(scorer, users, k, seen, candidates, block=block))
+    return pd.concat(tables or [_table(_NOBODY)], ignore_index=True)
+
+
+def iter_recommendations(
+    scorer: Scorer,
+    users: IdArray,
+    k: int = 20,
+    seen: UserItems | None = None,
+    candidates: IdArray | None = None,
+    *,
+    block: int | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield the table of :func:`recommend` block by block, for writing lists that do not fit in memory."""
+    yield from map(_table, iter_topk(scorer, users, k, seen, candidates, block=block))
+
+
+_NOBODY = TopK(torch.empty(0, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1))
+
+
+def _table(top: TopK) -> pd.DataFrame:
+    items, scores, users = top.items.cpu().numpy(), top.scores.cpu().numpy(), top.users.cpu().numpy()
+    row, place = np.nonzero(items >= 0)
+    return pd.DataFrame({"user": users[row], "rank": place + 1, "item": items[row, place], "score": scores[row, place]})
