@@ -1,0 +1,68 @@
+"""Yardsticks that need no model: the most popular items, and chance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hakg_dgl.data.dataset import Dataset
+
+
+class PopularityScorer:
+    """Ranks items by their number of interactions, the same for every user; equal counts go to the lower id.
+
+    The score's integer part is the count; a fraction that falls with the id makes the order strict.
+
+    Parameters
+    ----------
+    dataset
+        Where the interactions are counted.
+    splits
+        The splits counted; those an evaluation masks are those a deployed recommender would know.
+    """
+
+    def __init__(self, dataset: Dataset, splits: tuple[str, ...] = ("train",)) -> None:
+        self.n_users, self.n_items = int(dataset.n_users), int(dataset.n_items)
+        _, items = dataset.positives(*splits)
+        counts = torch.bincount(torch.tensor(items, dtype=torch.int64), minlength=self.n_items).double()
+        fractions = torch.arange(self.n_items - 1, -1, -1, dtype=torch.float64) / self.n_items
+        self.popularity = counts + fractions
+
+    def scores(self, users: Tensor) -> Tensor:
+        """The same float64 row for each of the users ``[B]``: ``[B, n_items]``."""
+        return self.popularity.repeat(len(users), 1)
+
+
+class RandomScorer:
+    """Scores that are uniform on [0, 1) and depend on seed, user and item alone, not on blocks or order.
+
+    Parameters
+    ----------
+    n_users, n_items
+        Size of the data set.
+    seed
+        0 to 2^63 - 1; each gives rankings of its own.
+    """
+
+    def __init__(self, n_users: int, n_items: int, seed: int) -> None:
+        if not 0 <= seed < 1 << 63:
+            raise ConfigError(f"seed is {seed}; it must be 0 to 2^63 - 1")
+        self.n_users, self.n_items = n_users, n_items
+        draw = torch.Generator().manual_seed(seed)
+        self._user_keys, self._item_keys = (
+            torch.randint(-(1 << 31), 1 << 31, (n,), generator=draw).int() for n in (n_users, n_items)
+        )
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Float32 scores ``[B, n_items]`` of the users ``[B]``."""
+        keys = self._user_keys[users.cpu(), None] ^ self._item_keys
+        # The finaliser of MurmurHash3 (32 bits): every bit of the key reaches every bit of the result.
+        for shift, factor in ((16, -0x7A143595), (13, -0x3D4D51CB), (16, 1)):
+            keys ^= (keys >> shift) & ((1 << (32 - shift)) - 1)  # >> is arithmetic on signed integers
+            keys *= factor
+        return ((keys >> 8) & 0xFFFFFF) / float(1 << 24)

@@ -1,0 +1,284 @@
+"""Full-ranking evaluation: every item is ranked for every user, the user's known items are masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.ranking.metrics import METRICS
+from hakg_dgl.ranking.topk import IdArray, Scorer, checked_ids, masked_topk
+
+if TYPE_CHECKING:
+    from hakg_dgl.data.dataset import Dataset
+
+IntArray = NDArray[np.int64]
+
+DEFAULT_MASKS = {"train": (), "valid": ("train",), "test": ("train", "valid")}
+"""Splits whose items are masked when a split is evaluated: all that come before it."""
+
+USER_GROUPS = ("none", "few", "some", "many", "most")
+ITEM_GROUPS = ("cold", "tail", "mid", "head")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a full-ranking evaluation found."""
+
+    split: str
+    """The split whose items are the relevant ones."""
+    mask: tuple[str, ...]
+    """The splits whose items were masked."""
+    ks: tuple[int, ...]
+    """The list lengths."""
+    n_users: int
+    """Users evaluated: those with a relevant item that were not excluded."""
+    n_relevant: int
+    """Relevant items of those users."""
+    n_masked_relevant: int
+    """Relevant items that are masked too, since both splits hold them: no list can, so they count as missed."""
+    metrics: dict[str, float]
+    """``{"recall@20": ...}``: means over the users evaluated."""
+    groups: dict[str, list[dict[str, Any]]] | None = None
+    """``user_activity`` and ``item_popularity``, each a list of rows, if asked for."""
+    per_user: pd.DataFrame | None = None
+    """``user``, ``n_train``, ``n_relevant`` and a column a metric, if asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the per-user table, ready for JSON."""
+        out: dict[str, Any] = {
+            "split": self.split,
+            "mask": list(self.mask),
+            "ks": list(self.ks),
+            "n_users": self.n_users,
+            "n_relevant": self.n_relevant,
+            "n_masked_relevant": self.n_masked_relevant,
+            "metrics": dict(self.metrics),
+        }
+        if self.groups is not None:
+            out["groups"] = self.groups
+        return out
+
+
+class Evaluator:
+    """Evaluates any number of scorers on one split; what depends on the data alone is prepared once.
+
+    Parameters
+    ----------
+    dataset
+        Interactions by split.
+    split
+        ``"test"``, ``"valid"`` or ``"train"``: its items are the relevant ones.
+    ks
+        List lengths, each at least 1.
+    mask
+        Splits whose items are never recommended to the user who has them. Default: ``train`` and ``valid`` for
+        ``test``, ``train`` for ``valid``, none for ``train``.
+    groups
+        Also report by user activity and by item popularity.
+    per_user
+        Also return the table of every user's metrics.
+    exclude_users
+        User ids ``[m]`` left out of the evaluation.
+
+    Raises
+    ------
+    ConfigError
+        If a split or a ``k`` is not one of those allowed.
+    DataError
+        If no user has a relevant item.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str = "test",
+        ks: Iterable[int] = (20,),
+        *,
+        mask: Sequence[str] | None = None,
+        groups: bool = False,
+        per_user: bool = False,
+        exclude_users: IdArray | None = None,
+    ) -> None:
+        self.split, self.ks = split, tuple(int(k) for k in ks)
+        self.mask = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
+        for name in (split, *self.mask):
+            if name not in DEFAULT_MASKS:
+                raise ConfigError(f"there is no split {name!r}; choose from {', '.join(DEFAULT_MASKS)}")
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"k is {self.ks or 'missing'}; give list lengths of at least 1")
+        self.n_users, self.n_items = int(dataset.n_users), int(dataset.n_items)
+        self.groups, self.per_user = groups, per_user
+
+        indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(split))
+        n_relevant = np.diff(indptr)
+        wanted = n_relevant > 0
+        if exclude_users is not None:
+            wanted[checked_ids(exclude_users, self.n_users, "excluded user").cpu().numpy()] = False
+        self.users: IntArray = np.flatnonzero(wanted)
+        if not len(self.users):
+            raise DataError(
+                f"no user has an item in the {split!r} split, so there is nothing to evaluate",
+                remedy="evaluate another split, or preprocess again with a share for this one (--valid, --test)",
+            )
+        self.n_relevant: IntArray = n_relevant[self.users]
+        owners = np.repeat(np.arange(self.n_users), n_relevant)
+        self._relevant_row, self._relevant_item = (np.cumsum(wanted) - 1)[owners[wanted[owners]]], items[wanted[owners]]
+        self._relevant_keys = torch.from_numpy(owners * self.n_items + items)
+
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self.n_masked_relevant = 0
+        if self.mask:
+            seen_indptr, seen_items = (np.array(a, dtype=np.int64) for a in dataset.positives(*self.mask))
+            self._seen = torch.from_numpy(seen_indptr), torch.from_numpy(seen_items)
+            seen_keys = np.repeat(np.arange(self.n_users), np.diff(seen_indptr)) * self.n_items + seen_items
+            relevant = self.users[self._relevant_row] * self.n_items + self._relevant_item
+            self.n_masked_relevant = int(np.isin(relevant, seen_keys).sum())
+        train_indptr, train_items = dataset.positives("train")
+        self._user_counts: IntArray = np.diff(train_indptr)
+        self._item_counts: IntArray = np.bincount(train_items, minlength=self.n_items)
+
+    def __call__(self, scorer: Scorer) -> Evaluation:
+        """Rank all items for every evaluated user and measure the lists.
+
+        Raises
+        ------
+        DataError
+            If the scorer's numbers of users and items are not the data set's.
+        NumericalError
+            If a score is NaN.
+        """
+        if (scorer.n_users, scorer.n_items) != (self.n_users, self.n_items):
+            raise DataError(
+                f"the scorer has {scorer.n_users} users and {scorer.n_items} items, "
+                f"the data set {self.n_users} and {self.n_items}",
+                remedy="use the data set that the model was trained on",
+            )
+        items, _ = masked_topk(scorer, self.users, max(self.ks), self._seen)
+        if self._seen is not None:  # stay on the scorer's device, for the next call
+            self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
+        items = items.cpu()
+        hits = self._hits(items)
+        n_relevant = torch.from_numpy(self.n_relevant)
+        values = {f"{name}@{k}": metric(hits[:, :k], n_relevant) for k in self.ks for name, metric in METRICS.items()}
+        groups = None
+        if self.groups:
+            groups = {
+                "user_activity": self._by_user_activity(values),
+                "item_popularity": self._by_item_popularity(items.numpy(), hits.numpy()),
+            }
+        table = None
+        if self.per_user:
+            counts = {"user": self.users, "n_train": self._user_counts[self.users], "n_relevant": self.n_relevant}
+            table = pd.DataFrame(counts | {name: value.numpy() for name, value in values.items()})
+        return Evaluation(
+            split=self.split,
+            mask=self.mask,
+            ks=self.ks,
+            n_users=len(self.users),
+            n_relevant=len(self._relevant_item),
+            n_masked_relevant=self.n_masked_relevant,
+            metrics={name: float(value.mean()) for name, value in values.items()},
+            groups=groups,
+            per_user=table,
+        )
+
+    def _hits(self, items: Tensor) -> Tensor:
+        """Whether each recommended item is relevant to its user, bool ``[n, k]``."""
+        keys = torch.from_numpy(self.users)[:, None] * self.n_items + items
+        place = torch.searchsorted(self._relevant_keys, keys).clamp_(max=len(self._relevant_keys) - 1)
+        return (self._relevant_keys[place] == keys) & (items >= 0)
+
+    def _by_user_activity(self, values: dict[str, Tensor]) -> list[dict[str, Any]]:
+        counts, group = self._user_counts[self.users], equal_share_groups(self._user_counts, 4)[self.users]
+        rows: list[dict[str, Any]] = []
+        for g, name in enumerate(USER_GROUPS):
+            member = group == g
+            if member.any():
+                bounds = {"min_train": int(counts[member].min()), "max_train": int(counts[member].max())}
+                chosen = torch.from_numpy(member)
+                means = {metric: float(value[chosen].mean()) for metric, value in values.items()}
+                rows.append({"group": name, **bounds, "n_users": int(member.sum()), **means})
+        return rows
+
+    def _by_item_popularity(self, items: IntArray, hits: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        """Recall within each group of items, over the users for whom an item of the group is relevant."""
+        counts, group = self._item_counts, equal_share_groups(self._item_counts, 3)
+        n_groups, n_users = len(ITEM_GROUPS), len(self.users)
+        cells = self._relevant_row * n_groups + group[self._relevant_item]
+        relevant = np.bincount(cells, minlength=n_users * n_groups).reshape(n_users, n_groups)
+        listed = np.where(items < 0, -1, group[items])
+        rows: list[dict[str, Any]] = []
+        for g, name in enumerate(ITEM_GROUPS):
+            member, users = group == g, relevant[:, g] > 0
+            if not member.any():
+                continue
+            row: dict[str, Any] = {
+                "group": name,
+                "min_train": int(counts[member].min()),
+                "max_train": int(counts[member].max()),
+                "n_items": int(member.sum()),
+                "n_users": int(users.sum()),
+                "n_relevant": int(relevant[:, g].sum()),
+            }
+            for k in self.ks:
+                of_group = listed[:, :k] == g
+                found = (of_group & hits[:, :k]).sum(1)[users] / relevant[users, g]
+                row[f"recall@{k}"] = float(found.mean()) if users.any() else None
+                row[f"share@{k}"] = float(of_group.sum() / max(1, (listed[:, :k] >= 0).sum()))
+            rows.append(row)
+        return rows
+
+
+def evaluate(
+    scorer: Scorer,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    ks: Iterable[int] = (20,),
+    mask: Sequence[str] | None = None,
+    groups: bool = False,
+    per_user: bool = False,
+    exclude_users: IdArray | None = None,
+) -> Evaluation:
+    """Evaluate one scorer once; the parameters and errors are those of :class:`Evaluator`.
+
+    Examples
+    --------
+    >>> evaluate(EmbeddingScorer(users, items), dataset, ks=(20, 40)).metrics["recall@20"]  # doctest: +SKIP
+    """
+    evaluator = Evaluator(dataset, split, ks, mask=mask, groups=groups, per_user=per_user, exclude_users=exclude_users)
+    return evaluator(scorer)
+
+
+def equal_share_groups(counts: IntArray, n_groups: int) -> IntArray:
+    """Cut users or items, sorted by their number of interactions, into groups with equal shares of all interactions.
+
+    Equal counts stay together and go to the group in which the middle of their share falls, so on coarse counts the
+    shares are only nearly equal, and a group may be empty.
+
+    Parameters
+    ----------
+    counts
+        ``[n]`` int64, interactions of each.
+    n_groups
+        Number of groups among those with at least one interaction.
+
+    Returns
+    -------
+    groups
+        ``[n]`` int64: 0 for those with no interaction, 1 to ``n_groups`` by rising count for the others.
+    """
+    values, inverse, frequency = np.unique(counts, return_inverse=True, return_counts=True)
+    weights = values * frequency
+    middles = 2 * weights.cumsum() - weights  # in half interactions
+    groups = np.where(values == 0, 0, 1 + middles * n_groups // max(1, 2 * weights.sum()))
+    by_count: IntArray = groups[inverse]
+    return by_count
