@@ -1,0 +1,180 @@
+"""Training batches and their negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hakg_dgl.errors import ConfigError, DataError
+
+IdArray: TypeAlias = "Tensor | NDArray[Any]"
+
+BITS_PER_PAIR = 64
+"""Size of the membership filter: at most 1 in 64 of its bits is set, and it takes 8 to 16 bytes a training pair."""
+
+
+class NegativeSampler:
+    """Draws items uniformly from those that a user does not have.
+
+    A draw from all items is kept unless the user has the item; then it is drawn once more, and if the user has that
+    one too, it is replaced by one of the user's negatives picked by its rank among them. Each of the three is uniform
+    over the user's negatives, so the result is too, in bounded time however many items a user has.
+
+    Whether a user has an item is looked up in a bitset over the pairs ``user * n_items + item``, folded where it would
+    outgrow the training pairs themselves; what a folded bitset flags is confirmed by binary search. So neither time
+    nor memory (about 32 bytes a training pair) depends on ``n_users * n_items``.
+
+    A user who has every item has no negatives: their draws are uniform over all items.
+
+    Parameters
+    ----------
+    indptr
+        ``[n_users + 1]`` int64.
+    items
+        ``[n_pairs]`` int64: the items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``, ascending, each once.
+    n_items
+        Size of the catalogue.
+    device
+        Where the tables lie and the samples are made.
+
+    Raises
+    ------
+    DataError
+        If an item is not in the catalogue, or the items of a user are not ascending and distinct.
+    """
+
+    def __init__(self, indptr: IdArray, items: IdArray, n_items: int, *, device: torch.device | str = "cpu") -> None:
+        self.n_items, self.device = int(n_items), torch.device(device)
+        items, degrees = _ids(items).to(self.device), _ids(indptr).to(self.device).diff()
+        if self.n_items < 1 or bool(((items < 0) | (items >= self.n_items)).any()):
+            raise DataError(f"a catalogue of {self.n_items} items cannot hold items outside 0 to {self.n_items - 1}")
+        keys = torch.repeat_interleave(degrees) * self.n_items + items
+        if not bool((keys.diff() > 0).all()):
+            raise DataError("the items of each user must be ascending and distinct")
+        full = degrees == self.n_items
+        keys, degrees = keys[~full.repeat_interleave(degrees)], degrees.masked_fill(full, 0)
+        self._keys, self._n_negatives = keys, self.n_items - degrees
+        self._first = degrees.cumsum(0) - degrees
+        # The item at place j of a user has items[j] - j negatives below it; with the user in front these stay sorted.
+        ranks = torch.arange(len(keys), device=self.device) - self._first.repeat_interleave(degrees)
+        self._negatives_below = keys - ranks
+
+        n_cells = len(degrees) * self.n_items
+        n_bits = 1 << max(3, min(n_cells.bit_length(), (BITS_PER_PAIR * len(keys)).bit_length()))
+        self._fold, self._is_folded = n_bits - 1, n_bits < n_cells
+        slots = torch.unique(keys & self._fold)
+        self._bits = torch.zeros(n_bits >> 3, dtype=torch.uint8, device=self.device)
+        self._bits.scatter_add_(0, slots >> 3, (1 << (slots & 7)).to(torch.uint8))
+        # 32-bit slots are twice as fast and nearly always enough.
+        self._slot_dtype = torch.int32 if n_bits + self.n_items < 1 << 31 else torch.int64
+
+    def sample(self, users: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        """Draw ``k`` negatives for each user, independently and with replacement.
+
+        Parameters
+        ----------
+        users
+            ``[B]`` int64 on the sampler's device.
+        k
+            Number of negatives, at least 1.
+        generator
+            On the sampler's device; the same state gives the same sample.
+
+        Returns
+        -------
+        Tensor
+            ``[B, k]`` int64.
+
+        Raises
+        ------
+        ConfigError
+            If ``k`` is below 1.
+        """
+        if k < 1:
+            raise ConfigError(f"the number of negatives is {k}; it must be at least 1")
+        drawn = self._draw((len(users), k), generator)
+        taken = self._taken(users, drawn)
+        again = self._draw((len(taken), 1), generator)
+        users = users[taken // k]
+        still = self._taken(users, again)
+        again.view(-1)[still] = self._draw_by_rank(users[still], generator).to(again.dtype)
+        drawn.view(-1)[taken] = again.view(-1)
+        return drawn.long()
+
+    def _draw(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return torch.randint(self.n_items, shape, generator=generator, device=self.device, dtype=self._slot_dtype)
+
+    def _taken(self, users: Tensor, drawn: Tensor) -> Tensor:
+        """Places in the flattened ``drawn`` ``[B, k]`` that hold an item of its row's user."""
+        starts = users * self.n_items
+        slots = (starts & self._fold).to(drawn.dtype)[:, None] + drawn & self._fold
+        # index_select takes 32-bit indices at four times the speed of plain indexing.
+        words = self._bits.index_select(0, (slots >> 3).view(-1))
+        places = (words >> (slots & 7).to(torch.uint8).view(-1) & 1).nonzero().flatten()
+        if self._is_folded and len(places):
+            flagged = starts[places // drawn.shape[1]] + drawn.view(-1)[places]
+            found = torch.searchsorted(self._keys, flagged).clamp_(max=len(self._keys) - 1)
+            places = places[self._keys[found] == flagged]
+        return places
+
+    def _draw_by_rank(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """One negative for each user ``[m]``: the r-th smallest, r uniform below the number of their negatives."""
+        wide = torch.randint(1 << 62, users.shape, generator=generator, device=self.device)
+        ranks = wide % self._n_negatives[users]  # uniform to within n_items / 2^62
+        below = torch.searchsorted(self._negatives_below, users * self.n_items + ranks, right=True)
+        return ranks + below - self._first[users]
+
+
+class EpochBatches:
+    """Training pairs in a new random order each epoch, cut into batches; the last one may be short.
+
+    The only state is the generator's: save ``generator.get_state()`` between epochs, set it again, and the remaining
+    epochs are those of an uninterrupted run. Nothing else may draw from the generator.
+
+    Parameters
+    ----------
+    pairs
+        ``[n, 2]`` int64, user and item.
+    batch_size
+        At least 1.
+    generator
+        Orders the pairs; on ``device``.
+    device
+        Where the batches are made.
+
+    Raises
+    ------
+    DataError
+        If there is no pair.
+    ConfigError
+        If ``batch_size`` is below 1.
+    """
+
+    def __init__(
+        self, pairs: IdArray, batch_size: int, generator: torch.Generator, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.pairs = _ids(pairs).to(device)
+        if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or not len(self.pairs):
+            raise DataError(f"training pairs have shape {tuple(self.pairs.shape)}; [n, 2] with n >= 1 is needed")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        self.batch_size, self.generator = batch_size, generator
+
+    def __len__(self) -> int:
+        return -(-len(self.pairs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(users [B], items [B])``, int64; the order of the whole epoch is drawn at the first batch."""
+        order = torch.randperm(len(self.pairs), generator=self.generator, device=self.pairs.device)
+        for start in range(0, len(order), self.batch_size):
+            users, items = self.pairs[order[start : start + self.batch_size]].unbind(1)
+            yield users, items
+
+
+def _ids(ids: IdArray) -> Tensor:
+    return ids.long() if isinstance(ids, Tensor) else torch.from_numpy(np.array(ids, dtype=np.int64))
