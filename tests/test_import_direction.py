@@ -1,0 +1,169 @@
+"""Data flows down the layout: what a part of the package may import, and what the commands must not load."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Part of the package -> the other parts it may import. A new part needs a line here: decide where it stands.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "randomness": set(),
+    "config": {"errors"},
+    "data": {"errors", "config", "randomness"},
+    "geometry": {"errors"},
+    "graph": {"errors", "data"},
+    "kernels": {"errors", "geometry", "graph"},
+    "nn": {"errors", "randomness", "config", "geometry", "graph", "kernels"},
+    "sampling": {"errors", "randomness"},
+    "ranking": {"errors", "randomness", "data"},
+}
+ALLOWED["training"] = set(ALLOWED)
+ALLOWED["insight"] = set(ALLOWED)
+ALLOWED["cli"] = set(ALLOWED)
+GATE = REPOSITORY / "hakg_dgl" / "graph" / "dgl_gate.py"
+
+
+def python_files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    """Path of a file, for test names."""
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def module_of(path: Path) -> list[str]:
+    """Dotted name, in parts, of the module in a file; ``cli/`` is installed as ``hakg_dgl.cli``."""
+    parts = list(path.relative_to(REPOSITORY).with_suffix("").parts)
+    return ["hakg_dgl", *parts] if parts[0] == "cli" else parts
+
+
+def imports_in(source: str, module: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line and absolute dotted name, in parts, of everything a module's source imports, wherever it stands."""
+    package = module[:-1]  # true of a package's __init__ too, whose last part is "__init__"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            yield from ((node.lineno, [*base, alias.name]) for alias in node.names)
+
+
+def parts_imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and part of the package for each import from the package itself."""
+    for line, name in imports_in(path.read_text(encoding="utf-8"), module_of(path)):
+        if name[0] == "hakg_dgl" and len(name) > 1:
+            yield line, name[1]
+
+
+def test_imports_are_read_as_python_reads_them() -> None:
+    source = (
+        "import dgl.nn\nfrom . import a\nfrom .b import c\nfrom ..data import d\ndef f():\n    from hakg_dgl import e\n"
+    )
+    expected = ["dgl.nn", "hakg_dgl.nn.a", "hakg_dgl.nn.b.c", "hakg_dgl.data.d", "hakg_dgl.e"]
+    for module in ("layer", "__init__"):
+        found = imports_in(source, ["hakg_dgl", "nn", module])
+        assert [".".join(name) for _, name in sorted(found)] == expected
+
+
+def test_the_table_runs_downwards() -> None:
+    seen: set[str] = set()
+    for part, allowed in ALLOWED.items():
+        assert allowed <= seen, f"{part} may import {allowed - seen}, which stand below it"
+        seen.add(part)
+
+
+@pytest.mark.parametrize("path", python_files("hakg_dgl", "cli"), ids=name_of)
+def test_a_part_imports_only_what_it_may(path: Path) -> None:
+    part = module_of(path)[1]
+    if part == "__init__":  # the public names come from everywhere, but for the commands
+        assert "cli" not in {imported for _, imported in parts_imported(path)}
+        return
+    assert part in ALLOWED, f"{name_of(path)}: {part} has no line in ALLOWED"
+    wrong = [
+        f"{name_of(path)}:{line} imports hakg_dgl.{imported}"
+        for line, imported in parts_imported(path)
+        if imported != part and imported in ALLOWED and imported not in ALLOWED[part]
+    ]
+    assert not wrong, f"{part} may import {sorted(ALLOWED[part])}"
+
+
+@pytest.mark.parametrize("path", python_files("hakg_dgl", "cli"), ids=name_of)
+def test_only_the_gate_imports_dgl(path: Path) -> None:
+    names = [name[0] for _, name in imports_in(path.read_text(encoding="utf-8"), module_of(path))]
+    assert path == GATE or "dgl" not in names
+
+
+def loaded_by(code: str) -> set[str]:
+    """Which of the heavy modules a fresh interpreter holds after running ``code``."""
+    report = "import sys; print(*{'dgl', 'triton', 'matplotlib', 'tensorboard'} & set(sys.modules))"
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_loads_no_dgl() -> None:
+    assert loaded_by("import hakg_dgl") == set()
+
+
+def installed_command() -> bool:
+    spec = find_spec("hakg_dgl.cli")
+    return bool(spec and spec.origin and "def main" in Path(spec.origin).read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(not installed_command(), reason="hakg_dgl.cli is not installed: python -m pip install -e .")
+def test_help_loads_no_dgl() -> None:
+    code = "from hakg_dgl.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    code = stop.code"
+    assert loaded_by(code + "\nassert not code") == set()
+
+
+def committed_text() -> list[Path]:
+    """Files under version control that are text."""
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    paths = [REPOSITORY / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:1024]]
+
+
+# Put together from pieces, so that this file does not hold what it looks for.
+UNWANTED = re.compile(
+    "|".join([rf"(?<![\w.])/(?:{'|'.join(['work', 'root', 'opt', 'home'])})/\w", "TO" + "DO", "FIX" + "ME", "XX" + "X"])
+)
+
+
+def test_unwanted_text_is_recognised() -> None:
+    for text in ("open('/" + "work/x')", "see /" + "root/y", "# TO" + "DO: later"):
+        assert UNWANTED.search(text), text
+    for text in ("../shared/data", "a.b/work/c", "https://example.org/work/", "rest/root/x"):
+        assert not UNWANTED.search(text), text
+
+
+def test_no_committed_text_names_a_machine_path_or_unfinished_work() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY).as_posix()}:{number}: {line.strip()[:80]}"
+        for path in committed_text()
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if UNWANTED.search(line)
+    ]
+    assert not found
