@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hakg_dgl.data.dataset import (
+    Dataset,
+    hierarchical_relations,
+    hierarchy_score,
+    load_dataset,
+    relation_table,
+    summary,
+)
+from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
+
+
+def named(*ids: str) -> pd.DataFrame:
+    return pd.DataFrame({"original_id": ids, "name": [f"name {i}" for i in ids]})
+
+
+INTERACTIONS = [(2, 0, "test"), (0, 1, "train"), (0, 0, "valid"), (0, 3, "train"), (1, 0, "train"), (1, 2, "test")]
+TRIPLES = [(5, 1, 5), (0, 0, 4), (1, 0, 4), (2, 0, 4), (4, 1, 5)]
+
+
+def toy(interactions=INTERACTIONS, triples=TRIPLES, **changed) -> Dataset:
+    return Dataset(
+        **{
+            "name": "toy",
+            "interactions": pd.DataFrame(interactions, columns=["user", "item", "split"]),
+            "triples": pd.DataFrame(triples, columns=["head", "relation", "tail"]),
+            "users": named("u0", "u1", "ü2"),
+            "items": named("i0", "i1", "i2", "i3"),
+            "entities": named("i0", "i1", "i2", "i3", "genre", "root"),
+            "relations": named("has", "part"),
+            "options": {"seed": 1},
+            "sources": {"a.txt": {"sha256": "00", "bytes": 1}},
+            "report": {"dropped": 3},
+            "split_strategy": "random",
+        }
+        | changed
+    )
+
+
+def test_tables_are_in_canonical_order():
+    data = toy()
+    assert data.interactions[["user", "item"]].to_numpy().tolist() == [[0, 0], [0, 1], [0, 3], [1, 0], [1, 2], [2, 0]]
+    assert data.triples.to_numpy().tolist() == sorted(map(list, TRIPLES))
+    assert (data.n_users, data.n_items, data.n_entities, data.n_relations) == (3, 4, 6, 2)
+    assert data.digest == toy(INTERACTIONS[::-1], TRIPLES[::-1]).digest
+
+
+def test_pairs_and_positives():
+    data = toy()
+    assert data.pairs("train").tolist() == [[0, 1], [0, 3], [1, 0]]
+    assert data.pairs("train", "valid").tolist() == [[0, 0], [0, 1], [0, 3], [1, 0]]
+    assert len(data.pairs()) == 6
+    assert data.pairs().dtype == np.int64
+    indptr, items = data.positives("train")
+    assert (indptr.tolist(), items.tolist()) == ([0, 2, 3, 3], [1, 3, 0])
+    indptr, items = toy([(0, 0, "train")]).positives("test")
+    assert (indptr.tolist(), items.tolist()) == ([0, 0, 0, 0], [])
+    with pytest.raises(ValueError, match="no split called 'dev'"):
+        data.pairs("dev")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"interactions": [*INTERACTIONS, (0, 1, "test")]}, r"\(0, 1\) occurs twice"),
+        ({"interactions": [(3, 0, "train")]}, r"interactions\.user has values 3 to 3, allowed are 0 to 2"),
+        ({"interactions": [(0, 4, "train")]}, r"interactions\.item"),
+        ({"interactions": [(0, 0, "dev")]}, "splits"),
+        ({"interactions": [(0.0, 0, "train")]}, "not integer"),
+        ({"triples": [(0, 0, 6)]}, r"triples\.tail"),
+        ({"triples": [(-1, 0, 1)]}, r"triples\.head"),
+        ({"triples": [(0, 0, 1), (0, 0, 1)]}, "occurs twice"),
+        ({"entities": named("a")}, "every item is an entity"),
+        ({"users": pd.DataFrame({"name": ["a"]})}, "lacks the columns"),
+    ],
+)
+def test_refused_tables(changed, message):
+    with pytest.raises(DataError, match=message):
+        toy(**changed)
+
+
+def test_digest_covers_what_matters_and_is_stable():
+    data = toy()
+    assert data.digest == "4c3f68b2fa07807a05406502621dc209e35a3aa652fe66d8b8dbd7525917b93e"
+    others = [
+        toy(INTERACTIONS[1:]),
+        toy([(2, 0, "train"), *INTERACTIONS[1:]]),
+        toy(triples=TRIPLES[1:]),
+        replace(data, users=named("u0", "u", "1ü2")),
+        replace(data, relations=named("has", "part", "more")),
+    ]
+    assert len({data.digest, *(other.digest for other in others)}) == 6
+    assert replace(data, name="other", options={}).digest == data.digest
+
+
+def test_save_and_load(tmp_path):
+    data = toy()
+    data.save(tmp_path / "new" / "data")
+    again = load_dataset(tmp_path / "new" / "data")
+    for table in ("interactions", "triples", "users", "items", "entities", "relations"):
+        pd.testing.assert_frame_equal(getattr(data, table), getattr(again, table))
+    for key in ("name", "options", "sources", "report", "split_strategy", "digest"):
+        assert getattr(data, key) == getattr(again, key)
+    about = json.loads((tmp_path / "new" / "data" / "dataset.json").read_text())
+    assert about["format_version"] == 1
+    assert about["counts"]["train"] == 3
+
+
+def test_timestamps_survive(tmp_path):
+    frame = toy().interactions.assign(timestamp=np.arange(6.0))
+    replace(toy(), interactions=frame).save(tmp_path / "d")
+    assert load_dataset(tmp_path / "d").interactions["timestamp"].tolist() == list(range(6))
+
+
+def test_saving_replaces_only_data_sets(tmp_path):
+    path = tmp_path / "data"
+    path.mkdir()
+    toy().save(path)  # an empty folder is free
+    toy(name="second").save(path)
+    assert load_dataset(path).name == "second"
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"other files, such as 'notes\.txt'"):
+        toy().save(path)
+    assert (path / "notes.txt").read_text() == "mine"
+    (path / "notes.txt").unlink()
+    (path / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match="not a data set"):
+        toy().save(path)
+    with pytest.raises(DataError, match="not a folder"):
+        toy().save(path / "dataset.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("moment", ["write", "rename"])
+def test_a_failed_save_changes_nothing(tmp_path, monkeypatch, moment):
+    path = tmp_path / "data"
+    toy().save(path)
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if moment == "write":
+        monkeypatch.setattr(Path, "write_text", full_disk)
+    else:
+        rename = Path.rename
+        monkeypatch.setattr(Path, "rename", lambda p, to: full_disk() if p.suffix == ".new" else rename(p, to))
+    with pytest.raises(DataError, match="No space left"):
+        toy(name="second").save(path)
+    assert load_dataset(path).name == "toy"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_edited_files_are_noticed(tmp_path):
+    path = tmp_path / "data"
+    toy().save(path)
+    toy(INTERACTIONS[1:]).interactions.to_parquet(path / "interactions.parquet")
+    with pytest.raises(IntegrityError, match=r"interactions\.parquet: the file was changed"):
+        load_dataset(path)
+    assert len(load_dataset(path, verify=False).interactions) == 5
+
+    toy().save(path)
+    about = json.loads((path / "dataset.json").read_text())
+    (path / "dataset.json").write_text(json.dumps(about | {"counts": {"users": 9}}))
+    with pytest.raises(IntegrityError, match="digest or counts"):
+        load_dataset(path)
+
+
+def test_damaged_data_sets(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        load_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no dataset\.json"):
+        load_dataset(tmp_path)
+    path = tmp_path / "data"
+    toy().save(path)
+    (path / "items.parquet").write_bytes(b"PAR1 truncated")
+    with pytest.raises(DataError, match=r"items\.parquet: not a readable Parquet file"):
+        load_dataset(path, verify=False)
+    (path / "items.parquet").unlink()
+    with pytest.raises(DataError, match=r"items\.parquet: the file is missing"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{", DataError, "cannot be read"),
+        ('{"format": "other"}', DataError, "does not describe"),
+        ('{"format": "hakg-dataset", "format_version": 2}', FormatVersionError, "format version 2"),
+        ('{"format": "hakg-dataset", "format_version": 1}', DataError, "name, digest"),
+    ],
+)
+def test_bad_description(tmp_path, text, error, message):
+    toy().save(tmp_path / "data")
+    (tmp_path / "data" / "dataset.json").write_text(text)
+    with pytest.raises(error, match=message):
+        load_dataset(tmp_path / "data")
+
+
+# --- summary ----------------------------------------------------------------------------------------------------------
+
+
+def test_summary():
+    shown = summary(toy())
+    json.dumps(shown)
+    assert shown["counts"]["interactions"] == 6
+    assert shown["density"] == 6 / 12
+    assert shown["user_degree"]["max"] == 2
+    assert shown["linked_items"] == 3
+    assert shown["cold_items"] == 1  # item 2; item 0 has a training interaction with user 1
+    assert shown["items_without_training"] == 1
+    assert shown["users_without_training"] == 1
+    assert shown["self_loops"] == 1
+    has = shown["relations"][0]
+    assert (has["triples"], has["heads"], has["tails"], has["fan_in"], has["fan_out"]) == (3, 3, 1, 3.0, 1.0)
+    assert (has["items_per_attribute"], has["attributes_per_item"]) == (3.0, 1.0)
+
+
+def test_hierarchical_relations():
+    genre = [(item, 0, 4 + item % 2) for item in range(4)]
+    # the same facts backwards; one attribute for each item; items alone; a cycle between items and attributes
+    backwards = [(tail, 1, head) for head, _, tail in genre]
+    single = [(0, 2, 4), (1, 2, 5)]
+    items = [(0, 3, 2), (1, 3, 2)]
+    cycle = [(item, 4, 4) for item in range(4)] + [(4, 4, item) for item in range(4)]
+    data = toy(triples=genre + backwards + single + items + cycle, relations=named(*"abcdef"))
+    assert hierarchical_relations(data) == [0, 1]
+    table = relation_table(data)
+    assert table["hierarchy"].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    assert table["triples"].tolist() == [4, 4, 2, 2, 8, 0]
+
+
+edges = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=16)
+
+
+@given(edges)
+def test_hierarchy_score_is_exact_on_small_graphs(pairs):
+    reach = np.zeros((8, 8), dtype=bool)
+    for head, tail in pairs:
+        reach[head, tail] = True
+    for middle in range(8):
+        reach |= reach[:, [middle]] & reach[[middle]]
+    np.fill_diagonal(reach, False)
+    expected = (reach & ~reach.T).sum() / max(reach.sum(), 1)
+    head, tail = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    assert hierarchy_score(head, tail) == pytest.approx(expected)
+
+
+def test_hierarchy_score_estimate():
+    rng = np.random.default_rng(0)
+    head = rng.integers(0, 3000, 4000)
+    tail = np.where(rng.random(4000) < 0.98, head + rng.integers(1, 50, 4000), head - 3).clip(0, 3100)
+    exact = hierarchy_score(head, tail, sources=10_000)
+    assert hierarchy_score(head, tail) == pytest.approx(exact, abs=0.05)
+    assert 0 < exact < 1
