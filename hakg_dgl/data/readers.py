@@ -711,7 +711,7 @@ class _Table:
 
 
 def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
