@@ -220,3 +220,10 @@ def test_popularity_on_real_data(name, n_users):
     assert cold["group"] == "cold"
     assert cold["n_relevant"] > 0
     assert cold["recall@20"] == 0
+
+
+def test_a_mask_without_interactions_hides_nothing():
+    data = random_data(3)
+    data.splits["valid"] = np.empty((0, 2), np.int64)
+    scorer = random_scorer(data)
+    assert evaluate(scorer, data, mask=("valid",)).metrics == evaluate(scorer, data, mask=()).metrics

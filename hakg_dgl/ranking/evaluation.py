@@ -140,7 +140,7 @@ class Evaluator:
             self._seen = torch.from_numpy(seen_indptr), torch.from_numpy(seen_items)
             seen_keys = np.repeat(np.arange(self.n_users), np.diff(seen_indptr)) * self.n_items + seen_items
             relevant = self.users[self._relevant_row] * self.n_items + self._relevant_item
-            self.n_masked_relevant = int(np.isin(relevant, seen_keys).sum())
+            self.n_masked_relevant = int(_among(torch.from_numpy(relevant), torch.from_numpy(seen_keys)).sum())
         train_indptr, train_items = dataset.positives("train")
         self._user_counts: IntArray = np.diff(train_indptr)
         self._item_counts: IntArray = np.bincount(train_items, minlength=self.n_items)
@@ -193,8 +193,7 @@ class Evaluator:
     def _hits(self, items: Tensor) -> Tensor:
         """Whether each recommended item is relevant to its user, bool ``[n, k]``."""
         keys = torch.from_numpy(self.users)[:, None] * self.n_items + items
-        place = torch.searchsorted(self._relevant_keys, keys).clamp_(max=len(self._relevant_keys) - 1)
-        return (self._relevant_keys[place] == keys) & (items >= 0)
+        return _among(keys, self._relevant_keys) & (items >= 0)
 
     def _by_user_activity(self, values: dict[str, Tensor]) -> list[dict[str, Any]]:
         counts, group = self._user_counts[self.users], equal_share_groups(self._user_counts, 4)[self.users]
@@ -282,3 +281,10 @@ def equal_share_groups(counts: IntArray, n_groups: int) -> IntArray:
     groups = np.where(values == 0, 0, 1 + middles * n_groups // max(1, 2 * weights.sum()))
     by_count: IntArray = groups[inverse]
     return by_count
+
+
+def _among(keys: Tensor, ascending: Tensor) -> Tensor:
+    """Whether each key is one of the ascending ones."""
+    if not len(ascending):
+        return torch.zeros_like(keys, dtype=torch.bool)
+    return ascending[torch.searchsorted(ascending, keys).clamp_(max=len(ascending) - 1)] == keys
