@@ -40,7 +40,8 @@ clean:
 # pip before 21.3 cannot install a pyproject.toml editable.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' || \
-	  { echo "$(PYTHON) is $$($(PYTHON) --version), but DGL has wheels for Python 3.10 to 3.12 only: make PYTHON=python3.11" >&2; exit 1; }
+	  { echo "$(PYTHON) is no Python 3.10, 3.11 or 3.12, and DGL has no wheel for others: make PYTHON=python3.11" >&2; \
+	    exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q 'pip>=21.3'
 
