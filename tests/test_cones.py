@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from hakg_dgl.geometry import guards
-from hakg_dgl.geometry.cones import APERTURE, cone_angle, half_aperture
+from hakg_dgl.geometry.cones import APERTURE, cone_angle, euclidean_cone_angle, euclidean_half_aperture, half_aperture
 from hakg_dgl.geometry.poincare import conformal_factor, expmap, logmap, project
 
 DTYPES = [torch.float32, torch.float64]
@@ -280,6 +280,50 @@ def test_cones_are_nested(seed, dim):
     assert inside.double().mean() > 0.7
 
 
+# --- flat space ---------------------------------------------------------------------------------------------------
+
+
+def test_euclidean_cones_by_hand():
+    x = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
+    assert euclidean_half_aperture(torch.tensor(0.25).double()).item() == pytest.approx(math.asin(0.2), rel=1e-15)
+    assert euclidean_half_aperture(torch.tensor(0.0).double()).item() == pytest.approx(math.asin(1.0 - M), rel=1e-6)
+    for y, angle in (([1.0, 0.0], 0.0), ([0.5, 3.0], math.pi / 2), ([1.0, 0.5], math.pi / 4), ([0.0, 0.0], math.pi)):
+        actual = euclidean_cone_angle(*gram(x, torch.tensor([y], dtype=torch.float64)))
+        # The smallest denominator is 0.25: 1e-6 turns a cosine of +-1 by sqrt(2 (1e-6 + 4e-6)) at most.
+        assert actual.item() == pytest.approx(angle, abs=math.sqrt(1e-5))
+
+
+@given(pairs)
+@quick
+def test_euclidean_angle_is_that_between_the_directions(pair):
+    seed, dim, reach = pair
+    x, y = points(seed, 32, dim, reach, 9.0 * reach), points(seed + 1, 32, dim, reach, 9.0 * reach)
+    xx, yy, xy = gram(x, y)
+    below = (xx * (xx + yy - 2.0 * xy)).sqrt()
+    expected = torch.nn.functional.cosine_similarity(x, y - x)
+    actual = euclidean_cone_angle(xx, yy, xy)
+    assert ((actual.cos() - expected).abs() <= M * (1.0 + 1.0 / below) + 1e-9 / below).all()
+    # Flat triangles have angle sum pi, so here too the two angles of a pair sum to pi or more.
+    slack = sum((2.0 * (M + (M + 1e-9) / (s * (xx + yy - 2.0 * xy)).sqrt())).sqrt() for s in (xx, yy))
+    assert (actual + euclidean_cone_angle(yy, xx, xy) >= math.pi - slack).all()
+
+
+@given(pairs)
+@quick
+def test_cones_become_euclidean_near_the_origin(pair):
+    """Scaling points by s and the aperture with them, hyperbolic cones tend to Euclidean ones like s^2."""
+    seed, dim, _ = pair
+    x, y = points(seed, 32, dim, 0.5, 1.0), points(seed + 1, 32, dim, 0.5, 1.0)
+    scale = 0.05
+    entries, small = gram(x, y), gram(scale * x, scale * y)
+    psi = half_aperture(small[0], aperture=APERTURE * scale)
+    torch.testing.assert_close(psi, euclidean_half_aperture(entries[0]), rtol=2.0 * scale**2, atol=0.0)
+    flat, curved = euclidean_cone_angle(*entries), cone_angle(*small)
+    away = entries[0] + entries[1] - 2.0 * entries[2] > 0.01
+    # Beside s^2, the 1e-6 in the denominator counts 1 / s^2 times as much: 1e-6 / (s^2 * 0.05), in the cosine.
+    assert ((flat.cos() - curved.cos()).abs()[away] <= 4.0 * scale**2 + 2.0 * M / (scale**2 * 0.05)).all()
+
+
 # --- gradients ----------------------------------------------------------------------------------------------------
 
 
@@ -287,10 +331,15 @@ def test_gradients_are_those_of_the_functions():
     x, y = points(6, 5, 3, 0.2, 0.8).requires_grad_(), points(7, 5, 3, 0.2, 0.8).requires_grad_()
     assert gradcheck(angle_between, (x, y))
     assert gradcheck(aperture_of, (x,))
+    assert gradcheck(lambda p, q: euclidean_cone_angle(*gram(p, q)), (x, y))
+    assert gradcheck(lambda p: euclidean_half_aperture(p.square().sum(-1)), (x,))
 
 
 @dtypes
-def test_values_and_gradients_are_finite_everywhere(dtype):
+@pytest.mark.parametrize(
+    ("angle_of", "psi_of"), [(cone_angle, half_aperture), (euclidean_cone_angle, euclidean_half_aperture)]
+)
+def test_values_and_gradients_are_finite_everywhere(dtype, angle_of, psi_of):
     """Apex at 0, point at 0, apex equal to the point, opposite, neighbours, edge of the ball, outside of it."""
     unit = points(8, 3, 6, 1.0, 1.0, dtype)
     eps = torch.finfo(dtype).eps
@@ -299,7 +348,7 @@ def test_values_and_gradients_are_finite_everywhere(dtype):
     rows = torch.cat([*small, *large, project(unit), -unit[:1], unit[:1] * (0.5 + eps), project(unit) * (1.0 - eps)])
     x = rows.repeat_interleave(len(rows), 0).requires_grad_()
     y = rows.repeat(len(rows), 1).requires_grad_()
-    angle, psi = angle_between(x, y), aperture_of(x)
+    angle, psi = angle_of(*gram(x, y)), psi_of(x.square().sum(-1))
     assert angle.isfinite().all()
     assert psi.isfinite().all()
     gradients = torch.autograd.grad((angle - psi).relu().sum(), (x, y))

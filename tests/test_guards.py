@@ -12,6 +12,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 
 def test_constants_are_those_of_the_reference_numbers():
     assert guards.NORM_FLOOR == 1e-15
+    assert guards.SQUARED_NORM_FLOOR == 1e-30
     assert guards.ROW_NORM_FLOOR == 1e-12
     assert guards.ARTANH_MARGIN == 1e-5
     assert guards.TANH_LIMIT == 15.0
@@ -32,6 +33,7 @@ def test_max_norm_is_inside_the_ball(dtype, c):
     limit = guards.max_norm(dtype, c=c)
     assert limit * math.sqrt(c) == pytest.approx(1.0 - guards.ball_margin(dtype), rel=1e-15)
     assert c * torch.tensor(limit, dtype=dtype).square() < 1.0
+    assert guards.max_norm(dtype, c=c, margin=0.5) * math.sqrt(c) == pytest.approx(0.5, rel=1e-15)
 
 
 def values_and_gradient(function, values, dtype):

@@ -446,6 +446,14 @@ def test_project_is_idempotent_to_the_last_bits(example):
 
 
 @dtypes
+def test_project_takes_another_margin(dtype):
+    points = torch.tensor([[0.0, 5.0], [0.0, 0.7], [0.0, 0.8]], dtype=dtype)
+    expected = torch.tensor([[0.0, 0.75], [0.0, 0.7], [0.0, 0.75]], dtype=dtype)
+    torch.testing.assert_close(project(points, margin=0.25), expected)
+    torch.testing.assert_close(project(points / 2.0, c=4.0, margin=0.25), expected / 2.0)
+
+
+@dtypes
 def test_project_gradient_is_the_identity_inside_and_tangential_outside(dtype):
     x = torch.tensor([[0.3, 0.4], [3.0, 4.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad((project(x) * torch.tensor([1.0, 2.0], dtype=dtype)).sum(), x)
