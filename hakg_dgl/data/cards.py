@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, "int | None"], None]
 """Called with file name, bytes so far and bytes in all (None while unknown)."""
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 _REDIRECTS = 5
 _OVER_NETWORK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -247,7 +247,7 @@ def fetch(
 
     A file that is there and verified is not fetched again. An interrupted download is kept as ``NAME.part`` and
     continued by the next call; a file gets its name when it is whole and verified, and a damaged one is deleted.
-    Archives are left as they are: the readers open them.
+    Archives are left as they are: the readers open them. One call a folder at a time.
 
     Parameters
     ----------
