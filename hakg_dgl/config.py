@@ -43,6 +43,14 @@ def _require_choice(settings: object, key: str, annotation: Any) -> None:
     _require(getattr(settings, key) in allowed, key, getattr(settings, key), "one of " + ", ".join(map(repr, allowed)))
 
 
+class _Section:
+    """Checks each field against its annotation where the section is made."""
+
+    def __post_init__(self) -> None:
+        for name, expected in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _coerce(name, getattr(self, name), expected))
+
+
 Formulation = Literal["released", "paper"]
 Geometry = Literal["poincare", "euclidean"]
 Score = Literal["fused", "separate"]
@@ -54,7 +62,7 @@ Protocol = Literal["validation", "published"]
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(_Section):
     """The model: what is computed from the graph.
 
     Attributes
@@ -93,6 +101,7 @@ class ModelSettings:
     kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key, annotation in (
             ("formulation", Formulation), ("geometry", Geometry), ("score", Score), ("kernels", Kernels),
         ):  # fmt: skip
@@ -104,7 +113,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class LossSettings(_Section):
     """The two losses.
 
     Attributes
@@ -136,6 +145,7 @@ class LossSettings:
     hierarchical_relations: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_choice(self, "angle_mask", AngleMask)
         _require_choice(self, "angle_direction", AngleDirection)
         _require_range(self, 1, 100_000, "negatives")
@@ -150,7 +160,7 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(_Section):
     """The optimisation.
 
     Attributes
@@ -178,6 +188,7 @@ class TrainingSettings:
     protocol: Protocol = "validation"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_choice(self, "protocol", Protocol)
         _require_choice(self, "lr_schedule", Literal["constant", "cosine"])
         _require_range(self, 1e-8, 100.0, "lr")
@@ -190,7 +201,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(_Section):
     """Where and how it runs: seed, device and numeric type."""
 
     seed: int = 2020
@@ -199,6 +210,7 @@ class RunSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_choice(self, "device", Device)
         _require_choice(self, "dtype", Literal["float32", "float64"])
         _require_range(self, 0, 2**63 - 1, "seed")
@@ -228,10 +240,13 @@ class Settings:
         ConfigError
             For an unknown preset or key, a value of the wrong type or out of range, or an unreadable file.
         """
-        settings = cls()
-        for source in (_preset(preset), {} if file is None else _read_toml(file), _parse_overrides(overrides)):
-            settings = settings.replace(source)
-        return settings
+        settings = cls().replace(_preset(preset))
+        if file is not None:
+            try:
+                settings = settings.replace(_read_toml(file))
+            except ConfigError as error:
+                raise ConfigError(f"{file}: {error}") from error
+        return settings.replace(_parse_overrides(overrides))
 
     def replace(self, values: Mapping[str, Any]) -> Settings:
         """A copy with the given keys changed; keys as ``lr``, ``training.lr`` or nested ``{"training": {...}}``."""
@@ -261,10 +276,7 @@ class Settings:
 
 
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
-_TYPES: dict[str, dict[str, Any]] = {
-    name: typing.get_type_hints(section)
-    for name, section in _SECTIONS.items()  # type: ignore[arg-type]
-}
+_TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -290,11 +302,11 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _read_toml(path: str | Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+        raise ConfigError(f"is not valid TOML: {error}") from error
 
 
 def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -305,10 +317,17 @@ def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, 
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"--set {item!r}: write it as key=value, for example lr=0.001")
+        key, text = key.strip(), text.strip()
         try:
-            parsed[key.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed[key.strip()] = text.strip()  # a bare word: formulation=paper needs no quotes
+            document = tomllib.loads(f"value = {text}")
+        except tomllib.TOMLDecodeError as error:
+            if text.startswith(("[", "{", '"', "'")):
+                raise ConfigError(f"--set {item!r}: {text} is not valid TOML: {error}") from error
+            document = {"value": text}  # a bare word: formulation=paper needs no quotes
+        if len(document) > 1:
+            raise ConfigError(f"--set {item!r}: one setting each, please")
+        parsed.pop(key, None)  # the last of equal keys wins, whatever stands between
+        parsed[key] = document["value"]
     return parsed
 
 

@@ -42,7 +42,7 @@ def half_aperture(xx: Tensor, *, aperture: float = APERTURE) -> Tensor:
 
 
 def euclidean_half_aperture(xx: Tensor, *, aperture: float = APERTURE) -> Tensor:
-    r"""Half aperture of a Euclidean cone, :math:`\arcsin(K/\|x\|)` ([1]_ eq. 18); ``xx`` as in :func:`half_aperture`."""
+    r"""Half aperture of a Euclidean cone, :math:`\arcsin(K/\|x\|)` ([1]_ eq. 18), as :func:`half_aperture`."""
     return torch.asin((aperture / sqrt_floored(xx)).clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))
 
 

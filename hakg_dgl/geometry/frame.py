@@ -9,7 +9,6 @@ make Gram entries and sum messages are in :mod:`hakg_dgl.kernels`. They agree wi
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch

@@ -143,18 +143,14 @@ class KnowledgePattern:
         """Relations in the order of ``pairs.by_col``: the columns of a tail x relation pattern."""
         return self.pairs.by_col.permute(self.relation)
 
-    def keep(self, mask: Tensor) -> KnowledgePattern:
-        """The graph of the edges where ``mask`` (bool ``[n_edges]``)."""
+    def keep(self, mask: Tensor | None, n_heads: int) -> KnowledgePattern:
+        """The edges where ``mask`` (bool ``[n_edges]``; None: all) whose head is below n_heads, with n_heads rows."""
+        within = self.pairs.rows < n_heads
+        mask = within if mask is None else mask & within
         kept = KnowledgePattern(self.pairs.keep(mask), self.relation[mask], self.n_relations)
         kept.by_relation = self.by_relation.keep(mask, mask.cumsum(0) - 1)
-        return kept
-
-    def first_heads(self, n: int) -> KnowledgePattern:
-        """The graph of the edges received by heads 0..n-1, with n rows."""
-        mask = self.pairs.rows < n
-        kept = self.keep(mask)
-        kept.pairs.n_rows = n
-        kept.pairs.by_row = Grouping(kept.pairs.by_row.indptr[: n + 1], None)
+        kept.pairs.n_rows = n_heads
+        kept.pairs.by_row = Grouping(kept.pairs.by_row.indptr[: n_heads + 1], None)
         return kept
 
 

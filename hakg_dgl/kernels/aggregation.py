@@ -4,93 +4,75 @@ The message of edge (h, r, t) is ``a e_h + b e_t + c w_r`` with scalars from
 :mod:`hakg_dgl.geometry.frame`. Only ``<e_h, e_t>``, ``<e_h, w_r>`` and ``<e_t, w_r>`` are needed per edge (three
 sampled products), the sum over edges is two weighted sums, and the backward pass recomputes the scalars chunk by
 chunk, so that neither pass holds more than a few numbers an edge.
+
+Heads at the very edge of the ball are the exception: there the sums cancel so badly that the order of operations
+shows in the result, and their messages are computed by vectors, in the readable path's own order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.frame import Coefficients, Gram, ball_scale, paper_coefficients, released_coefficients
+from hakg_dgl.geometry.frame import Gram
+from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern
 from hakg_dgl.kernels.interface import SparseBackend
 
 CHUNK = 32_768
 """Edges whose coefficients are computed together: small enough for their temporaries to stay in cache."""
-DOUBLE_BEYOND = 0.95
-"""Squared norm of a head (times c) from which float32 coefficients are computed in float64.
+VECTOR_CHUNK = 4_096
+"""Edges whose messages are computed by vectors together."""
+VECTORS_BEYOND = {torch.float32: 0.95, torch.float64: 0.99}
+"""Squared norm of a head's point (times c) beyond which its messages are computed by vectors."""
 
-Near the edge the Möbius sums cancel: at float32's clip radius their float32 rounding errors reach 1e-2 of a message.
-"""
 
-
-@dataclass(frozen=True)
-class MessageRule:
-    """Which message the aggregation sums: formulation, geometry, curvature (-c) and margin at the edge."""
-
-    formulation: Literal["released", "paper"]
-    geometry: Literal["poincare", "euclidean"]
-    curvature: float
-    margin: float
-
-    def scale(self, squared: Tensor) -> Tensor:
-        """:func:`~hakg_dgl.geometry.frame.ball_scale` of squared norms."""
-        return ball_scale(squared, c=self.curvature, margin=self.margin)
-
-    def coefficients(self, scales: tuple[Tensor, Tensor, Tensor], gram: Gram) -> Coefficients:
-        """Coefficients of a chunk of edges; ``scales`` of heads, tails and relations are ``[n]`` each.
-
-        The Euclidean message is the limit of the hyperbolic one for c -> 0: ``e_h + e_t + w_r`` (released) and
-        ``e_t + w_r - e_h`` (paper).
-        """
-        head, tail, relation = scales
-        if self.geometry == "euclidean":
-            one = torch.ones_like(gram.ht)
-            return Coefficients(one if self.formulation == "released" else -one, one, one)
-        if self.formulation == "released":
-            return released_coefficients(head, gram, c=self.curvature, margin=self.margin)
-        return paper_coefficients(head, tail, relation, gram, c=self.curvature, margin=self.margin)
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 class _Edges:
-    """Scalars of all edges of a pattern: the inputs of the coefficients."""
+    """Scalars of all edges of a graph: the inputs of the coefficients."""
 
     def __init__(
         self, backend: SparseBackend, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
     ) -> None:
         pairs = graph.pairs
+        self.backend, self.graph, self.rule = backend, graph, rule
         self.squared, self.squared_relation = entity.square().sum(1), relation.square().sum(1)
-        # Per node, not per edge, so float64 costs nothing; rounding the scale would move points at the edge.
-        self.scale = rule.scale(self.squared.double())
-        self.scale_relation = rule.scale(self.squared_relation.double())
-        self.near_edge = rule.curvature * self.scale.square() * self.squared > DOUBLE_BEYOND
+        self.scale, self.scale_relation = rule.scale(self.squared), rule.scale(self.squared_relation)
         heads = entity[: pairs.n_rows]
         self.ht = backend.dot(pairs.by_row, pairs.cols, heads, entity)
         self.hw = backend.dot(pairs.by_row, graph.relation, heads, relation)
         tail_order = backend.dot(pairs.by_col, graph.tail_relation, entity, relation)
         self.tw = torch.empty_like(tail_order)
         self.tw[pairs.by_col.order] = tail_order
-        self.graph, self.rule = graph, rule
+        self.by_vectors = self._edges_of_outer_heads()
+
+    def _edges_of_outer_heads(self) -> Tensor:
+        if self.rule.geometry == "euclidean":
+            return self.graph.relation[:0]
+        outer = self.rule.curvature * self.scale.square() * self.squared > VECTORS_BEYOND[self.squared.dtype]
+        rows = self.graph.pairs.rows
+        return outer[rows].nonzero().squeeze(1) if bool(outer.any()) else rows[:0]
 
     def inputs(self, part: slice) -> tuple[tuple[Tensor, Tensor, Tensor], Gram]:
+        """Scales and Gram entries of a chunk of edges."""
         rows, cols = self.graph.pairs.rows[part], self.graph.pairs.cols[part]
         relation = self.graph.relation[part]
         gram = Gram(
             self.squared[rows], self.squared[cols], self.squared_relation[relation],
             self.ht[part], self.hw[part], self.tw[part],
         )  # fmt: skip
-        scales = (self.scale[rows], self.scale[cols], self.scale_relation[relation])
-        if bool(self.near_edge[rows].any()):
-            return scales, Gram(*(entry.double() for entry in gram))
-        head, tail, rel = (scale.to(self.ht.dtype) for scale in scales)
-        return (head, tail, rel), gram
+        return (self.scale[rows], self.scale[cols], self.scale_relation[relation]), gram
 
-
-def _chunks(n: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    def vector_chunks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, columns and relations of the edges computed by vectors, chunk by chunk."""
+        pairs, relation = self.graph.pairs, self.graph.relation
+        parts = (self.by_vectors[part] for part in _chunks(len(self.by_vectors), VECTOR_CHUNK))
+        return [(pairs.rows[part], pairs.cols[part], relation[part]) for part in parts]
 
 
 class _Aggregate(torch.autograd.Function):
@@ -101,36 +83,34 @@ class _Aggregate(torch.autograd.Function):
         edges = _Edges(backend, graph, entity, relation, rule)
         pairs = graph.pairs
         values = entity.new_empty(3, graph.n_edges)
-        for part in _chunks(graph.n_edges):
-            scales, gram = edges.inputs(part)
-            values[:, part] = torch.stack(rule.coefficients(scales, gram))
+        for part in _chunks(graph.n_edges, CHUNK):
+            torch.stack(rule.coefficients(*edges.inputs(part)), out=values[:, part])
+        values[:, edges.by_vectors] = 0.0
         head, tail, rel = values
         total = backend.weighted_sum(pairs.by_row, pairs.cols, tail, entity)
         total += backend.weighted_sum(pairs.by_row, graph.relation, rel, relation)
         head_sum = entity.new_zeros(pairs.n_rows).index_add_(0, pairs.rows, head)
         total.addcmul_(head_sum.unsqueeze(1), entity[: pairs.n_rows])
+        for rows, cols, relations in edges.vector_chunks():
+            total.index_add_(0, rows, rule.message(entity[rows], entity[cols], relation[relations]))
         inverse = pairs.row_degree.clamp_min(1).to(entity.dtype).reciprocal().unsqueeze(1)
-        ctx.backend, ctx.edges = backend, edges
+        ctx.edges = edges
         ctx.save_for_backward(entity, relation, values, head_sum, inverse)
         return total.mul_(inverse)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         entity, relation, values, head_sum, inverse = ctx.saved_tensors
-        backend, edges = ctx.backend, ctx.edges
-        graph: KnowledgePattern = edges.graph
-        pairs = graph.pairs
+        edges: _Edges = ctx.edges
+        backend, graph, pairs = edges.backend, edges.graph, edges.graph.pairs
         heads = entity[: pairs.n_rows]
         grad = grad * inverse
-        d_ht, d_hw, d_tw, d_head, d_tail, d_relation = _scalar_gradients(backend, edges, entity, relation, grad)
+        d_ht, d_hw, d_tw, d_head, d_tail, d_relation = _scalar_gradients(edges, entity, relation, grad)
 
-        grad_entity = backend.weighted_sum(
-            pairs.by_col, pairs.by_col.permute(pairs.rows), pairs.by_col.permute(values[1]), grad
-        )
-        grad_entity += backend.weighted_sum(
-            pairs.by_col, pairs.by_col.permute(pairs.rows), pairs.by_col.permute(d_ht), heads
-        )
-        grad_entity += backend.weighted_sum(pairs.by_col, graph.tail_relation, pairs.by_col.permute(d_tw), relation)
+        by_col, rows_by_col = pairs.by_col, pairs.by_col.permute(pairs.rows)
+        grad_entity = backend.weighted_sum(by_col, rows_by_col, by_col.permute(values[1]), grad)
+        grad_entity += backend.weighted_sum(by_col, rows_by_col, by_col.permute(d_ht), heads)
+        grad_entity += backend.weighted_sum(by_col, graph.tail_relation, by_col.permute(d_tw), relation)
         grad_entity.addcmul_(d_tail.unsqueeze(1), entity)
         grad_heads = grad_entity[: pairs.n_rows]
         grad_heads += backend.weighted_sum(pairs.by_row, pairs.cols, d_ht, entity)
@@ -143,50 +123,43 @@ class _Aggregate(torch.autograd.Function):
         grad_relation += backend.weighted_sum(by_relation, rows, by_relation.permute(d_hw), heads)
         grad_relation += backend.weighted_sum(by_relation, cols, by_relation.permute(d_tw), entity)
         grad_relation.addcmul_(d_relation.unsqueeze(1), relation)
+        _add_vector_gradients(edges, entity, relation, grad, grad_entity, grad_relation)
         return None, None, None, grad_entity, grad_relation
 
 
-def _scalar_gradients(
-    backend: SparseBackend, edges: _Edges, entity: Tensor, relation: Tensor, grad: Tensor
-) -> tuple[Tensor, ...]:
+def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Gradients of ``<e_h,e_t>``, ``<e_h,w_r>``, ``<e_t,w_r>`` per edge, then twice those of the squared norms.
 
     ``grad`` is the gradient of the sums of messages, ``[n_rows, d]``. The last three are per head, entity and relation,
     with the part through :func:`~hakg_dgl.geometry.frame.ball_scale` included.
     """
-    graph = edges.graph
+    graph, backend = edges.graph, edges.backend
     pairs = graph.pairs
-    upstream = (
+    upstream = torch.stack((
         (grad * entity[: pairs.n_rows]).sum(1)[pairs.rows],
         backend.dot(pairs.by_row, pairs.cols, grad, entity),
         backend.dot(pairs.by_row, graph.relation, grad, relation),
-    )
-    per_edge = entity.new_empty(3, graph.n_edges)
+    ))  # fmt: skip
+    upstream[:, edges.by_vectors] = 0.0
+    per_edge = entity.new_zeros(3, graph.n_edges)
     per_head, per_tail = entity.new_zeros(2, pairs.n_rows), entity.new_zeros(2, len(entity))
     per_relation = entity.new_zeros(2, len(relation))
-    for part in _chunks(graph.n_edges):
+    for part in _chunks(graph.n_edges, CHUNK) if edges.rule.geometry == "poincare" else []:
         scales, gram = edges.inputs(part)
         leaves = [tensor.detach().requires_grad_() for tensor in (*gram, *scales)]
         with torch.enable_grad():
             outputs = edges.rule.coefficients((leaves[6], leaves[7], leaves[8]), Gram(*leaves[:6]))
-        used = [(o, u[part].to(o.dtype)) for o, u in zip(outputs, upstream, strict=True) if o.requires_grad]
-        if not used:
-            per_edge[:, part] = 0.0
-            continue
         hh, tt, ww, ht, hw, tw, s_head, s_tail, s_relation = torch.autograd.grad(
-            [o for o, _ in used], leaves, [u for _, u in used], allow_unused=True, materialize_grads=True
+            outputs, leaves, list(upstream[:, part]), allow_unused=True, materialize_grads=True
         )
-        per_edge[:, part] = torch.stack((ht, hw, tw))
-        for sums, group, parts in (
-            (per_head, pairs.rows, (hh, s_head)),
-            (per_tail, pairs.cols, (tt, s_tail)),
-            (per_relation, graph.relation, (ww, s_relation)),
-        ):
-            sums.index_add_(1, group[part], torch.stack(parts).to(sums.dtype))
-    squared_heads = edges.squared[: pairs.n_rows]
+        torch.stack((ht, hw, tw), out=per_edge[:, part])
+        per_head.index_add_(1, pairs.rows[part], torch.stack((hh, s_head)))
+        per_tail.index_add_(1, pairs.cols[part], torch.stack((tt, s_tail)))
+        per_relation.index_add_(1, graph.relation[part], torch.stack((ww, s_relation)))
+    per_edge[:, edges.by_vectors] = 0.0
     return (
         *per_edge,
-        _through_scale(per_head, squared_heads, edges.rule),
+        _through_scale(per_head, edges.squared[: pairs.n_rows], edges.rule),
         _through_scale(per_tail, edges.squared, edges.rule),
         _through_scale(per_relation, edges.squared_relation, edges.rule),
     )
@@ -195,10 +168,23 @@ def _scalar_gradients(
 def _through_scale(sums: Tensor, squared: Tensor, rule: MessageRule) -> Tensor:
     """Factor on the vector itself, from gradients of its squared norm and of its scale (rows of ``sums``)."""
     with torch.enable_grad():
-        leaf = squared.double().detach().requires_grad_()
+        leaf = squared.detach().requires_grad_()
         scale = rule.scale(leaf)
-    (slope,) = torch.autograd.grad(scale, leaf, sums[1].double())
-    return 2.0 * (sums[0] + slope.to(sums.dtype))
+    (slope,) = torch.autograd.grad(scale, leaf, sums[1])
+    return 2.0 * (sums[0] + slope)
+
+
+def _add_vector_gradients(
+    edges: _Edges, entity: Tensor, relation: Tensor, grad: Tensor, grad_entity: Tensor, grad_relation: Tensor
+) -> None:
+    """Add the gradients of the messages computed by vectors to the last two arguments, in place."""
+    for rows, cols, relations in edges.vector_chunks():
+        ends = [x.detach().requires_grad_() for x in (entity[rows], entity[cols], relation[relations])]
+        with torch.enable_grad():
+            message = edges.rule.message(*ends)
+        head, tail, rel = torch.autograd.grad(message, ends, grad[rows])
+        grad_entity.index_add_(0, rows, head).index_add_(0, cols, tail)
+        grad_relation.index_add_(0, relations, rel)
 
 
 def relation_transitive_mean(

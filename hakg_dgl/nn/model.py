@@ -1,0 +1,224 @@
+"""HAKG: parameters, propagation over the heterograph, and scores.
+
+Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", SIGIR 2022 (arXiv 2204.04959).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hakg_dgl.config import ModelSettings
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
+from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.packed import PackedGraph
+from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.nn.aggregators import Aggregator, PackedAggregator
+from hakg_dgl.nn.dropout import draw_mask, drop_coordinates
+from hakg_dgl.randomness import torch_generator
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What the model knows after propagation, as tangent vectors at the origin.
+
+    Attributes
+    ----------
+    user
+        ``[n_users, d]``.
+    entity
+        Knowledge embeddings, ``[n_items, d]`` or, where all were asked for, ``[n_entities, d]``; row i is item i.
+    item
+        Collaborative item embeddings ``[n_items, d]``, None without dual item embeddings.
+    """
+
+    user: Tensor
+    entity: Tensor
+    item: Tensor | None
+
+
+class HAKG(nn.Module):
+    """Hierarchy-aware knowledge gated network.
+
+    All parameters are tangent vectors at the origin of the Poincaré ball, Xavier-uniform, each drawn from a random
+    stream of its own.
+
+    Parameters
+    ----------
+    graph
+        A DGL heterograph from :func:`~hakg_dgl.build_heterograph` or its packed views. The readable path
+        (``kernels="readable"``) needs the heterograph.
+    settings
+        See :class:`~hakg_dgl.config.ModelSettings`.
+    seed
+        Of the initialisation.
+    dtype
+        ``torch.float32`` or ``torch.float64``.
+
+    Raises
+    ------
+    ConfigError
+        If ``kernels="readable"`` and only packed views are given.
+
+    Examples
+    --------
+    >>> model = HAKG(build_heterograph(dataset), ModelSettings(dim=32))
+    >>> embeddings = model.propagate()
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        settings: ModelSettings | None = None,
+        *,
+        seed: int = 2020,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.settings = s = settings or ModelSettings()
+        self.graph = graph if isinstance(graph, PackedGraph) else _pack(graph)
+        packed = self.graph
+        self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(dtype))
+        self.aggregator = self._choose_aggregator(graph)
+
+        def parameter(name: str, rows: int, cols: int = s.dim) -> nn.Parameter:
+            values = torch.empty(rows, cols, dtype=dtype)
+            nn.init.xavier_uniform_(values, generator=torch_generator(seed, f"init:{name}"))
+            return nn.Parameter(values)
+
+        self.user = parameter("user", packed.n_users)
+        self.entity = parameter("entity", packed.n_entities)
+        self.relation = parameter("relation", max(1, 2 * packed.n_relations))
+        if s.dual_item_embeddings:
+            self.item = parameter("item", packed.n_items)
+        if s.dual_item_embeddings and s.gate:
+            self.gate_item = nn.ParameterList(parameter(f"gate_item_{i}", s.dim) for i in range(s.layers))
+            self.gate_entity = nn.ParameterList(parameter(f"gate_entity_{i}", s.dim) for i in range(s.layers))
+
+    def _choose_aggregator(self, graph: Any) -> Aggregator:
+        if self.settings.kernels != "readable":
+            return PackedAggregator(self.graph, choose_backend(self.settings.kernels), self.rule)
+        if isinstance(graph, PackedGraph):
+            raise ConfigError("kernels = 'readable' runs on the DGL heterograph: give HAKG that, not its packed views")
+        from hakg_dgl.graph.heterograph import pack_relation_types
+        from hakg_dgl.nn.updates import ReadableAggregator
+
+        return ReadableAggregator(graph, self.graph, pack_relation_types(graph), self.rule)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.user.device
+
+    def fused_items(self, layer: int, entity: Tensor, item: Tensor | None) -> Tensor:
+        r"""What users receive from items, ``[n_items, d]`` (HAKG eqs. 8-9).
+
+        :math:`g_i v_i + (1 - g_i) e_i` with :math:`g_i = \sigma(A_l v_i + B_l e_i)`; the mean of both without the gate,
+        :math:`e_i` without dual item embeddings.
+
+        Parameters
+        ----------
+        layer
+            Which pair of gate matrices, counted from 0.
+        entity, item
+            The layer's incoming knowledge ``[>= n_items, d]`` and collaborative ``[n_items, d]`` embeddings.
+        """
+        knowledge = entity[: self.graph.n_items]
+        if item is None:
+            return knowledge
+        if not self.settings.gate:
+            return (item + knowledge) / 2.0
+        gate = torch.sigmoid(item @ self.gate_item[layer].T + knowledge @ self.gate_entity[layer].T)
+        return torch.lerp(knowledge, item, gate)
+
+    def layer(
+        self, number: int, aggregator: Aggregator, user: Tensor, entity: Tensor, item: Tensor | None, n_heads: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One propagation from the incoming values, before dropout, normalisation and residual.
+
+        Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item ``[n_items, d]`` (or None).
+        """
+        new_entity = aggregator.entities(entity, self.relation, n_heads)
+        new_item = None
+        if item is not None:
+            new_item = aggregator.item_sum(user)
+            if self.settings.formulation == "paper":
+                new_item = new_item * self._inverse_degree("col")
+        new_user = aggregator.user_sum(self.fused_items(number, entity, item)) * self._inverse_degree("row")
+        return new_user, new_entity, new_item
+
+    def _inverse_degree(self, side: str) -> Tensor:
+        pattern = self.graph.interactions
+        degree = pattern.row_degree if side == "row" else pattern.col_degree
+        # In float32 even for float64, as in the released code; the normalisation after the layer makes it immaterial.
+        return degree.clamp_min(1).float().reciprocal().to(self.user.dtype).unsqueeze(1)
+
+    def propagate(self, *, all_entities: bool = False, dropout: torch.Generator | None = None) -> Embeddings:
+        """Run all layers and sum their normalised outputs onto the parameters.
+
+        Parameters
+        ----------
+        all_entities
+            Return embeddings of all entities, not of the items alone (which is what scores and losses read).
+        dropout
+            Generator of the edge and message dropout of a training step; None switches dropout off.
+
+        Returns
+        -------
+        Embeddings
+            Differentiable in the parameters.
+        """
+        s, packed = self.settings, self.graph
+        aggregator = self.aggregator if dropout is None else self._drop_edges(dropout)
+        user, entity = self.user, self.entity
+        item = self.item if s.dual_item_embeddings else None
+        kept = packed.n_entities if all_entities else packed.n_items
+        sums: list[Tensor | None] = [user, entity[:kept], item]
+        for number in range(s.layers):
+            n_heads = kept if number == s.layers - 1 else packed.n_entities
+            outputs = self.layer(number, aggregator, user, entity, item, n_heads)
+            user, entity, item = (  # type: ignore[assignment]
+                None if x is None else _normalise(drop_coordinates(x, s.message_dropout, dropout)) for x in outputs
+            )
+            for i, output in enumerate((user, entity[:kept], item)):
+                total = sums[i]
+                sums[i] = None if total is None or output is None else total + output
+        user_sum, entity_sum, item_sum = sums
+        assert user_sum is not None
+        assert entity_sum is not None
+        return Embeddings(user_sum, entity_sum, item_sum)
+
+    def _drop_edges(self, generator: torch.Generator) -> Aggregator:
+        s = self.settings
+        kg_mask = draw_mask(self.graph.knowledge.n_edges, s.kg_edge_dropout, generator)
+        interaction_mask = draw_mask(self.graph.interactions.n_edges, s.interaction_dropout, generator)
+        return self.aggregator.drop(kg_mask, interaction_mask, 1.0 / (1.0 - s.interaction_dropout))
+
+    @torch.no_grad()
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products rank as the model does.
+
+        ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i).
+        """
+        embeddings = self.propagate()
+        user, entity, item = _normalise(embeddings.user), embeddings.entity, embeddings.item
+        if item is None:
+            return user, _normalise(entity)
+        if self.settings.score == "fused":
+            return user, _normalise(entity + item)
+        return user, _normalise(entity) + _normalise(item)
+
+
+def _pack(graph: Any) -> PackedGraph:
+    from hakg_dgl.graph.heterograph import pack
+
+    return pack(graph)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=1, eps=ROW_NORM_FLOOR)

@@ -1,0 +1,163 @@
+"""The readable layer: a mapping from canonical edge type to update function, run by DGL's ``multi_update_all``.
+
+This is the definition of the model. :class:`ReadableAggregator` computes with it what
+:class:`~hakg_dgl.nn.aggregators.PackedAggregator` computes fast, on the same interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.dgl_gate import dgl
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
+from hakg_dgl.graph.packed import PackedGraph
+
+fn = dgl.function
+Message: TypeAlias = Callable[[Any], dict[str, Tensor]]
+
+
+class UpdateFunction(Protocol):
+    """What one edge type contributes: a message function over a batch of edges, summed at the destination."""
+
+    def __call__(self, edges: Any) -> dict[str, Tensor]:
+        """Messages ``{"m": [n_edges, d]}`` from ``edges.src``, ``edges.dst`` and ``edges.data``."""
+        ...
+
+
+@dataclass(frozen=True)
+class RelationTransitiveUpdate:
+    """Message of one relation: the tail moved along the relation, seen from the head (HAKG eq. 4).
+
+    Attributes
+    ----------
+    relation
+        Tangent vector ``[d]`` of the relation.
+    rule
+        Formulation, geometry, curvature.
+    """
+
+    relation: Tensor
+    rule: MessageRule
+
+    def __call__(self, edges: Any) -> dict[str, Tensor]:
+        """``{"m": [n_edges, d]}``: tangent vectors at the head (or translations, in Euclidean geometry)."""
+        message = self.rule.message(edges.dst["e"], edges.src["e"], self.relation.expand_as(edges.src["e"]))
+        return {"m": message * edges.data["keep"]}
+
+
+def collaborative_update(edges: Any) -> dict[str, Tensor]:
+    """Message of an interaction: the sender's features as they are, ``{"m": [n_edges, d]}``."""
+    return {"m": edges.src["x"] * edges.data["keep"]}
+
+
+def update_all(graph: Any, updates: Mapping[EdgeType, UpdateFunction]) -> None:
+    """Run the update functions of the given edge types and leave the sum of messages in ``dst["total"]``."""
+    graph.multi_update_all(
+        {etype: (update, fn.sum("m", "total")) for etype, update in updates.items()}, "sum"
+    )  # fmt: skip
+
+
+class ReadableAggregator:
+    """Aggregation by one update function an edge type; see :class:`~hakg_dgl.nn.aggregators.Aggregator`.
+
+    Parameters
+    ----------
+    graph
+        Heterograph from :func:`~hakg_dgl.graph.heterograph.build_heterograph`.
+    packed
+        Its packed views, whose edge order the dropout masks follow.
+    relation_types
+        Canonical edge types of relations 0..2R-1.
+    rule
+        Formulation, geometry, curvature.
+    """
+
+    def __init__(self, graph: Any, packed: PackedGraph, relation_types: list[EdgeType], rule: MessageRule) -> None:
+        self.graph, self.packed, self.relation_types, self.rule = graph, packed, relation_types, rule
+        self._positions = _packed_positions(graph, packed, relation_types)
+        self._kept: tuple[Tensor, Tensor, float] | None = None
+
+    def drop(self, kg_mask: Tensor | None, interaction_mask: Tensor | None, scale: float) -> ReadableAggregator:
+        """The same aggregator over the edges where the masks are true; kept interactions are worth ``scale``."""
+        dropped = object.__new__(ReadableAggregator)
+        dropped.__dict__.update(self.__dict__)
+        dropped._kept = (
+            self._all(self.packed.knowledge.n_edges) if kg_mask is None else kg_mask,
+            self._all(self.packed.interactions.n_edges) if interaction_mask is None else interaction_mask,
+            scale,
+        )
+        return dropped
+
+    def _all(self, n: int) -> Tensor:
+        return torch.ones(n, dtype=torch.bool, device=self.graph.device)
+
+    def _mark_edges(self, etype: EdgeType, dtype: torch.dtype) -> None:
+        position = self._positions[etype]
+        keep = torch.ones(len(position), 1, dtype=dtype, device=position.device)
+        if self._kept is not None:
+            kg_mask, interaction_mask, scale = self._kept
+            if etype in (INTERACTS, INTERACTED_BY):
+                keep = interaction_mask[position].to(dtype).unsqueeze(1) * scale
+            else:
+                keep = kg_mask[position].to(dtype).unsqueeze(1)
+        self.graph.edges[etype].data["keep"] = keep
+
+    def entities(self, entity: Tensor, relation: Tensor, n_heads: int) -> Tensor:
+        """Mean of the relation-transitive messages of heads 0..n_heads-1: ``[n_heads, d]``."""
+        with self.graph.local_scope():
+            self.graph.nodes["entity"].data["e"] = entity
+            updates: dict[EdgeType, UpdateFunction] = {}
+            for etype, w in zip(self.relation_types, relation, strict=True):
+                if self.graph.num_edges(etype):
+                    self._mark_edges(etype, entity.dtype)
+                    updates[etype] = RelationTransitiveUpdate(w, self.rule)
+            if not updates:
+                return torch.zeros_like(entity[:n_heads])
+            update_all(self.graph, updates)
+            total = self.graph.nodes["entity"].data["total"]
+            self.graph.multi_update_all(
+                {etype: (fn.copy_e("keep", "k"), fn.sum("k", "degree")) for etype in updates}, "sum"
+            )
+            degree = self.graph.nodes["entity"].data["degree"].detach()
+        mean: Tensor = total / degree.clamp_min(1.0)
+        return mean[:n_heads]
+
+    def item_sum(self, user: Tensor) -> Tensor:
+        """Sum over each item's users of ``user`` ``[n_users, d]``: ``[n_items, d]``."""
+        return self._interactions(INTERACTS, user)
+
+    def user_sum(self, item: Tensor) -> Tensor:
+        """Sum over each user's items of ``item`` ``[n_items, d]``: ``[n_users, d]``."""
+        return self._interactions(INTERACTED_BY, item)
+
+    def _interactions(self, etype: EdgeType, features: Tensor) -> Tensor:
+        source, _, destination = etype
+        with self.graph.local_scope():
+            self.graph.nodes[source].data["x"] = features
+            self._mark_edges(etype, features.dtype)
+            update_all(self.graph, {etype: collaborative_update})
+            total: Tensor = self.graph.nodes[destination].data["total"]
+        return total
+
+
+def _packed_positions(graph: Any, packed: PackedGraph, relation_types: list[EdgeType]) -> dict[EdgeType, Tensor]:
+    """For each edge of each type its position in the packed order (parallel edges: any, since they are alike)."""
+    knowledge, interactions = packed.knowledge, packed.interactions
+    n, r = packed.n_entities, knowledge.n_relations
+    packed_keys = (knowledge.pairs.rows * r + knowledge.relation) * n + knowledge.pairs.cols
+    ordered, order = torch.sort(packed_keys)
+    positions: dict[EdgeType, Tensor] = {}
+    for number, etype in enumerate(relation_types):
+        tails, heads = graph.edges(etype=etype)
+        positions[etype] = order[torch.searchsorted(ordered, (heads * r + number) * n + tails)]
+    ordered, order = torch.sort(interactions.rows * packed.n_items + interactions.cols)
+    user, item = graph.edges(etype=INTERACTS)
+    found = order[torch.searchsorted(ordered, user * packed.n_items + item)]
+    positions[INTERACTS] = positions[INTERACTED_BY] = found
+    return positions
