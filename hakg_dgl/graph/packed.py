@@ -196,3 +196,16 @@ class PackedGraph:
             SparsePattern.from_pairs(users.contiguous(), items.contiguous(), n_users, n_items),
             KnowledgePattern(pairs, relations[order], 2 * n_relations),
         )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> PackedGraph:
+        """The same graph on another device."""
+        if torch.device(device) == self.knowledge.relation.device:
+            return self
+        forward = self.knowledge.relation < self.n_relations
+        pairs = self.knowledge.pairs
+        triples = torch.stack([pairs.rows, self.knowledge.relation, pairs.cols], 1)[forward]
+        interactions = torch.stack([self.interactions.rows, self.interactions.cols], 1)
+        return PackedGraph.from_arrays(
+            interactions.to(device), triples.to(device),
+            n_users=self.n_users, n_items=self.n_items, n_entities=self.n_entities, n_relations=self.n_relations,
+        )  # fmt: skip

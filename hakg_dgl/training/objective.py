@@ -1,0 +1,84 @@
+"""What a training step minimises: both losses on a batch, with negatives and dropout from their own random streams."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.config import Settings
+from hakg_dgl.data.dataset import Dataset, hierarchical_relations
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.nn.losses import AngleLoss, contrastive_loss, item_attribute_pairs
+from hakg_dgl.nn.model import HAKG
+from hakg_dgl.randomness import torch_generator
+from hakg_dgl.sampling import NegativeSampler
+
+STREAMS = ("batches", "negatives", "dropout", "angle")
+"""Random streams of training, apart from those of the initialisation."""
+
+
+def relation_ids(dataset: Dataset, names: tuple[str, ...]) -> Tensor | None:
+    """Relations the angle loss uses: None for ``("all",)``, an estimate for ``("auto",)``, else those named.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not a relation of the data set.
+    """
+    if names == ("all",):
+        return None
+    if names == ("auto",):
+        return torch.tensor(hierarchical_relations(dataset), dtype=torch.int64)
+    known = {name: index for index, name in enumerate(dataset.relations["name"])}
+    known |= {name: index for index, name in enumerate(dataset.relations["original_id"])}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"hierarchical_relations names {', '.join(map(repr, unknown))}, which the data set lacks; "
+            f"it has {', '.join(map(repr, dataset.relations['name'][:20]))}"
+        )
+    return torch.tensor([known[name] for name in names], dtype=torch.int64)
+
+
+class Objective:
+    """The loss of a batch.
+
+    Parameters
+    ----------
+    model
+        The model being trained.
+    dataset
+        For the negatives (items a user has none of ``splits`` with) and the names of relations.
+    settings
+        Its loss section, and the seed.
+    splits
+        Whose interactions are trained on.
+    """
+
+    def __init__(self, model: HAKG, dataset: Dataset, settings: Settings, splits: tuple[str, ...]) -> None:
+        self.model, self.settings = model, settings.loss
+        loss, device = settings.loss, model.device
+        kernels = settings.model.kernels
+        self.backend = choose_backend("auto" if kernels == "readable" else kernels)
+        self.generators = {name: torch_generator(settings.run.seed, name, device) for name in STREAMS}
+        self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=device)
+        relations = relation_ids(dataset, loss.hierarchical_relations)
+        self.angle = AngleLoss(
+            item_attribute_pairs(model.graph.knowledge, dataset.n_items, relations),
+            model.rule,
+            direction=loss.angle_direction,
+            aperture=loss.aperture,
+            dropout=loss.angle_dropout,
+            mask=loss.angle_mask,
+        )
+
+    def __call__(self, users: Tensor, positives: Tensor) -> Tensor:
+        """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the model's parameters."""
+        negatives = self.sampler.sample(users, self.settings.negatives, self.generators["negatives"])
+        embeddings = self.model.propagate(dropout=self.generators["dropout"])
+        total = contrastive_loss(self.backend, embeddings, users, positives, negatives, self.settings.margin)
+        if self.settings.angle_weight > 0.0:
+            angle = self.angle(self.backend, self.model.entity, self.generators["angle"])
+            total = total + self.settings.angle_weight * angle
+        return total
