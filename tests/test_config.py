@@ -432,15 +432,13 @@ def test_the_last_of_equal_keys_wins():
     assert Settings.resolve(overrides=["lr=0.1", "training.lr=0.2"]).training.lr == 0.2
 
 
-# --- known weaknesses ---------------------------------------------------------------------------------------------
+# --- less common input --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a repeated key keeps its first place among the overrides")
 def test_the_last_of_equal_keys_wins_whatever_stands_between():
     assert Settings.resolve(overrides=["lr=0.1", "training.lr=0.2", "lr=0.3"]).training.lr == 0.3
 
 
-@pytest.mark.xfail(strict=True, reason="a list that is not TOML is taken for one name")
 @pytest.mark.parametrize("text", ["[genre, director]", "['genre', 'director'", '["genre" "director"]'])
 def test_a_list_of_bare_words_is_a_list_or_an_error(text):
     try:
@@ -450,13 +448,11 @@ def test_a_list_of_bare_words_is_a_list_or_an_error(text):
     assert names == ("genre", "director")
 
 
-@pytest.mark.xfail(strict=True, reason="what follows a line break in an override is read as TOML and dropped")
 def test_an_override_of_two_lines_is_refused():
     with pytest.raises(ConfigError):
         Settings.resolve(overrides=["lr=0.5\nmargin = 0.1"])
 
 
-@pytest.mark.xfail(strict=True, reason="types are checked in replace() only, not where the section is made")
 @pytest.mark.parametrize(
     "make",
     [
@@ -472,7 +468,6 @@ def test_sections_check_types_where_they_are_made(make):
         make()
 
 
-@pytest.mark.xfail(strict=True, reason="types are checked in replace() only, not where the section is made")
 def test_one_relation_given_as_text_is_a_tuple_or_an_error_where_it_is_made():
     try:
         made = LossSettings(hierarchical_relations="genre")  # type: ignore[arg-type]
@@ -481,7 +476,6 @@ def test_one_relation_given_as_text_is_a_tuple_or_an_error_where_it_is_made():
     assert made.hierarchical_relations == ("genre",)
 
 
-@pytest.mark.xfail(strict=True, reason="only files that are not TOML are named in the error")
 @pytest.mark.parametrize("content", ["lrr = 1\n", "lr = -1.0\n", "[training]\nlr = 'fast'\n"])
 def test_wrong_values_in_a_file_name_the_file(tmp_path: Path, content):
     path = tmp_path / "mine.toml"
@@ -490,7 +484,6 @@ def test_wrong_values_in_a_file_name_the_file(tmp_path: Path, content):
         Settings.resolve(file=path)
 
 
-@pytest.mark.xfail(strict=True, reason="the file is read as utf-8, not utf-8-sig")
 def test_a_byte_order_mark_is_no_obstacle(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("lr = 0.5\n", encoding="utf-8-sig")
