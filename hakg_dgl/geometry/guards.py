@@ -62,8 +62,15 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """L2 norm over the last axis, floored at 1e-15, axis kept: ``[..., d] -> [..., 1]``. Gradient 0 at 0."""
+    """L2 norm over the last axis, floored at 1e-15, axis kept: ``[..., d] -> [..., 1]``. Gradient 0 at 0.
+
+    Rows whose squares overflow (float32: from about 1.8e19 on) are measured in units of their largest coordinate.
+    """
     length: Tensor = x.norm(dim=-1, keepdim=True)
+    overflowed = length.isinf()
+    if bool(overflowed.any()):
+        unit = x.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
+        length = torch.where(overflowed, unit * (x / unit).norm(dim=-1, keepdim=True), length)
     return length.clamp_min(NORM_FLOOR)
 
 

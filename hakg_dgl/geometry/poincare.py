@@ -28,7 +28,8 @@ def project(x: Tensor, *, c: float = 1.0, margin: float | None = None) -> Tensor
     """Scale points beyond norm ``(1 - margin) / sqrt(c)`` down to it; the margin is 4e-3 (float32) or 1e-5 (float64).
 
     Shape and dtype are kept; points inside are returned unchanged. Another ``margin`` may be given, for example that
-    of float32 to float64 points.
+    of float32 to float64 points. The margin bounds the conformal factor, and with it the rounding error of
+    :func:`mobius_add`, which grows with its square.
     """
     length = norm(x)
     limit = max_norm(x.dtype, c=c, margin=margin)
@@ -43,6 +44,10 @@ def mobius_add(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
              {1 + 2c\langle x,y\rangle + c^2\|x\|^2\|y\|^2}
 
     Identities: ``0 + x = x + 0 = x``, ``(-x) + (x + y) = y``. Not commutative, not associative.
+
+    The order of operations is that of the released code, because the recorded reference numbers depend on it; where x
+    and -y are close to each other near the edge, its rounding error grows with the squared conformal factor (the
+    distance of two neighbours is off by up to :math:`4 \epsilon \lambda_x \lambda_y / \sqrt c`).
     """
     xx = x.square().sum(-1, keepdim=True)
     yy = y.square().sum(-1, keepdim=True)
