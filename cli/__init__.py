@@ -1,0 +1,36 @@
+"""The command ``hakg``: each command parses, calls the library and reports.
+
+Nothing of the library is imported until a command runs, so ``hakg --help`` is quick and needs no DGL.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .evaluate import evaluate_command
+from .failures import HakgGroup
+from .info import info_command
+from .preprocess import preprocess_command
+from .recommend import recommend_command
+from .train import train_command
+
+
+@click.group(
+    cls=HakgGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExample, from nothing to recommendations:\n"
+    "  hakg preprocess demo --out demo/data\n"
+    "  hakg train demo/data --out demo/run\n"
+    "  hakg evaluate demo/run\n"
+    "  hakg recommend demo/run --user user_7\n",
+)
+@click.version_option(package_name="hakg_dgl", message="%(package)s %(version)s")
+def main() -> None:
+    """Recommend with a knowledge graph in hyperbolic space (HAKG, SIGIR 2022).
+
+    Bad input ends with exit code 2 and a message that says how to mend it; HAKG_DEBUG=1 shows the traceback too.
+    """
+
+
+for _command in (preprocess_command, info_command, train_command, evaluate_command, recommend_command):
+    main.add_command(_command)

@@ -1,1 +1,103 @@
-"""Knowledge-aware recommendation in hyperbolic space on DGL heterographs."""
+"""Knowledge-aware recommendation in hyperbolic space on DGL heterographs.
+
+The public names are listed in ``__all__`` and loaded on first use, so that ``import hakg_dgl`` imports neither DGL nor
+PyTorch. ``hakg_dgl.errors`` holds all exceptions.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hakg_dgl.config import Settings
+    from hakg_dgl.data.cards import fetch, list_cards, load_card
+    from hakg_dgl.data.dataset import Dataset, load_dataset
+    from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
+    from hakg_dgl.data.readers import RawData, read_kgat, read_recbole, read_tables
+    from hakg_dgl.data.synthetic import generate_demo
+    from hakg_dgl.errors import HakgError
+    from hakg_dgl.graph.heterograph import build_heterograph
+    from hakg_dgl.nn.model import HAKG
+    from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.ranking.evaluation import Evaluation, evaluate
+    from hakg_dgl.ranking.recommendation import recommend
+    from hakg_dgl.ranking.topk import EmbeddingScorer
+    from hakg_dgl.training.run_folder import RunFolder, load_model
+    from hakg_dgl.training.trainer import Progress, Trainer
+
+    __version__: str
+
+_HOMES = {
+    "config": ("Settings",),
+    "data.cards": ("fetch", "list_cards", "load_card"),
+    "data.dataset": ("Dataset", "load_dataset"),
+    "data.preprocess": ("PreprocessOptions", "preprocess"),
+    "data.readers": ("RawData", "read_kgat", "read_recbole", "read_tables"),
+    "data.synthetic": ("generate_demo",),
+    "errors": ("HakgError",),
+    "graph.heterograph": ("build_heterograph",),
+    "nn.model": ("HAKG",),
+    "ranking.baselines": ("PopularityScorer", "RandomScorer"),
+    "ranking.evaluation": ("Evaluation", "evaluate"),
+    "ranking.recommendation": ("recommend",),
+    "ranking.topk": ("EmbeddingScorer",),
+    "training.run_folder": ("RunFolder", "load_model"),
+    "training.trainer": ("Progress", "Trainer"),
+}
+"""Module -> the public names it holds; a test keeps this, the imports above and ``__all__`` the same."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "HAKG",
+    "Dataset",
+    "EmbeddingScorer",
+    "Evaluation",
+    "HakgError",
+    "PopularityScorer",
+    "PreprocessOptions",
+    "Progress",
+    "RandomScorer",
+    "RawData",
+    "RunFolder",
+    "Settings",
+    "Trainer",
+    "build_heterograph",
+    "evaluate",
+    "fetch",
+    "generate_demo",
+    "list_cards",
+    "load_card",
+    "load_dataset",
+    "load_model",
+    "preprocess",
+    "read_kgat",
+    "read_recbole",
+    "read_tables",
+    "recommend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"

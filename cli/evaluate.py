@@ -1,0 +1,103 @@
+"""``hakg evaluate``: full ranking of a trained run, beside popularity and chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .files import TablePath, write_json, write_tables
+from .progress import stages
+from .report import table
+from .runs import device_option, open_run
+
+if TYPE_CHECKING:
+    from hakg_dgl import Dataset, Evaluation
+
+
+@click.command(
+    "evaluate",
+    epilog="\b\nExamples:\n"
+    "  hakg evaluate runs/demo\n"
+    "  hakg evaluate runs/demo --k 10 --k 50 --no-groups --json metrics.json --per-user users.csv\n",
+)
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--k", "ks", type=int, multiple=True, default=(20,), show_default=True, help="List length; repeatable.")
+@click.option("--json", "json_file", metavar="FILE", help="Also write everything as JSON ('-': print that instead).")
+@click.option("--per-user", type=TablePath(), help="Also write every user's metrics (.csv, .parquet or .jsonl).")
+@click.option("--groups/--no-groups", default=True, show_default=True, help="By user activity and item popularity.")
+@device_option
+def evaluate_command(
+    run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: str | None, per_user: Path | None,
+    groups: bool, device: str,
+) -> None:  # fmt: skip
+    """Rank all items for every user with the model of RUN, and measure the lists.
+
+    Items a user is known to have are masked: training items, and for the test split validation items too. Popularity
+    and random rank under the same masks. docs/evaluation.md defines every number.
+    """
+    from hakg_dgl.errors import ConfigError
+    from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.ranking.evaluation import Evaluator
+
+    with stages(3) as begin:
+        begin("loading")
+        opened = open_run(run, data)
+        if opened.published and split == "valid":
+            raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
+        dataset = opened.dataset
+        evaluator = Evaluator(dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None)
+        begin("model")
+        results = {"model": evaluator(opened.scorer(device))}
+        begin("yardsticks")
+        results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
+        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.seed))
+    if json_file != "-":
+        click.echo("\n\n".join([opened.note, *_tables(results, groups)] if opened.note else _tables(results, groups)))
+    if per_user is not None:
+        write_tables([_with_original_ids(results["model"], dataset)], per_user)
+    if json_file is not None:
+        measured = {name: result.to_dict() for name, result in results.items()}
+        write_json({**opened.about(), "split": split, **measured}, json_file)
+
+
+def _tables(results: dict[str, Evaluation], groups: bool) -> list[str]:
+    """All metrics, then by group the first cut's recall and NDCG (share, for items) of each scorer."""
+    model = results["model"]
+    masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
+    heading = f"{model.split}: {model.n_users:,} users, {model.n_relevant:,} relevant items{masked}"
+    rows: list[dict[str, Any]] = [
+        {"metric": metric, **{name: result.metrics[metric] for name, result in results.items()}}
+        for metric in model.metrics
+    ]
+    parts = [f"{heading}\n{table(rows)}"]
+    if groups:
+        k = model.ks[0]
+        parts.append("By user activity\n" + _group_table(results, "user_activity", ["n_users"], f"recall@{k} ndcg@{k}"))
+        counts = ["n_items", "n_relevant"]
+        parts.append("By item popularity\n" + _group_table(results, "item_popularity", counts, f"recall@{k} share@{k}"))
+    return parts
+
+
+def _group_table(results: dict[str, Evaluation], kind: str, counts: list[str], metrics: str) -> str:
+    rows = []
+    for same_group in zip(*((result.groups or {})[kind] for result in results.values()), strict=True):
+        first = same_group[0]
+        row: dict[str, Any] = {"group": first["group"], "training": f"{first['min_train']}-{first['max_train']}"}
+        row |= {count.removeprefix("n_"): first[count] for count in counts}
+        row |= {
+            f"{metric} {name}": group[metric]
+            for metric in metrics.split()
+            for name, group in zip(results, same_group, strict=True)
+        }
+        rows.append(row)
+    return table(rows)
+
+
+def _with_original_ids(result: Evaluation, dataset: Dataset) -> Any:
+    assert result.per_user is not None
+    users = dataset.users["original_id"].to_numpy()[result.per_user["user"].to_numpy()]
+    return result.per_user.assign(user=users)

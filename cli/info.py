@@ -1,0 +1,56 @@
+"""``hakg info``: what a data set is like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .files import write_json
+from .report import counted, shown, table
+
+_RELATION_COLUMNS = (
+    "name", "triples", "heads", "tails", "items_per_attribute", "attributes_per_item", "hierarchy", "hierarchical",
+)  # fmt: skip
+
+
+@click.command("info", epilog="\b\nExample:\n  hakg info data/demo\n  hakg info data/demo --json | jq .counts\n")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def info_command(data: Path, as_json: bool) -> None:
+    """Describe the data set DATA: sizes, degrees, coverage, relations.
+
+    'hierarchical' marks the relations that hierarchical_relations = ["auto"] would give to the angle loss.
+    """
+    from hakg_dgl.data.dataset import load_dataset, summary
+
+    about = summary(load_dataset(data))
+    if as_json:
+        write_json(about, "-")
+        return
+    click.echo(f"{shown(about['name'])}  (split: {about['split_strategy']}, digest {about['digest'][:16]})\n")
+    click.echo(table([about["counts"]]) + f"\ndensity {about['density']:.2%}\n")
+    degrees = [
+        {"training interactions of": kind, **{mark: f"{value:,.4g}" for mark, value in about[f"{kind}_degree"].items()}}
+        for kind in ("user", "item")
+    ]
+    click.echo(table(degrees) + "\n")
+    for line in _remarks(about):
+        click.echo(line)
+    relations = sorted(about["relations"], key=lambda row: -row["triples"])
+    click.echo("\n" + table(relations, _RELATION_COLUMNS))
+    repairs = counted(about["report"])
+    click.echo("\nWhile preprocessing:\n  " + "\n  ".join(repairs) if repairs else "\nNothing was repaired.")
+
+
+def _remarks(about: dict[str, Any]) -> list[str]:
+    items = about["counts"]["items"]
+    return [
+        f"{about['linked_items']:,} of {items:,} items occur in the knowledge graph",
+        f"{about['cold_items']:,} items of the test split are cold: they have no training interaction "
+        f"({about['items_without_training']:,} items in all)",
+        f"{about['users_without_training']:,} users have no training interaction",
+        f"{about['self_loops']:,} triples lead from an entity to itself; {about['isolated_entities']:,} entities "
+        "are neither item nor in a triple",
+    ]

@@ -1,0 +1,174 @@
+"""``hakg preprocess``: raw data -> a data set."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .failures import after_interrupt
+from .progress import downloads, stages
+from .report import counted
+
+if TYPE_CHECKING:
+    from hakg_dgl import RawData
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+_TABLE_FILES = ("interactions", "triples", "links", "item_names")
+_TABLE_COLUMNS = {
+    "user_col": "user",
+    "item_col": "item",
+    "rating_col": None,
+    "timestamp_col": None,
+    "split_col": None,
+    "head_col": "head",
+    "relation_col": "relation",
+    "tail_col": "tail",
+    "link_item_col": "item",
+    "link_entity_col": "entity",
+    "name_item_col": "item",
+    "name_col": "name",
+}
+_READER_OPTIONS = {
+    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name"},
+    "folder": {"format_", "name", "title_col"},
+    "card": {"mirror", "cache"},
+    "demo": set[str](),
+}
+
+
+def _table_options(command: Any) -> Any:
+    """The options that name columns of tables."""
+    for name, default in reversed(_TABLE_COLUMNS.items()):
+        flag, what = "--" + name.replace("_", "-"), name.removesuffix("_col").replace("_", " ")
+        help_text = f"Tables: column of the {what}" + (f" (default {default!r})." if default else ", if there is one.")
+        command = click.option(flag, default=default, metavar="COLUMN", help=help_text)(command)
+    return command
+
+
+@click.command(
+    "preprocess",
+    epilog="\b\nExamples:\n"
+    "  hakg preprocess demo --out data/demo\n"
+    "  hakg preprocess last-fm --out data/last-fm\n"
+    "  hakg preprocess ml-100k/ --rating-threshold 4 --split temporal --out data/ml\n"
+    "  hakg preprocess tables --interactions ratings.csv --triples facts.csv --links links.csv \\\n"
+    "      --user-col who --item-col movie --out data/movies\n",
+)
+@click.argument("source")
+@click.option("--out", required=True, type=_FOLDER, help="Folder for the data set; replaced if it holds one.")
+@click.option(
+    "--format", "format_", type=click.Choice(["kgat", "recbole"]), help="Layout of the folder, if it cannot be told."
+)
+@click.option("--name", help="Folder: data set to read, where there are several. Tables: what to call it.")
+@click.option("--title-col", metavar="COLUMN", help="RecBole: column of NAME.item with the titles.")
+@click.option("--interactions", type=_FILE, help="Tables: who interacted with what (CSV, TSV or Parquet).")
+@click.option("--triples", type=_FILE, help="Tables: the knowledge graph.")
+@click.option("--links", type=_FILE, help="Tables: which entity an item is. Without, ids of items are ids of entities.")
+@click.option("--item-names", type=_FILE, help="Tables: names of the items.")
+@_table_options
+@click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
+@click.option(
+    "--cache",
+    type=_FOLDER,
+    envvar="HAKG_CACHE",
+    help="Card: where downloads are kept (default $HAKG_CACHE, or hakg_dgl in $XDG_CACHE_HOME or ~/.cache).",
+)
+@click.option("--min-user-interactions", type=int, default=1, show_default=True, help="k-core: fewest of a user.")
+@click.option("--min-item-interactions", type=int, default=1, show_default=True, help="k-core: fewest of an item.")
+@click.option("--rating-threshold", type=float, help="Only interactions rated this or more are positives.")
+@click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
+@click.option(
+    "--split",
+    type=click.Choice(["random", "temporal", "leave-one-out", "given"]),
+    help="How the test split is made (default: given where the source has one, otherwise random).",
+)
+@click.option("--valid", type=float, default=0.1, show_default=True, help="Share of training rows for validation.")
+@click.option("--test", type=float, default=0.2, show_default=True, help="Share of each user's rows for testing.")
+@click.option("--seed", type=int, default=2020, show_default=True, help="Of the splits, and of the demo.")
+@click.pass_context
+def preprocess_command(ctx: click.Context, source: str, out: Path, **options: Any) -> None:
+    """Read, check and convert raw data into the data set OUT.
+
+    SOURCE is a folder (KGAT/KGIN layout or RecBole atomic files), 'tables' (with --interactions and --triples), 'demo'
+    (generated on the spot), or the name of a dataset card, which is downloaded: last-fm, yelp2018, alibaba-ifashion,
+    amazon-book. Write ./last-fm for a folder of that name.
+    """
+    from hakg_dgl.data.cards import check_counts, list_cards, load_card
+    from hakg_dgl.data.dataset import summary
+    from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
+
+    kind = source if source in ("tables", "demo") else "card" if source in list_cards() else "folder"
+    _refuse_other_options(ctx, source, kind)
+    after_interrupt("Run the same command again; what has been downloaded is kept.")
+    reading = {name: options.pop(name) for name in sorted(set().union(*_READER_OPTIONS.values()))}
+    settings = PreprocessOptions(**options)
+    folder = _download(source, reading) if kind == "card" else Path(source)
+    with stages(3) as begin:
+        begin(f"reading {source}")
+        raw = _read(kind, folder, source, reading, settings.seed)
+        begin("filtering and splitting")
+        dataset = preprocess(raw, settings)
+        begin(f"writing {out}")
+        dataset.save(out)
+        counts = summary(dataset)["counts"]
+    click.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    for line in counted(dataset.report):
+        click.echo(f"  {line}")
+    if kind == "card":
+        card = load_card(source)
+        for mismatch in check_counts(card, counts):
+            click.echo(f"  remark: {mismatch}")
+        click.echo(f"Terms: {card.terms}" if card.terms else "", nl=bool(card.terms))
+    click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
+
+
+def _refuse_other_options(ctx: click.Context, source: str, kind: str) -> None:
+    """Options that would do nothing are errors."""
+    others = set().union(*_READER_OPTIONS.values()) - _READER_OPTIONS[kind]
+    given = [name for name in others if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    for parameter in ctx.command.params:
+        if parameter.name in given:
+            homes = " or ".join(home for home, names in _READER_OPTIONS.items() if parameter.name in names)
+            raise click.UsageError(f"{parameter.opts[0]} is an option for {homes}, and {source!r} is a {kind}")
+    missing = [f"--{name}" for name in ("interactions", "triples") if kind == "tables" and not ctx.params[name]]
+    if missing:
+        raise click.UsageError(f"SOURCE 'tables' needs {' and '.join(missing)}")
+
+
+def _download(source: str, reading: dict[str, Any]) -> Path:
+    """The files of a card, in the cache."""
+    import os
+
+    from hakg_dgl.data.cards import fetch, load_card
+
+    cache = reading["cache"] or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hakg_dgl"
+    with downloads() as progress:
+        return fetch(load_card(source), cache / source, mirror=reading["mirror"], progress=progress)
+
+
+def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: int) -> RawData:
+    from hakg_dgl.data.cards import list_cards, load_card
+    from hakg_dgl.data.readers import detect_format, read_kgat, read_recbole, read_tables
+    from hakg_dgl.data.synthetic import generate_demo
+    from hakg_dgl.errors import ConfigError
+
+    if kind == "demo":
+        return generate_demo(seed=seed)
+    if kind == "tables":
+        return read_tables(**{name: reading[name] for name in (*_TABLE_FILES, *_TABLE_COLUMNS, "name")})
+    if not folder.exists() and len(folder.parts) == 1:
+        known = ["tables", "demo", *list_cards()]
+        near = difflib.get_close_matches(source, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f", nor one of {', '.join(known)}"
+        raise ConfigError(f"SOURCE {source!r} is no folder{hint}")
+    layout = load_card(source).layout if kind == "card" else reading["format_"] or detect_format(folder)
+    if layout == "recbole":
+        return read_recbole(folder, name=reading["name"], title_column=reading["title_col"])
+    if reading["title_col"]:
+        raise ConfigError("--title-col is an option for RecBole atomic files, and this folder has the KGAT layout")
+    return read_kgat(folder, name=source if kind == "card" else reading["name"])

@@ -1,0 +1,47 @@
+"""Text for people: tables, counts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows under a header, text to the left, numbers to the right; columns are those of the first row by default."""
+    rows = list(rows)
+    columns = list(columns or (rows[0] if rows else ()))
+    cells = [columns, *([shown(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it: 1,234 or 0.1234, a dash for nothing, no control characters."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
+
+
+def counted(report: Mapping[str, int]) -> list[str]:
+    """What was repaired or remarked while reading, a line each: ``192,701 test repeats dropped``."""
+    return [f"{count:,} {what.replace('_', ' ')}" for what, count in report.items() if count and what != _SEED]
+
+
+_SEED = "generated_with_seed"  # stands in a report, but counts nothing
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))

@@ -1,0 +1,79 @@
+"""Opening a trained run together with its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from hakg_dgl import Dataset, EmbeddingScorer, RunFolder
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run folder and the data set it belongs to."""
+
+    folder: RunFolder
+    dataset: Dataset
+
+    @property
+    def protocol(self) -> str:
+        """How the checkpoint was selected."""
+        return self.folder.settings.training.protocol
+
+    @property
+    def notes(self) -> list[str]:
+        """What every report on this run has to say."""
+        unfinished = not self.folder.result_file.exists()
+        return [
+            *protocol_notes(self.protocol),
+            *(["Training has not finished: this is the best model so far."] if unfinished else []),
+        ]
+
+    def about(self) -> Mapping[str, Any]:
+        """Run, protocol and data set, for JSON."""
+        return {
+            "run": str(self.folder.path),
+            "protocol": self.protocol,
+            "notes": self.notes,
+            "data": {"name": self.dataset.name, "digest": self.dataset.digest},
+        }
+
+    def scorer(self, device: str) -> EmbeddingScorer:
+        """The best checkpoint, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
+        from hakg_dgl.ranking.topk import EmbeddingScorer
+        from hakg_dgl.training.run_folder import load_model
+        from hakg_dgl.training.trainer import choose_device
+
+        model = load_model(self.folder.path, self.dataset, device=choose_device(device))
+        return EmbeddingScorer(*model.ranking_vectors())
+
+
+def open_run(path: Path, data: Path | None) -> OpenedRun:
+    """Open a run folder with the data set it names, or with the one at ``data``."""
+    from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.errors import CheckpointError
+    from hakg_dgl.training.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    place = data or folder.data_path
+    if place is None:
+        raise CheckpointError(f"{path}: the run does not say where its data set is\nAdd --data DATA.")
+    return OpenedRun(folder, load_dataset(place))
+
+
+def protocol_notes(protocol: str) -> list[str]:
+    """The warning that numbers of protocol ``published`` carry."""
+    from hakg_dgl.training.trainer import PUBLISHED_NOTE
+
+    return [f"Protocol 'published': {PUBLISHED_NOTE}"] if protocol == "published" else []
+
+
+def device_option(command: Any) -> Any:
+    """``--device`` of the commands that load a model."""
+    choice = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=choice, default="auto", show_default=True, help="Where to rank.")(command)

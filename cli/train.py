@@ -1,0 +1,93 @@
+"""``hakg train``: a data set -> a trained run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .failures import Failure, after_interrupt
+from .progress import epochs as epochs_bar
+from .report import table
+from .runs import published_note
+
+if TYPE_CHECKING:
+    from hakg_dgl import RunFolder
+
+
+@click.command(
+    "train",
+    epilog="\b\nExamples:\n"
+    "  hakg train data/demo --out runs/demo\n"
+    "  hakg train data/last-fm --out runs/last-fm --preset last-fm --set batch_size=8192 --device cuda\n"
+    "  hakg train data/demo --out runs/demo --resume\n",
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the run.")
+@click.option("--preset", help="Named settings: default, released, alibaba-ifashion, yelp2018, last-fm.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
+)
+@click.option("--epochs", type=int, help="The same as --set epochs=N; so are the next three.")
+@click.option("--seed", type=int)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--protocol",
+    type=click.Choice(["validation", "published"]),
+    help="published: train on train and validation, select on test, to compare with published tables only.",
+)
+@click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUT, with its settings; --epochs may be raised.")
+@click.option("--overwrite", is_flag=True, help="Train anew where OUT holds a run already; that run is lost.")
+def train_command(
+    data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
+    overwrite: bool, **settings_given: Any,
+) -> None:  # fmt: skip
+    """Train on the data set DATA, keep the best model in OUT.
+
+    Stops when the validation split shows no better ranking. OUT holds config.toml (every setting and its value),
+    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs.
+    """
+    from hakg_dgl.config import Settings
+    from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.training.run_folder import RunFolder
+    from hakg_dgl.training.trainer import Trainer
+
+    folder = RunFolder(out)
+    _refuse_occupied(folder, resume, overwrite)
+    if resume and not preset and not config and folder.exists():
+        config = folder.config_file
+    overrides = [f"{key}={str(value).lower()}" for key, value in settings_given.items() if value not in (None, False)]
+    settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
+    dataset = load_dataset(data)
+    with epochs_bar(settings.training.select_by) as progress:
+        trainer = Trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
+        after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
+        result = trainer.fit(resume=resume)
+    if result["protocol"] == "published":
+        click.echo(published_note(result.get("note")) + "\n")
+    splits = {split: values for split, values in result["metrics"].items() if values}
+    metrics = dict.fromkeys(name for values in splits.values() for name in values)
+    rows = ({"metric": name, **{split: splits[split].get(name) for split in splits}} for name in metrics)
+    click.echo(table(rows, ["metric", *splits]))
+    click.echo(
+        f"\nBest epoch {result['best_epoch']} of {result['epochs_run']} ({result['stopped']}), "
+        f"{result['seconds']:,.1f} s on {result['device']}\nWrote {out}. Next: hakg evaluate {out}"
+    )
+
+
+def _refuse_occupied(folder: RunFolder, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise click.UsageError("--resume continues the run in OUT, --overwrite starts anew: give one of them")
+    if resume or not folder.path.exists():
+        return
+    if not folder.exists() and any(folder.path.iterdir()):
+        raise Failure(f"{folder.path}: holds something else than a run; choose another folder, or empty it yourself")
+    if folder.exists() and not overwrite:
+        raise Failure(
+            f"{folder.path}: holds a run already\n"
+            "Add --resume to continue it, --overwrite to train anew, or choose another folder."
+        )
