@@ -36,15 +36,32 @@ def _polynomial(q: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     return total
 
 
+def tanh_ratio_and_slope(q: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\tanh(\sqrt q)/\sqrt q` and its derivative by q, both accurate down to ``q = 0``; elementwise."""
+    q = q.clamp_min(SQUARED_NORM_FLOOR)
+    z = q.sqrt()
+    t = torch.tanh(z.clamp_max(TANH_LIMIT))
+    ratio = t / z
+    slope = t.square_().neg_().add_(1.0).mul_(z < TANH_LIMIT).sub_(ratio).div_(q).mul_(0.5)
+    return ratio, torch.where(q < _SERIES_BELOW[q.dtype], _polynomial(q, _TANH_SLOPE), slope)
+
+
+def artanh_ratio_and_slope(q: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\mathrm{artanh}(\sqrt q)/\sqrt q` and its derivative by q; artanh's argument is kept below 1 - 1e-5."""
+    q = q.clamp_min(SQUARED_NORM_FLOOR)
+    z = q.sqrt()
+    limit = 1.0 - ARTANH_MARGIN
+    ratio = torch.atanh(z.clamp_max(limit)).div_(z)
+    inside = (1.0 - q).clamp_min_(ARTANH_MARGIN).reciprocal_().mul_(z <= limit)
+    slope = inside.sub_(ratio).div_(q).mul_(0.5)
+    return ratio, torch.where(q < _SERIES_BELOW[q.dtype], _polynomial(q, _ARTANH_SLOPE), slope)
+
+
 class _TanhRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor) -> Tensor:
-        q = q.clamp_min(SQUARED_NORM_FLOOR)
-        z = q.sqrt()
-        t = torch.tanh(z.clamp_max(TANH_LIMIT))
-        ratio = t / z
-        slope = ((1.0 - t * t).mul_(z < TANH_LIMIT) - ratio).div_(2.0 * q)
-        ctx.save_for_backward(torch.where(q < _SERIES_BELOW[q.dtype], _polynomial(q, _TANH_SLOPE), slope))
+        ratio, slope = tanh_ratio_and_slope(q)
+        ctx.save_for_backward(slope)
         return ratio
 
     @staticmethod
@@ -57,13 +74,8 @@ class _TanhRatio(torch.autograd.Function):
 class _ArtanhRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor) -> Tensor:
-        q = q.clamp_min(SQUARED_NORM_FLOOR)
-        z = q.sqrt()
-        limit = 1.0 - ARTANH_MARGIN
-        ratio = torch.atanh(z.clamp_max(limit)) / z
-        inside = torch.where(z <= limit, 1.0 / (1.0 - q).clamp_min(ARTANH_MARGIN), 0.0)
-        slope = (inside - ratio).div_(2.0 * q)
-        ctx.save_for_backward(torch.where(q < _SERIES_BELOW[q.dtype], _polynomial(q, _ARTANH_SLOPE), slope))
+        ratio, slope = artanh_ratio_and_slope(q)
+        ctx.save_for_backward(slope)
         return ratio
 
     @staticmethod

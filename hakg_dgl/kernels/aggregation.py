@@ -11,18 +11,22 @@ shows in the result, and their messages are computed by vectors, in the readable
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.frame import Gram
+from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.packed import KnowledgePattern
+from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
+from hakg_dgl.kernels.coefficients import CoefficientKernel, Inner
 from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.products import sum_over_columns
 
-CHUNK = 32_768
-"""Edges whose coefficients are computed together: small enough for their temporaries to stay in cache."""
+CHUNK = 65_536
+"""Edges whose coefficients are computed together: few enough for their temporaries to stay in cache."""
 VECTOR_CHUNK = 4_096
 """Edges whose messages are computed by vectors together."""
 VECTORS_BEYOND = {torch.float32: 0.95, torch.float64: 0.99}
@@ -34,15 +38,17 @@ def _chunks(n: int, size: int) -> list[slice]:
 
 
 class _Edges:
-    """Scalars of all edges of a graph: the inputs of the coefficients."""
+    """Inner products of all edges of a graph on the unit ball: the inputs of the coefficients."""
 
     def __init__(
         self, backend: SparseBackend, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
     ) -> None:
         pairs = graph.pairs
         self.backend, self.graph, self.rule = backend, graph, rule
+        self.limit = max_norm(entity.dtype, c=1.0, margin=rule.margin)
         self.squared, self.squared_relation = entity.square().sum(1), relation.square().sum(1)
         self.scale, self.scale_relation = rule.scale(self.squared), rule.scale(self.squared_relation)
+        self.xx = self.scale.square() * self.squared
         heads = entity[: pairs.n_rows]
         self.ht = backend.dot(pairs.by_row, pairs.cols, heads, entity)
         self.hw = backend.dot(pairs.by_row, graph.relation, heads, relation)
@@ -52,21 +58,21 @@ class _Edges:
         self.by_vectors = self._edges_of_outer_heads()
 
     def _edges_of_outer_heads(self) -> Tensor:
-        if self.rule.geometry == "euclidean":
-            return self.graph.relation[:0]
-        outer = self.rule.curvature * self.scale.square() * self.squared > VECTORS_BEYOND[self.squared.dtype]
         rows = self.graph.pairs.rows
+        outer = self.xx > VECTORS_BEYOND[self.xx.dtype]
         return outer[rows].nonzero().squeeze(1) if bool(outer.any()) else rows[:0]
 
-    def inputs(self, part: slice) -> tuple[tuple[Tensor, Tensor, Tensor], Gram]:
-        """Scales and Gram entries of a chunk of edges."""
+    def kernel(self, part: slice) -> tuple[CoefficientKernel, Tensor]:
+        """The coefficients of a chunk of edges, in the frame of their points, and the scales of their heads."""
         rows, cols = self.graph.pairs.rows[part], self.graph.pairs.cols[part]
         relation = self.graph.relation[part]
-        gram = Gram(
-            self.squared[rows], self.squared[cols], self.squared_relation[relation],
-            self.ht[part], self.hw[part], self.tw[part],
+        scale = self.scale[rows]
+        inner = Inner(
+            self.xx[rows], scale * self.ht[part], scale * self.hw[part],
+            self.squared[cols], self.squared_relation[relation], self.tw[part],
         )  # fmt: skip
-        return (self.scale[rows], self.scale[cols], self.scale_relation[relation]), gram
+        scales = None if self.rule.formulation == "released" else (self.scale[cols], self.scale_relation[relation])
+        return CoefficientKernel(inner, self.limit, scales), scale
 
     def vector_chunks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Rows, columns and relations of the edges computed by vectors, chunk by chunk."""
@@ -84,7 +90,9 @@ class _Aggregate(torch.autograd.Function):
         pairs = graph.pairs
         values = entity.new_empty(3, graph.n_edges)
         for part in _chunks(graph.n_edges, CHUNK):
-            torch.stack(rule.coefficients(*edges.inputs(part)), out=values[:, part])
+            kernel, scale = edges.kernel(part)
+            along, tail, rel = kernel.coefficients()
+            torch.stack((along.mul_(scale), tail, rel), out=values[:, part])
         values[:, edges.by_vectors] = 0.0
         head, tail, rel = values
         total = backend.weighted_sum(pairs.by_row, pairs.cols, tail, entity)
@@ -131,7 +139,7 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
     """Gradients of ``<e_h,e_t>``, ``<e_h,w_r>``, ``<e_t,w_r>`` per edge, then twice those of the squared norms.
 
     ``grad`` is the gradient of the sums of messages, ``[n_rows, d]``. The last three are per head, entity and relation,
-    with the part through :func:`~hakg_dgl.geometry.frame.ball_scale` included.
+    with the part through the scales included.
     """
     graph, backend = edges.graph, edges.backend
     pairs = graph.pairs
@@ -141,37 +149,44 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
         backend.dot(pairs.by_row, graph.relation, grad, relation),
     ))  # fmt: skip
     upstream[:, edges.by_vectors] = 0.0
-    per_edge = entity.new_zeros(3, graph.n_edges)
+    per_edge = entity.new_empty(3, graph.n_edges)
+    # First row: gradients of the squared norm (of the point, for heads); second: of the scale.
     per_head, per_tail = entity.new_zeros(2, pairs.n_rows), entity.new_zeros(2, len(entity))
     per_relation = entity.new_zeros(2, len(relation))
-    for part in _chunks(graph.n_edges, CHUNK) if edges.rule.geometry == "poincare" else []:
-        scales, gram = edges.inputs(part)
-        leaves = [tensor.detach().requires_grad_() for tensor in (*gram, *scales)]
-        with torch.enable_grad():
-            outputs = edges.rule.coefficients((leaves[6], leaves[7], leaves[8]), Gram(*leaves[:6]))
-        hh, tt, ww, ht, hw, tw, s_head, s_tail, s_relation = torch.autograd.grad(
-            outputs, leaves, list(upstream[:, part]), allow_unused=True, materialize_grads=True
-        )
-        torch.stack((ht, hw, tw), out=per_edge[:, part])
-        per_head.index_add_(1, pairs.rows[part], torch.stack((hh, s_head)))
-        per_tail.index_add_(1, pairs.cols[part], torch.stack((tt, s_tail)))
-        per_relation.index_add_(1, graph.relation[part], torch.stack((ww, s_relation)))
+    for part in _chunks(graph.n_edges, CHUNK):
+        kernel, scale = edges.kernel(part)
+        d_head, d_tail, d_relation = upstream[:, part]
+        along = kernel.coefficients().head
+        g = kernel.backward(d_head * scale, d_tail, d_relation)
+        torch.stack((g.xt * scale, g.xw * scale, g.tw), out=per_edge[:, part])
+        d_scale = (along * d_head).addcmul_(g.xt, edges.ht[part]).addcmul_(g.xw, edges.hw[part])
+        rows, cols, relations = pairs.rows[part], pairs.cols[part], graph.relation[part]
+        per_head[0].index_add_(0, rows, g.xx)
+        per_head[1].index_add_(0, rows, d_scale)
+        per_tail[0].index_add_(0, cols, g.tt)
+        per_relation[0].index_add_(0, relations, g.ww)
+        if g.tail_scale is not None and g.relation_scale is not None:
+            per_tail[1].index_add_(0, cols, g.tail_scale)
+            per_relation[1].index_add_(0, relations, g.relation_scale)
     per_edge[:, edges.by_vectors] = 0.0
+    n_heads = pairs.n_rows
+    scale, squared = edges.scale[:n_heads], edges.squared[:n_heads]
+    d_scale = torch.addcmul(per_head[1], per_head[0], scale * squared, value=2.0)  # the point's norm is scale^2 squared
     return (
         *per_edge,
-        _through_scale(per_head, edges.squared[: pairs.n_rows], edges.rule),
-        _through_scale(per_tail, edges.squared, edges.rule),
-        _through_scale(per_relation, edges.squared_relation, edges.rule),
+        _through_scale(per_head[0] * scale.square(), d_scale, squared, edges.rule),
+        _through_scale(per_tail[0], per_tail[1], edges.squared, edges.rule),
+        _through_scale(per_relation[0], per_relation[1], edges.squared_relation, edges.rule),
     )
 
 
-def _through_scale(sums: Tensor, squared: Tensor, rule: MessageRule) -> Tensor:
-    """Factor on the vector itself, from gradients of its squared norm and of its scale (rows of ``sums``)."""
+def _through_scale(d_squared: Tensor, d_scale: Tensor, squared: Tensor, rule: MessageRule) -> Tensor:
+    """Factor on the vector itself, from gradients of its squared norm and of its scale."""
     with torch.enable_grad():
         leaf = squared.detach().requires_grad_()
         scale = rule.scale(leaf)
-    (slope,) = torch.autograd.grad(scale, leaf, sums[1])
-    return 2.0 * (sums[0] + slope)
+    (slope,) = torch.autograd.grad(scale, leaf, d_scale)
+    return 2.0 * (d_squared + slope)
 
 
 def _add_vector_gradients(
@@ -208,5 +223,23 @@ def relation_transitive_mean(
     Tensor
         ``[n_heads, d]``, differentiable in ``entity`` and ``relation``.
     """
-    result: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
-    return result
+    if rule.geometry == "euclidean":
+        return _translation_mean(backend, graph, entity, relation, rule)
+    root = math.sqrt(rule.curvature)
+    unit = dataclasses.replace(rule, curvature=1.0)
+    result: Tensor = _Aggregate.apply(  # type: ignore[no-untyped-call]
+        backend, graph, unit, root * entity, root * relation
+    )
+    return result / root
+
+
+def _translation_mean(
+    backend: SparseBackend, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+) -> Tensor:
+    """The Euclidean mean of ``e_t + w_r`` plus (released) or minus (paper) e_h."""
+    pairs = graph.pairs
+    by_relation = SparsePattern(pairs.n_rows, graph.n_relations, pairs.by_row, pairs.rows, graph.relation)
+    total = sum_over_columns(backend, pairs, entity) + sum_over_columns(backend, by_relation, relation)
+    degree = pairs.row_degree.to(entity.dtype).unsqueeze(1)
+    sign = 1.0 if rule.formulation == "released" else -1.0
+    return total / degree.clamp_min(1.0) + sign * degree.clamp_max(1.0) * entity[: pairs.n_rows]
