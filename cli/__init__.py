@@ -1,6 +1,6 @@
 """The command ``hakg``: each command parses, calls the library and reports.
 
-Nothing of the library is imported until a command runs, so ``hakg --help`` is quick and needs no DGL.
+Nothing heavy is imported until a command runs, so ``hakg --help`` is quick and needs no DGL.
 """
 
 from __future__ import annotations

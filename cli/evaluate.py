@@ -34,10 +34,11 @@ def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: str | None, per_user: Path | None,
     groups: bool, device: str,
 ) -> None:  # fmt: skip
-    """Rank all items for every user with the model of RUN, and measure the lists.
+    """Measure how well the model of RUN ranks.
 
-    Items a user is known to have are masked: training items, and for the test split validation items too. Popularity
-    and random rank under the same masks. docs/evaluation.md defines every number.
+    Every item is ranked for every user. Items a user is known to have are masked: training items, and for the test
+    split validation items too. Popularity and random rank under the same masks. docs/evaluation.md defines every
+    number.
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
@@ -46,7 +47,7 @@ def evaluate_command(
     with stages(3) as begin:
         begin("loading")
         opened = open_run(run, data)
-        if opened.published and split == "valid":
+        if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
         dataset = opened.dataset
         evaluator = Evaluator(dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None)
@@ -54,9 +55,9 @@ def evaluate_command(
         results = {"model": evaluator(opened.scorer(device))}
         begin("yardsticks")
         results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
-        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.seed))
+        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.folder.settings.run.seed))
     if json_file != "-":
-        click.echo("\n\n".join([opened.note, *_tables(results, groups)] if opened.note else _tables(results, groups)))
+        click.echo("\n\n".join([*opened.notes, *_tables(results, groups)]))
     if per_user is not None:
         write_tables([_with_original_ids(results["model"], dataset)], per_user)
     if json_file is not None:
@@ -65,7 +66,7 @@ def evaluate_command(
 
 
 def _tables(results: dict[str, Evaluation], groups: bool) -> list[str]:
-    """All metrics, then by group the first cut's recall and NDCG (share, for items) of each scorer."""
+    """All metrics of each scorer, then some of them by group, at the first cut."""
     model = results["model"]
     masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
     heading = f"{model.split}: {model.n_users:,} users, {model.n_relevant:,} relevant items{masked}"
@@ -76,25 +77,22 @@ def _tables(results: dict[str, Evaluation], groups: bool) -> list[str]:
     parts = [f"{heading}\n{table(rows)}"]
     if groups:
         k = model.ks[0]
-        parts.append("By user activity\n" + _group_table(results, "user_activity", ["n_users"], f"recall@{k} ndcg@{k}"))
-        counts = ["n_items", "n_relevant"]
-        parts.append("By item popularity\n" + _group_table(results, "item_popularity", counts, f"recall@{k} share@{k}"))
+        for kind, counts, metrics in (
+            ("user_activity", ["n_users"], ["recall", "ndcg"]),
+            ("item_popularity", ["n_items", "n_relevant"], ["recall", "share"]),
+        ):
+            parts += [_group_table(results, kind, counts, f"{metric}@{k}") for metric in metrics]
     return parts
 
 
-def _group_table(results: dict[str, Evaluation], kind: str, counts: list[str], metrics: str) -> str:
+def _group_table(results: dict[str, Evaluation], kind: str, counts: list[str], metric: str) -> str:
     rows = []
     for same_group in zip(*((result.groups or {})[kind] for result in results.values()), strict=True):
         first = same_group[0]
-        row: dict[str, Any] = {"group": first["group"], "training": f"{first['min_train']}-{first['max_train']}"}
+        row: dict[str, Any] = {"group": first["group"], "interactions": f"{first['min_train']}-{first['max_train']}"}
         row |= {count.removeprefix("n_"): first[count] for count in counts}
-        row |= {
-            f"{metric} {name}": group[metric]
-            for metric in metrics.split()
-            for name, group in zip(results, same_group, strict=True)
-        }
-        rows.append(row)
-    return table(rows)
+        rows.append(row | {name: group[metric] for name, group in zip(results, same_group, strict=True)})
+    return f"{metric} by {kind.replace('_', ' ')}\n{table(rows)}"
 
 
 def _with_original_ids(result: Evaluation, dataset: Dataset) -> Any:

@@ -19,7 +19,7 @@ _RELATION_COLUMNS = (
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def info_command(data: Path, as_json: bool) -> None:
-    """Describe the data set DATA: sizes, degrees, coverage, relations.
+    """Describe a data set: sizes, degrees, relations.
 
     'hierarchical' marks the relations that hierarchical_relations = ["auto"] would give to the angle loss.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import click
 
 from .failures import after_interrupt
 from .progress import downloads, stages
-from .report import counted
+from .report import counted, shown
 
 if TYPE_CHECKING:
     from hakg_dgl import RawData
@@ -39,6 +41,7 @@ _READER_OPTIONS = {
     "card": {"mirror", "cache"},
     "demo": set[str](),
 }
+_ALL_READER_OPTIONS = set[str]().union(*_READER_OPTIONS.values())
 
 
 def _table_options(command: Any) -> Any:
@@ -90,22 +93,20 @@ def _table_options(command: Any) -> Any:
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share of training rows for validation.")
 @click.option("--test", type=float, default=0.2, show_default=True, help="Share of each user's rows for testing.")
 @click.option("--seed", type=int, default=2020, show_default=True, help="Of the splits, and of the demo.")
-@click.pass_context
-def preprocess_command(ctx: click.Context, source: str, out: Path, **options: Any) -> None:
-    """Read, check and convert raw data into the data set OUT.
+def preprocess_command(source: str, out: Path, **options: Any) -> None:
+    """Read, check and convert raw data into a data set.
 
     SOURCE is a folder (KGAT/KGIN layout or RecBole atomic files), 'tables' (with --interactions and --triples), 'demo'
     (generated on the spot), or the name of a dataset card, which is downloaded: last-fm, yelp2018, alibaba-ifashion,
     amazon-book. Write ./last-fm for a folder of that name.
     """
-    from hakg_dgl.data.cards import check_counts, list_cards, load_card
-    from hakg_dgl.data.dataset import summary
+    from hakg_dgl.data.cards import list_cards
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 
     kind = source if source in ("tables", "demo") else "card" if source in list_cards() else "folder"
-    _refuse_other_options(ctx, source, kind)
+    _refuse_idle_options(source, kind)
     after_interrupt("Run the same command again; what has been downloaded is kept.")
-    reading = {name: options.pop(name) for name in sorted(set().union(*_READER_OPTIONS.values()))}
+    reading = {name: options.pop(name) for name in _ALL_READER_OPTIONS}
     settings = PreprocessOptions(**options)
     folder = _download(source, reading) if kind == "card" else Path(source)
     with stages(3) as begin:
@@ -115,35 +116,38 @@ def preprocess_command(ctx: click.Context, source: str, out: Path, **options: An
         dataset = preprocess(raw, settings)
         begin(f"writing {out}")
         dataset.save(out)
-        counts = summary(dataset)["counts"]
-    click.echo(f"{dataset.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
-    for line in counted(dataset.report):
+    counts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["counts"]
+    click.echo(f"{shown(dataset.name)}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    for line in [*counted(dataset.report), *(_remarks(source, counts) if kind == "card" else [])]:
         click.echo(f"  {line}")
-    if kind == "card":
-        card = load_card(source)
-        for mismatch in check_counts(card, counts):
-            click.echo(f"  remark: {mismatch}")
-        click.echo(f"Terms: {card.terms}" if card.terms else "", nl=bool(card.terms))
     click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
 
 
-def _refuse_other_options(ctx: click.Context, source: str, kind: str) -> None:
+def _refuse_idle_options(source: str, kind: str) -> None:
     """Options that would do nothing are errors."""
-    others = set().union(*_READER_OPTIONS.values()) - _READER_OPTIONS[kind]
-    given = [name for name in others if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    ctx = click.get_current_context()
     for parameter in ctx.command.params:
-        if parameter.name in given:
-            homes = " or ".join(home for home, names in _READER_OPTIONS.items() if parameter.name in names)
+        name = str(parameter.name)
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name in _ALL_READER_OPTIONS - _READER_OPTIONS[kind]:
+            homes = " or ".join(home for home, names in _READER_OPTIONS.items() if name in names)
             raise click.UsageError(f"{parameter.opts[0]} is an option for {homes}, and {source!r} is a {kind}")
     missing = [f"--{name}" for name in ("interactions", "triples") if kind == "tables" and not ctx.params[name]]
     if missing:
         raise click.UsageError(f"SOURCE 'tables' needs {' and '.join(missing)}")
 
 
+def _remarks(source: str, counts: dict[str, int]) -> list[str]:
+    """What the card has to say of its data set."""
+    from hakg_dgl.data.cards import check_counts, load_card
+
+    card = load_card(source)
+    remarks = [f"remark: {mismatch}" for mismatch in check_counts(card, counts)]
+    return [*remarks, *([f"terms: {card.terms}"] if card.terms else [])]
+
+
 def _download(source: str, reading: dict[str, Any]) -> Path:
     """The files of a card, in the cache."""
-    import os
-
     from hakg_dgl.data.cards import fetch, load_card
 
     cache = reading["cache"] or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hakg_dgl"
@@ -161,7 +165,7 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
         return generate_demo(seed=seed)
     if kind == "tables":
         return read_tables(**{name: reading[name] for name in (*_TABLE_FILES, *_TABLE_COLUMNS, "name")})
-    if not folder.exists() and len(folder.parts) == 1:
+    if not folder.exists() and os.sep not in source:
         known = ["tables", "demo", *list_cards()]
         near = difflib.get_close_matches(source, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f", nor one of {', '.join(known)}"

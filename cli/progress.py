@@ -39,11 +39,9 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
 
     def report(name: str, done: int, total: int | None) -> None:
         if name not in bars:
-            bars[name] = bar(desc=name, unit="B", unit_scale=True, unit_divisor=1024)
-        shown = bars[name]
-        shown.total = total
-        shown.n = done
-        shown.refresh() if done == total else shown.update(0)
+            bars[name] = bar(desc=name, initial=done, unit="B", unit_scale=True, unit_divisor=1024)
+        bars[name].total = total
+        bars[name].update(done - bars[name].n)
 
     try:
         yield report

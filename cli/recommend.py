@@ -37,7 +37,7 @@ def recommend_command(
     run: Path, user_ids: tuple[str, ...], k: int, out: Path | None, as_json: bool, include_seen: bool,
     data: Path | None, device: str,
 ) -> None:  # fmt: skip
-    """Recommend items with the model of RUN.
+    """List the best items of users, by the model of RUN.
 
     Columns: user, rank, item (both by original id), name of the item, score. Without --include-seen no item of the
     user's is recommended, whichever split it is in.
@@ -47,18 +47,22 @@ def recommend_command(
 
     from hakg_dgl.data.id_maps import IdMap
     from hakg_dgl.ranking.recommendation import iter_recommendations
+    from hakg_dgl.training.trainer import training_splits
 
     if not user_ids and out is None and not as_json:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     opened = open_run(run, data)
     dataset = opened.dataset
     known = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"])
-    users = np.array([known.index(user) for user in user_ids]) if user_ids else np.arange(dataset.n_users)
-    untrained = int((np.diff(dataset.positives("train")[0])[users] == 0).sum())
+    users = (
+        np.array([known.index(user) for user in dict.fromkeys(user_ids)]) if user_ids else np.arange(dataset.n_users)
+    )
+    untrained = int((np.diff(dataset.positives(*training_splits(opened.folder.settings))[0])[users] == 0).sum())
+    notes = opened.notes
     if untrained:
-        click.echo(
-            f"Note: {untrained:,} of these users have no training interaction; their lists mean little.", err=True
-        )
+        notes.append(f"{untrained:,} of these users have no training interaction: their lists mean little.")
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
     seen = None if include_seen else dataset.positives()
     blocks = iter_recommendations(opened.scorer(device), users, k, seen)
     named = _with_original_ids(blocks, dataset, len(users))

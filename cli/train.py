@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from hakg_dgl.config import PRESETS, Device, Protocol
 
 from .failures import Failure, after_interrupt
 from .progress import epochs as epochs_bar
 from .report import table
-from .runs import published_note
+from .runs import protocol_notes
 
 if TYPE_CHECKING:
     from hakg_dgl import RunFolder
@@ -26,17 +28,17 @@ if TYPE_CHECKING:
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the run.")
-@click.option("--preset", help="Named settings: default, released, alibaba-ifashion, yelp2018, last-fm.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
 )
 @click.option("--epochs", type=int, help="The same as --set epochs=N; so are the next three.")
 @click.option("--seed", type=int)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--device", type=click.Choice(get_args(Device)))
 @click.option(
     "--protocol",
-    type=click.Choice(["validation", "published"]),
+    type=click.Choice(get_args(Protocol)),
     help="published: train on train and validation, select on test, to compare with published tables only.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
@@ -46,7 +48,7 @@ def train_command(
     data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
     overwrite: bool, **settings_given: Any,
 ) -> None:  # fmt: skip
-    """Train on the data set DATA, keep the best model in OUT.
+    """Train on DATA, keep the best model in OUT.
 
     Stops when the validation split shows no better ranking. OUT holds config.toml (every setting and its value),
     metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs.
@@ -67,8 +69,8 @@ def train_command(
         trainer = Trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
         after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
         result = trainer.fit(resume=resume)
-    if result["protocol"] == "published":
-        click.echo(published_note(result.get("note")) + "\n")
+    for note in protocol_notes(result["protocol"]):
+        click.echo(note + "\n")
     splits = {split: values for split, values in result["metrics"].items() if values}
     metrics = dict.fromkeys(name for values in splits.values() for name in values)
     rows = ({"metric": name, **{split: splits[split].get(name) for split in splits}} for name in metrics)
