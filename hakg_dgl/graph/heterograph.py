@@ -62,7 +62,9 @@ def heterograph_from_arrays(
     ):
         edges[forward] = (tails, heads)
         edges[inverse] = (heads, tails)
-    return dgl.heterograph(edges, num_nodes_dict={"user": n_users, "item": n_items, "entity": n_entities})
+    graph = dgl.heterograph(edges, num_nodes_dict={"user": n_users, "item": n_items, "entity": n_entities})
+    # DGL sorts edge types by name; relation ids are told from their order, so it is restored.
+    return dgl.edge_type_subgraph(graph, [INTERACTS, INTERACTED_BY, *types]) if types else graph
 
 
 def build_heterograph(dataset: Dataset, splits: Sequence[str] = ("train",)) -> Any:
@@ -79,7 +81,8 @@ def build_heterograph(dataset: Dataset, splits: Sequence[str] = ("train",)) -> A
     -------
     dgl.DGLHeteroGraph
         Edge types ``('user', 'interacts', 'item')``, ``('item', 'interacted_by', 'user')`` and, per relation,
-        ``('entity', name, 'entity')`` (tail to head) and ``('entity', 'inverse_' + name, 'entity')``. No features.
+        ``('entity', name, 'entity')`` (tail to head) and ``('entity', 'inverse_' + name, 'entity')``, in the order of
+        relation ids. No features.
     """
     return heterograph_from_arrays(
         torch.from_numpy(dataset.pairs(*splits)),
@@ -94,6 +97,8 @@ def build_heterograph(dataset: Dataset, splits: Sequence[str] = ("train",)) -> A
 def pack(graph: Any) -> PackedGraph:
     """Packed views of a heterograph made by :func:`build_heterograph`, on the graph's device.
 
+    Relations are numbered in the order of the graph's edge types, which is that of the data set's relation ids.
+
     Raises
     ------
     DataError
@@ -107,14 +112,14 @@ def pack(graph: Any) -> PackedGraph:
             remedy="build the graph with hakg_dgl.build_heterograph, which adds the inverses",
         )
     names = [name for _, name, _ in types[: len(types) // 2]]
-    user, item = graph.edges(etype=INTERACTS)
-    triples = []
+    interactions = torch.stack(graph.edges(etype=INTERACTS), 1).long()
+    triples = [interactions.new_empty(0, 3)]
     for number, name in enumerate(names):
         tails, heads = graph.edges(etype=name)
-        triples.append(torch.stack([heads, torch.full_like(heads, number), tails], 1))
+        triples.append(torch.stack([heads, torch.full_like(heads, number), tails], 1).long())
     return PackedGraph.from_arrays(
-        torch.stack([user, item], 1),
-        torch.cat(triples) if triples else user.new_empty(0, 3),
+        interactions,
+        torch.cat(triples),
         n_users=graph.num_nodes("user"),
         n_items=graph.num_nodes("item"),
         n_entities=graph.num_nodes("entity"),
@@ -125,5 +130,9 @@ def pack(graph: Any) -> PackedGraph:
 def pack_relation_types(graph: Any) -> list[EdgeType]:
     """Canonical edge types of relations 0..R-1 and their inverses, numbered as :func:`pack` numbers them."""
     names = [name for source, name, _ in graph.canonical_etypes if source == "entity"]
-    forward = [name for name in names if INVERSE_PREFIX + name in names]
+    known, inverses = set(names), set[str]()
+    for name in sorted(names, key=len):  # a relation comes before its inverse, whose name may itself have an inverse
+        if name not in inverses and INVERSE_PREFIX + name in known:
+            inverses.add(INVERSE_PREFIX + name)
+    forward = [name for name in names if INVERSE_PREFIX + name in inverses]
     return [("entity", name, "entity") for name in (*forward, *(INVERSE_PREFIX + name for name in forward))]
