@@ -66,7 +66,8 @@ class PackedAggregator:
         if kg_mask is not None:
             dropped._kg_mask, dropped._by_heads = kg_mask, {}
         if interaction_mask is not None:
-            dropped._interactions, dropped._scale = self._interactions.keep(interaction_mask), scale
+            dropped._interactions = self._interactions.keep(interaction_mask)
+        dropped._scale = scale
         return dropped
 
     def _heads(self, n_heads: int) -> KnowledgePattern:

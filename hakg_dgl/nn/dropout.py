@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+
 _LEVELS = 1 << 16
+
+
+def _dropped_levels(rate: float) -> int:
+    """How many of the levels a rate drops: never all, since a rate is below 1."""
+    return min(round(rate * _LEVELS), _LEVELS - 1)
 
 
 def _random_words(n: int, generator: torch.Generator) -> Tensor:
@@ -16,20 +25,52 @@ def _random_words(n: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_mask(n: int, rate: float, generator: torch.Generator) -> Tensor | None:
-    """Bool ``[n]``, each false with probability ``rate`` (to within 2^-17); None for rate 0."""
+    """Bool ``[n]``, each false with probability ``rate`` (to within 2^-17, at most 1 - 2^-16); None for rate 0."""
     if rate == 0.0:
         return None
-    return _random_words(n, generator) >= round(rate * _LEVELS) - _LEVELS // 2
+    return _random_words(n, generator) >= _dropped_levels(rate) - _LEVELS // 2
 
 
-def drop_coordinates(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Zero each coordinate of ``x`` with probability ``rate`` and scale the others by ``1 / (1 - rate)``.
+class _DropAndNormalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        unit = x.clone()
+        if mask is not None:
+            unit.mul_(mask)
+        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True).clamp_min_(ROW_NORM_FLOOR)
+        unit.div_(length)
+        ctx.save_for_backward(unit, length, mask)
+        return unit
 
-    The rate is rounded to a multiple of 2^-16, and the scale is that of the rounded rate, so the mean is unchanged.
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, length, mask = ctx.saved_tensors
+        along = (grad * unit).sum(1, keepdim=True)
+        result = torch.addcmul(grad, unit, along, value=-1.0).div_(length)
+        return result if mask is None else result.mul_(mask), None
+
+
+def drop_and_normalise(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Zero each coordinate with probability ``rate``, then divide each row by its L2 norm (floored at 1e-12).
+
+    Dropout's factor ``1 / (1 - rate)`` would cancel in the division, so it is left out.
+
+    Parameters
+    ----------
+    x
+        ``[n, d]``.
+    rate
+        Share of coordinates dropped, rounded to a multiple of 2^-16.
+    generator
+        Source of the mask; None switches dropout off.
+
+    Returns
+    -------
+    Tensor
+        ``[n, d]`` with unit rows, zero rows where all of x's coordinates are zero or dropped.
     """
-    if generator is None or rate == 0.0:
-        return x
-    mask = draw_mask(x.numel(), rate, generator)
-    assert mask is not None
-    scale = _LEVELS / (_LEVELS - round(rate * _LEVELS))
-    return x * mask.view(x.shape).to(x.dtype).mul_(scale)
+    mask = None if generator is None else draw_mask(x.numel(), rate, generator)
+    result: Tensor = _DropAndNormalise.apply(  # type: ignore[no-untyped-call]
+        x, None if mask is None else mask.view(x.shape)
+    )
+    return result

@@ -113,7 +113,7 @@ class ReadableAggregator:
         with self.graph.local_scope():
             self.graph.nodes["entity"].data["e"] = entity
             updates: dict[EdgeType, UpdateFunction] = {}
-            for etype, w in zip(self.relation_types, relation, strict=True):
+            for etype, w in zip(self.relation_types, relation[: len(self.relation_types)], strict=True):
                 if self.graph.num_edges(etype):
                     self._mark_edges(etype, entity.dtype)
                     updates[etype] = RelationTransitiveUpdate(w, self.rule)
@@ -138,6 +138,8 @@ class ReadableAggregator:
 
     def _interactions(self, etype: EdgeType, features: Tensor) -> Tensor:
         source, _, destination = etype
+        if not self.graph.num_edges(etype):
+            return features.new_zeros(self.graph.num_nodes(destination), features.shape[1])
         with self.graph.local_scope():
             self.graph.nodes[source].data["x"] = features
             self._mark_edges(etype, features.dtype)
@@ -147,17 +149,24 @@ class ReadableAggregator:
 
 
 def _packed_positions(graph: Any, packed: PackedGraph, relation_types: list[EdgeType]) -> dict[EdgeType, Tensor]:
-    """For each edge of each type its position in the packed order (parallel edges: any, since they are alike)."""
+    """For each edge of each type its position in the packed order."""
     knowledge, interactions = packed.knowledge, packed.interactions
     n, r = packed.n_entities, knowledge.n_relations
-    packed_keys = (knowledge.pairs.rows * r + knowledge.relation) * n + knowledge.pairs.cols
-    ordered, order = torch.sort(packed_keys)
-    positions: dict[EdgeType, Tensor] = {}
+    keys = []
     for number, etype in enumerate(relation_types):
         tails, heads = graph.edges(etype=etype)
-        positions[etype] = order[torch.searchsorted(ordered, (heads * r + number) * n + tails)]
-    ordered, order = torch.sort(interactions.rows * packed.n_items + interactions.cols)
+        keys.append((heads.long() * r + number) * n + tails)
+    packed_keys = (knowledge.pairs.rows * r + knowledge.relation) * n + knowledge.pairs.cols
+    places = _places(torch.cat([packed_keys[:0], *keys]), packed_keys)
+    positions = dict(zip(relation_types, torch.split(places, [len(key) for key in keys]), strict=True))
     user, item = graph.edges(etype=INTERACTS)
-    found = order[torch.searchsorted(ordered, user * packed.n_items + item)]
-    positions[INTERACTS] = positions[INTERACTED_BY] = found
+    places = _places(user.long() * packed.n_items + item, interactions.rows * packed.n_items + interactions.cols)
+    positions[INTERACTS] = positions[INTERACTED_BY] = places
     return positions
+
+
+def _places(keys: Tensor, reordered: Tensor) -> Tensor:
+    """Where each key is found in ``reordered``, which holds the same keys; equal ones are paired one to one."""
+    places = torch.empty_like(keys)
+    places[torch.argsort(keys, stable=True)] = torch.argsort(reordered, stable=True)
+    return places
