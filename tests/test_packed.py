@@ -1,5 +1,7 @@
 """Packed patterns against lists and sets, dropping edges against packing what is left."""
 
+import itertools
+
 import pytest
 import torch
 from dense import adjacency, empty_graph, odd_graph
@@ -15,7 +17,7 @@ def members(grouping, n_edges):
     """Edge numbers of each group."""
     order = torch.arange(n_edges) if grouping.order is None else grouping.order
     bounds = grouping.indptr.tolist()
-    return [order[a:b].tolist() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [order[a:b].tolist() for a, b in itertools.pairwise(bounds)]
 
 
 def assert_pattern(pattern, pairs, n_rows, n_cols):
