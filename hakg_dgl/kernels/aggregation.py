@@ -53,25 +53,30 @@ class _Edges:
         self.ht = backend.dot(pairs.by_row, pairs.cols, heads, entity)
         self.hw = backend.dot(pairs.by_row, graph.relation, heads, relation)
         tail_order = backend.dot(pairs.by_col, graph.tail_relation, entity, relation)
-        self.tw = torch.empty_like(tail_order)
-        self.tw[pairs.by_col.order] = tail_order
+        self.tw = pairs.by_col.restore(tail_order)
         self.by_vectors = self._edges_of_outer_heads()
 
     def _edges_of_outer_heads(self) -> Tensor:
         rows = self.graph.pairs.rows
         outer = self.xx > VECTORS_BEYOND[self.xx.dtype]
-        return outer[rows].nonzero().squeeze(1) if bool(outer.any()) else rows[:0]
+        return outer.index_select(0, rows).nonzero().squeeze(1) if bool(outer.any()) else rows[:0]
 
     def kernel(self, part: slice) -> tuple[CoefficientKernel, Tensor]:
         """The coefficients of a chunk of edges, in the frame of their points, and the scales of their heads."""
         rows, cols = self.graph.pairs.rows[part], self.graph.pairs.cols[part]
         relation = self.graph.relation[part]
-        scale = self.scale[rows]
+        scale = self.scale.index_select(0, rows)
         inner = Inner(
-            self.xx[rows], scale * self.ht[part], scale * self.hw[part],
-            self.squared[cols], self.squared_relation[relation], self.tw[part],
-        )  # fmt: skip
-        scales = None if self.rule.formulation == "released" else (self.scale[cols], self.scale_relation[relation])
+            self.xx.index_select(0, rows),
+            scale * self.ht[part],
+            scale * self.hw[part],
+            self.squared.index_select(0, cols),
+            self.squared_relation.index_select(0, relation),
+            self.tw[part],
+        )
+        scales = None
+        if self.rule.formulation == "paper":
+            scales = self.scale.index_select(0, cols), self.scale_relation.index_select(0, relation)
         return CoefficientKernel(inner, self.limit, scales), scale
 
     def vector_chunks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -93,7 +98,7 @@ class _Aggregate(torch.autograd.Function):
             kernel, scale = edges.kernel(part)
             along, tail, rel = kernel.coefficients()
             torch.stack((along.mul_(scale), tail, rel), out=values[:, part])
-        values[:, edges.by_vectors] = 0.0
+        values.index_fill_(1, edges.by_vectors, 0.0)
         head, tail, rel = values
         total = backend.weighted_sum(pairs.by_row, pairs.cols, tail, entity)
         total += backend.weighted_sum(pairs.by_row, graph.relation, rel, relation)
@@ -148,7 +153,7 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
         backend.dot(pairs.by_row, pairs.cols, grad, entity),
         backend.dot(pairs.by_row, graph.relation, grad, relation),
     ))  # fmt: skip
-    upstream[:, edges.by_vectors] = 0.0
+    upstream.index_fill_(1, edges.by_vectors, 0.0)
     per_edge = entity.new_empty(3, graph.n_edges)
     # First row: gradients of the squared norm (of the point, for heads); second: of the scale.
     per_head, per_tail = entity.new_zeros(2, pairs.n_rows), entity.new_zeros(2, len(entity))
@@ -168,7 +173,7 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
         if g.tail_scale is not None and g.relation_scale is not None:
             per_tail[1].index_add_(0, cols, g.tail_scale)
             per_relation[1].index_add_(0, relations, g.relation_scale)
-    per_edge[:, edges.by_vectors] = 0.0
+    per_edge.index_fill_(1, edges.by_vectors, 0.0)
     n_heads = pairs.n_rows
     scale, squared = edges.scale[:n_heads], edges.squared[:n_heads]
     d_scale = torch.addcmul(per_head[1], per_head[0], scale * squared, value=2.0)  # the point's norm is scale^2 squared

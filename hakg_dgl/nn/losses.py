@@ -30,16 +30,17 @@ class _HingeOverNegatives(torch.autograd.Function):
         active = cosine > margin
         count = active.sum(1)
         inverse = 1.0 / (COUNT_FLOOR + count.to(x.dtype))
-        rows, places = active.nonzero(as_tuple=True)
+        places = active.view(-1).nonzero().squeeze(1)
+        rows = torch.repeat_interleave(count, output_size=len(places))
         before = torch.cat([count.new_zeros(1), count.cumsum(0)])
         ctx.backend, ctx.by_row = backend, Grouping(before, None)
-        ctx.save_for_backward(x, z, rows, negatives[rows, places], inverse)
+        ctx.save_for_backward(x, z, rows, negatives.reshape(-1).index_select(0, places), inverse)
         return (cosine - margin).clamp_min_(0.0).sum(1).mul_(inverse)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
         x, z, rows, cols, inverse = ctx.saved_tensors
-        weights = (grad * inverse)[rows]
+        weights = (grad * inverse).index_select(0, rows)
         grad_x = ctx.backend.weighted_sum(ctx.by_row, cols, weights, z)
         by_col = Grouping.of(cols, len(z))
         grad_z = ctx.backend.weighted_sum(by_col, by_col.permute(rows), by_col.permute(weights), x)
@@ -161,7 +162,7 @@ class AngleLoss:
                 entity = entity * self._coordinates((entity.shape[1],), generator, entity)
             squared = entity.square().sum(1)
             dot = edge_dot(backend, self.pairs, entity[: self.pairs.n_rows], entity)
-            item, attribute = squared[self.pairs.rows], squared[self.pairs.cols]
+            item, attribute = squared.index_select(0, self.pairs.rows), squared.index_select(0, self.pairs.cols)
         if self.rule.formulation == "paper" and self.rule.geometry == "poincare":
             item_scale, attribute_scale = self.rule.scale(item), self.rule.scale(attribute)
             item, attribute = item * item_scale.square(), attribute * attribute_scale.square()

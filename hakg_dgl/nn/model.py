@@ -19,7 +19,7 @@ from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.nn.aggregators import Aggregator, PackedAggregator
-from hakg_dgl.nn.dropout import draw_mask, drop_coordinates
+from hakg_dgl.nn.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.randomness import torch_generator
 
 
@@ -183,7 +183,7 @@ class HAKG(nn.Module):
             n_heads = kept if number == s.layers - 1 else packed.n_entities
             outputs = self.layer(number, aggregator, user, entity, item, n_heads)
             user, entity, item = (  # type: ignore[assignment]
-                None if x is None else _normalise(drop_coordinates(x, s.message_dropout, dropout)) for x in outputs
+                None if x is None else drop_and_normalise(x, s.message_dropout, dropout) for x in outputs
             )
             for i, output in enumerate((user, entity[:kept], item)):
                 total = sums[i]
