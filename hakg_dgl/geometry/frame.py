@@ -101,7 +101,8 @@ def clip_factor(squared: Tensor, *, c: float, margin: float | None = None) -> Te
     """What :func:`~hakg_dgl.geometry.poincare.project` multiplies a point of this squared norm by, elementwise."""
     limit = max_norm(squared.dtype, c=c, margin=margin)
     inside = squared <= limit * limit
-    return torch.where(inside, 1.0, limit * squared.clamp_min(SQUARED_NORM_FLOOR).rsqrt())
+    # Raised to the limit where it is not used: near zero the root's own gradient would overflow, and 0 * inf is NaN.
+    return torch.where(inside, 1.0, limit * squared.clamp_min(limit * limit).rsqrt())
 
 
 def ball_scale(squared: Tensor, *, c: float, margin: float | None = None) -> Tensor:
