@@ -47,6 +47,18 @@ def test_groups_hold_their_edges_in_edge_order(example):
     values = torch.arange(2 * len(groups)).view(-1, 2)
     ordered = [values[e].tolist() for group in members(grouping, len(groups)) for e in group]
     assert grouping.permute(values).tolist() == ordered
+    assert torch.equal(grouping.restore(grouping.permute(values)), values)
+
+
+@pytest.mark.parametrize("n_groups", [1 << 16, (1 << 16) + 1])
+def test_groups_beyond_sixteen_bits(n_groups):
+    """Group numbers of 16 bits are sorted in another way."""
+    group = torch.tensor([n_groups - 1, 0, 3, n_groups - 1, 32768, 0])
+    grouping = Grouping.of(group, n_groups)
+    assert grouping.order.tolist() == [1, 5, 2, 4, 0, 3]
+    assert grouping.order.dtype == torch.int64
+    assert grouping.indptr.diff().nonzero().squeeze(1).tolist() == [0, 3, 32768, n_groups - 1]
+    assert len(grouping.indptr) == n_groups + 1
 
 
 # --- patterns -----------------------------------------------------------------------------------------------------

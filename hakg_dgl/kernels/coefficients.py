@@ -145,7 +145,9 @@ class CoefficientKernel:
             dot = (self.p.other * self.q.other).mul_(tw)
         dot.mul_(2.0)
         # y = clip(p + q) in Möbius addition
-        self.inverse = torch.addcmul(dot + 1.0, self.p.squared, self.q.squared).reciprocal_()
+        below = torch.addcmul(dot + 1.0, self.p.squared, self.q.squared)
+        # Of opposite points at the edge nothing but rounding is left of it, be that 0 or less.
+        self.inverse = below.clamp_min_(torch.finfo(xx.dtype).eps).reciprocal_()
         dot += self.q.squared
         self.p_factor = dot + 1.0
         self.q_factor = 1.0 - self.p.squared
