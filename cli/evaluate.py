@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
-@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="To measure.")
 @click.option("--k", "ks", type=int, multiple=True, default=(20,), show_default=True, help="List length; repeatable.")
 @click.option("--json", "json_file", metavar="FILE", help="Also write everything as JSON ('-': print that instead).")
 @click.option("--per-user", type=TablePath(), help="Also write every user's metrics (.csv, .parquet or .jsonl).")

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
 )
-@click.option("--epochs", type=int, help="The same as --set epochs=N; so are the next three.")
-@click.option("--seed", type=int)
-@click.option("--device", type=click.Choice(get_args(Device)))
+@click.option("--epochs", type=int, help="Most epochs; the same as --set epochs=N.")
+@click.option("--seed", type=int, help="Of initialisation, batches, negatives and dropout.")
+@click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
 @click.option(
     "--protocol",
     type=click.Choice(get_args(Protocol)),
@@ -62,7 +62,8 @@ def train_command(
     _refuse_occupied(folder, resume, overwrite)
     if resume and not preset and not config and folder.exists():
         config = folder.config_file
-    overrides = [f"{key}={str(value).lower()}" for key, value in settings_given.items() if value not in (None, False)]
+    given = {key: value for key, value in settings_given.items() if value is not None and value is not False}
+    overrides = [f"{key}={str(value).lower()}" for key, value in given.items()]
     settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
     dataset = load_dataset(data)
     with epochs_bar(settings.training.select_by) as progress:
