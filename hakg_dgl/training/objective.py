@@ -30,8 +30,9 @@ def relation_ids(dataset: Dataset, names: tuple[str, ...]) -> Tensor | None:
         return None
     if names == ("auto",):
         return torch.tensor(hierarchical_relations(dataset), dtype=torch.int64)
-    known = {name: index for index, name in enumerate(dataset.relations["name"])}
-    known |= {name: index for index, name in enumerate(dataset.relations["original_id"])}
+    # Names win over original ids: those are what `hakg info` shows.
+    columns = (dataset.relations["original_id"], dataset.relations["name"])
+    known = {name: index for column in columns for index, name in enumerate(column)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(

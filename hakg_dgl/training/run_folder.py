@@ -1,33 +1,41 @@
 """The RUN folder: what training leaves, and how later commands read it.
 
 ``config.toml`` (all settings), ``run.json`` (the data set it belongs to), ``metrics.jsonl`` (a line an epoch),
-``result.json`` (at the end), ``model.safetensors`` (best so far) and ``state.safetensors`` (for resuming). Nothing in
-it can run code.
+``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming) and, if asked
+for, ``tensorboard/``. Nothing in it can run code.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cached_property
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from hakg_dgl.config import Settings
+from hakg_dgl.config import Settings, setting_keys
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError, FormatVersionError, IntegrityError
+from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
 from hakg_dgl.nn.model import HAKG
 from hakg_dgl.training.files import replace_file, write_json, write_text
 
 RUN_FORMAT_VERSION = 1
+_TRAINED_WITH = ("formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "protocol")
+"""Settings that a trained model cannot do without."""
 
 
 class RunFolder:
-    """A run on disk. Reading attributes of a folder that lacks the file raises CheckpointError.
+    """A run on disk.
+
+    Reading what the folder lacks, or what is damaged, raises CheckpointError naming the file; so does writing that
+    fails (a full disk, say), which leaves the earlier file as it was.
 
     Parameters
     ----------
@@ -43,39 +51,76 @@ class RunFolder:
         self.result_file = self.path / "result.json"
         self.model_file = self.path / "model.safetensors"
         self.state_file = self.path / "state.safetensors"
+        self.tensorboard = self.path / "tensorboard"
 
     def create(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
         """Start the folder afresh: settings and data set are written, what an earlier run left is removed."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for file in (self.state_file, self.result_file, self.model_file, self.metrics_file):
-            file.unlink(missing_ok=True)
-        write_text(self.config_file, settings.to_toml())
-        where = None if data_path is None else str(Path(data_path).resolve())
-        about = {"format_version": RUN_FORMAT_VERSION, "data": {"name": dataset.name, "digest": dataset.digest}}
-        about["data"]["path"] = where  # type: ignore[index]
-        write_json(self.about_file, about)
+        with self._writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            # What makes it a run goes first, so that a kill in between leaves no mixture of two.
+            for file in (self.about_file, self.state_file, self.result_file, self.model_file, self.metrics_file):
+                file.unlink(missing_ok=True)
+            if self.tensorboard.exists():
+                shutil.rmtree(self.tensorboard)
+        self.remove_temporaries()
+        self.describe(settings, dataset, data_path)
+
+    def describe(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
+        """Write the settings, and what data set the run belongs to; without a path, one noted earlier stays."""
+        noted = None
+        if self.about_file.exists():
+            noted = self.about["data"].get("path")
+        with self._writing(self.config_file):
+            write_text(self.config_file, settings.to_toml())
+        where = noted if data_path is None else str(Path(data_path).resolve())
+        self._write_json(
+            self.about_file,
+            {
+                "format_version": RUN_FORMAT_VERSION,
+                "data": {"name": dataset.name, "digest": dataset.digest, "path": where},
+            },
+        )
+
+    def remove_temporaries(self) -> None:
+        """Remove what writers killed in the middle left: our own temporaries, and those of safetensors."""
+        ours = (
+            self.config_file,
+            self.about_file,
+            self.metrics_file,
+            self.result_file,
+            self.model_file,
+            self.state_file,
+        )
+        for pattern in (*(f".{file.name}.*.tmp" for file in ours), ".tmp??????"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.about_file.exists()
+        return self.about_file.exists() or self.config_file.exists()
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The run's settings."""
         self._require(self.config_file)
-        return Settings.resolve(file=self.config_file)
+        try:
+            return Settings.resolve(file=self.config_file)
+        except ConfigError as error:
+            raise CheckpointError(f"{error}\nMend the file, or train again.") from error
 
-    @cached_property
+    @property
     def about(self) -> dict[str, Any]:
         """Content of ``run.json``."""
         about = self._read_json(self.about_file)
-        version = about.get("format_version")
-        if not isinstance(version, int) or version > RUN_FORMAT_VERSION:
+        version, data = about.get("format_version"), about.get("data")
+        if isinstance(version, int) and version > RUN_FORMAT_VERSION:
             raise FormatVersionError(
-                f"run format {version!r}, this version reads up to {RUN_FORMAT_VERSION}",
+                f"run format {version}, this version reads up to {RUN_FORMAT_VERSION}",
                 path=self.about_file,
                 remedy="upgrade hakg_dgl",
             )
+        if not isinstance(version, int) or not isinstance(data, dict) or not {"name", "digest"} <= set(data):
+            raise _damaged(self.about_file, "it does not name a data set")
         return about
 
     @property
@@ -94,43 +139,57 @@ class RunFolder:
         """Content of ``result.json``."""
         return self._read_json(self.result_file)
 
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``."""
+        self._write_json(self.result_file, result)
+
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of ``metrics.jsonl``; a last line cut off by a kill is left out."""
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.metrics_file.read_bytes().splitlines(keepends=True)
+        try:
+            values = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        except ValueError as error:
+            raise _damaged(self.metrics_file, error) from error
+        if not all(isinstance(value, dict) and isinstance(value.get("epoch"), int) for value in values):
+            raise _damaged(self.metrics_file, "a line is no JSON object with an epoch")
+        return values
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        with self.metrics_file.open("a", encoding="utf-8") as handle:
+        """Add a line to ``metrics.jsonl``; it is on the disk before any later checkpoint."""
+        with self._writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line, allow_nan=False) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
 
     def truncate_metrics(self, epoch: int) -> None:
         """Keep the lines of epochs up to this one."""
-        kept = [line for line in self.metrics if line["epoch"] <= epoch]
-        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = "".join(json.dumps(line) + "\n" for line in self.metrics if line["epoch"] <= epoch)
+        with self._writing(self.metrics_file):
+            write_text(self.metrics_file, kept)
 
     def save_tensors(self, file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Write tensors and JSON metadata to a safetensors file, atomically."""
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"hakg": json.dumps(metadata, allow_nan=False)}
-        replace_file(file, lambda temporary: save_file(contiguous, temporary, metadata=header))
+        with self._writing(file):
+            replace_file(file, lambda temporary: save_file(contiguous, temporary, metadata=header))
 
     def load_tensors(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a safetensors file written by :meth:`save_tensors`."""
         self._require(file)
         try:
-            from safetensors import safe_open
-
             with safe_open(file, framework="pt") as handle:
                 metadata = json.loads((handle.metadata() or {})["hakg"])
-            return load_file(file), metadata
+                # Copies: what safetensors gives is mapped from the file.
+                tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: is damaged or not written by this package ({error}); train again, or restore the file"
-            ) from error
+            raise _damaged(file, error) from error
+        if not isinstance(metadata, dict):
+            raise _damaged(file, "its metadata are no JSON object")
+        return tensors, metadata
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise IntegrityError if the run belongs to another data set."""
@@ -142,22 +201,64 @@ class RunFolder:
                 remedy="give the data set it was trained on, or train again on this one",
             )
 
+    @contextmanager
+    def _writing(self, file: Path) -> Iterator[None]:
+        """Turn what writers raise into CheckpointError; safetensors has an exception of its own for a full disk."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(
+                f"{file}: cannot be written: {reason}; what the run saved earlier is intact\n"
+                "Free space or mend permissions, then continue with --resume, or train in another folder."
+            ) from error
+
+    def _write_json(self, file: Path, value: dict[str, Any]) -> None:
+        with self._writing(file):
+            write_json(file, value)
+
     def _require(self, file: Path) -> None:
         if not file.exists():
             raise CheckpointError(
-                f"{self.path}: has no {file.name}, so it is not a run that finished its first epoch; "
-                "train with `hakg train DATA --out RUN`"
+                f"{self.path}: has no {file.name}, so it is not a run, or one that has not come so far; "
+                "train with `hakg train DATA --out RUN`, or continue with --resume"
             )
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         self._require(file)
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
+            value = json.loads(file.read_bytes())
         except ValueError as error:
-            raise CheckpointError(f"{file}: is damaged ({error}); train again, or restore the file") from error
+            raise _damaged(file, error) from error
         if not isinstance(value, dict):
-            raise CheckpointError(f"{file}: is damaged (not a JSON object); train again, or restore the file")
+            raise _damaged(file, "not a JSON object")
         return value
+
+
+def _damaged(file: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"{file}: is damaged, or not written by this package ({why}); train again, or restore it")
+
+
+def settings_differences(theirs: dict[str, Any], ours: Settings, keys: Iterable[str]) -> list[str]:
+    """How settings differ from those stored as :meth:`Settings.to_dict`, as texts ``key (was ..., now ...)``.
+
+    Parameters
+    ----------
+    theirs
+        The stored ones; keys that they lack have their defaults.
+    ours
+        To compare with.
+    keys
+        Which to compare.
+
+    Raises
+    ------
+    ConfigError
+        If the stored ones are no settings.
+    """
+    was, now, sections = Settings.from_dict(theirs).to_dict(), ours.to_dict(), setting_keys()
+    pairs = ((key, was[sections[key]][key], now[sections[key]][key]) for key in keys)
+    return [f"{key} (was {old!r}, now {new!r})" for key, old, new in pairs if old != new]
 
 
 def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> HAKG:
@@ -177,14 +278,23 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
     IntegrityError
         If the run belongs to another data set.
     CheckpointError
-        If the run is incomplete or its files are damaged.
+        If the run is incomplete, its files are damaged, or ``config.toml`` is not that of the model.
     """
     from hakg_dgl.training.trainer import build_model
 
     folder = RunFolder(run)
     folder.check_dataset(dataset)
-    model = build_model(dataset, folder.settings, torch.device(device))
-    tensors, _ = folder.load_tensors(folder.model_file)
+    settings = folder.settings
+    tensors, about = folder.load_tensors(folder.model_file)
+    try:
+        different = settings_differences(about["settings"], settings, _TRAINED_WITH)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise _damaged(folder.model_file, error) from error
+    if different:
+        raise CheckpointError(
+            f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
+        )
+    model = build_model(dataset, settings, torch.device(device))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

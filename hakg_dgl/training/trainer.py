@@ -1,4 +1,4 @@
-"""The training loop: epochs, evaluation, early stopping, checkpoints and resuming."""
+"""The training loop: epochs, evaluation, early stopping and resuming."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,19 @@ from hakg_dgl.nn.model import HAKG
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.sampling import EpochBatches
-from hakg_dgl.training.files import write_json
-from hakg_dgl.training.objective import STREAMS, Objective
+from hakg_dgl.training.checkpoint import (
+    Checkpoint,
+    Standing,
+    Weights,
+    changed_settings,
+    copied,
+    refuse_changed_settings,
+)
+from hakg_dgl.training.objective import Objective
 from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.tensorboard import ScalarLog
 
 PUBLISHED_NOTE = "selected on the test split, as the published experiments did: compare with their tables only"
-STATE_SHARE = 0.05
-"""Largest share of the time that writing the state for resuming may take."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Progress:
     epoch, epochs
         Epoch counted from 1, and the most there will be.
     step, steps
-        Step within the epoch counted from 1; ``step == steps`` with ``metrics`` or ``stopped`` set ends an epoch.
+        Step within the epoch counted from 1; the report with ``step == steps`` comes once the epoch is over.
     loss
         Mean loss of the epoch so far.
     seconds
@@ -62,19 +68,6 @@ class Progress:
     seconds: float
     metrics: dict[str, float] | None = None
     best: bool = False
-    stopped: str | None = None
-
-
-@dataclass
-class _State:
-    """What changes from epoch to epoch, apart from tensors."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_value: float = -math.inf
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    worse: int = 0
-    seconds: float = 0.0
     stopped: str | None = None
 
 
@@ -157,19 +150,31 @@ class Trainer:
         self._require_pairs(training_splits(self.settings))
         self._require_pairs((self.selected_on,))
         self.device = choose_device(self.settings.run.device)
-        self.model = build_model(dataset, self.settings, self.device)
-        splits = training_splits(self.settings)
-        self.objective = Objective(self.model, dataset, self.settings, splits)
-        self.batches = EpochBatches(
-            dataset.pairs(*splits), training.batch_size, self.objective.generators["batches"], device=self.device
-        )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=training.lr, fused=True)
         self.cuts = tuple(sorted({20, int(training.select_by.partition("@")[2])}))
         self._evaluator: Evaluator | None = None
-        self._best: dict[str, Tensor] = {}
-        self._state = _State()
-        self._state_written = time.monotonic()
-        self._state_cost = 0.0
+        self._scalars: ScalarLog | None = None
+        if self.settings.run.tensorboard:
+            if self.folder is None:
+                raise ConfigError("tensorboard = true, but there is no run folder to write to: give the trainer one")
+            self._scalars = ScalarLog(self.folder.tensorboard)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Everything that training changes, as it is before the first epoch."""
+        settings, splits = self.settings, training_splits(self.settings)
+        self.model = build_model(self.dataset, settings, self.device)
+        self.objective = Objective(self.model, self.dataset, settings, splits)
+        generators = self.objective.generators
+        self.batches = EpochBatches(
+            self.dataset.pairs(*splits), settings.training.batch_size, generators["batches"], device=self.device
+        )
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.training.lr, fused=True)
+        self._checkpoint: Checkpoint | None = None
+        if self.folder is not None:
+            self._checkpoint = Checkpoint(self.folder, settings, self.model, self.optimizer, generators)
+        self._standing = Standing()
+        self._best: Weights = {}
+        self._fresh = True
 
     def _require_pairs(self, splits: tuple[str, ...]) -> None:
         if not len(self.dataset.pairs(*splits)):
@@ -179,12 +184,17 @@ class Trainer:
             )
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
-        """Train to the end (or from the last saved state on) and evaluate the best model.
+        """Train to the end (or from the last saved state on) and evaluate the best model, which ``model`` then is.
+
+        Interrupted by an exception or a kill at any moment, a run continues with ``resume`` from the last saved epoch
+        to the same result. Without ``resume``, the folder is cleared and training starts anew.
 
         Parameters
         ----------
         resume
-            Continue the run in the folder; its settings must be those given, but for ``epochs`` and ``patience``.
+            Continue the run in the folder. Its settings must be those given, but for ``epochs`` (with a constant
+            learning rate), ``patience`` and ``tensorboard``. A finished run goes on if there are more epochs now; the
+            evaluation at its end stays, even where ``eval_every`` asks for none.
 
         Returns
         -------
@@ -194,54 +204,70 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            If there is nothing to resume, or the run has other settings.
+            If there is nothing to resume, the run has other settings, or the folder cannot be written.
+        IntegrityError
+            If the run belongs to another data set.
         NumericalError
-            If the loss becomes NaN or infinite; the best and the last good state stay in the run folder.
+            If training yields NaN or infinity; the best model and the last good state stay in the run folder, and
+            ``model`` is the best so far.
         """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if not self._fresh:
+            self._set_up()
+        self._fresh = False
         if resume:
             self._resume()
         elif self.folder is not None:
             self.folder.create(self.settings, self.dataset, self.data_path)
-        state, training = self._state, self.settings.training
-        if state.stopped is not None and state.epoch < training.epochs and state.worse < training.patience:
-            state.stopped = None  # more epochs, or more patience, than when it stopped
+        if self._scalars is not None:
+            self._scalars.open(self._standing.epoch)
         try:
-            while state.stopped is None:
+            while self._reason_to_stop() is None:
                 self._epoch()
-        except BaseException:
-            self._free_memory()
+        except NumericalError:
+            if self._best:
+                self.model.load_state_dict(self._best)
             raise
+        finally:
+            if self._scalars is not None:
+                self._scalars.close()
         return self._finish()
 
-    def _epoch(self) -> None:
-        state, training = self._state, self.settings.training
-        began, number = time.perf_counter(), state.epoch + 1
-        loss = self._steps(number, began)
-        metrics, best = None, False
-        if number % training.eval_every == 0 or number == training.epochs:
-            metrics = self._evaluate_selection()
-            best = self._note(metrics, number)
-        state.epoch = number
-        if state.worse >= training.patience:
-            state.stopped = f"no better {training.select_by} in {state.worse} evaluations"
-        elif number >= training.epochs:
-            state.stopped = f"{number} epochs done"
-        seconds = time.perf_counter() - began
-        state.seconds += seconds
-        line: dict[str, Any] = {"epoch": number, "seconds": round(seconds, 4), "loss": loss}
-        if metrics is not None:
-            line |= {"split": self.selected_on, **metrics}
-        if self.folder is not None:
-            self.folder.append_metrics(line)
-            self._save_state()
-        steps = len(self.batches)
-        self._report(Progress(number, training.epochs, steps, steps, loss, seconds, metrics or {}, best, state.stopped))
+    def _reason_to_stop(self) -> str | None:
+        standing, training = self._standing, self.settings.training
+        if standing.worse >= training.patience:
+            return f"no better {training.select_by} in {standing.worse} evaluations"
+        return f"{standing.epoch} epochs done" if standing.epoch >= training.epochs else None
 
-    def _steps(self, number: int, began: float) -> float:
+    def _epoch(self) -> None:
+        standing, training = self._standing, self.settings.training
+        began, number = time.perf_counter(), standing.epoch + 1
+        lr = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
+        loss = self._steps(number, lr, began)
+        metrics, best = {}, False
+        if number % training.eval_every == 0 or number == training.epochs:
+            metrics = self._evaluate_selection(number)
+            best = self._note(metrics, number)
+        standing.epoch = number
+        seconds = time.perf_counter() - began
+        standing.seconds += seconds
+        if self.folder is not None:
+            line = {"epoch": number, "seconds": round(seconds, 4), "loss": loss}
+            self.folder.append_metrics({**line, "split": self.selected_on, **metrics} if metrics else line)
+        stopped = self._reason_to_stop()
+        if self._checkpoint is not None:
+            self._checkpoint.save(standing, self._best, force=stopped is not None)
+        if self._scalars is not None:
+            scalars = {"loss": loss, "learning_rate": lr, "seconds": seconds}
+            self._scalars.write(number, scalars | {f"{self.selected_on}/{key}": metrics[key] for key in metrics})
+        steps = len(self.batches)
+        self._report(Progress(number, training.epochs, steps, steps, loss, seconds, metrics or None, best, stopped))
+
+    def _steps(self, number: int, lr: float, began: float) -> float:
         """One pass over the training interactions; the mean loss."""
-        training = self.settings.training
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
+            group["lr"] = lr
         self.model.train()
         steps, total = len(self.batches), 0.0
         pending: list[Tensor] = []
@@ -252,41 +278,48 @@ class Trainer:
             pending.append(loss.detach())
             # Reading the loss waits for a GPU, so there it is read every few steps; parameters change after the check.
             if self.device.type == "cpu" or step == steps or len(pending) == 32:
-                for value in torch.stack(pending).tolist():
+                for earlier, value in enumerate(torch.stack(pending).tolist(), start=step - len(pending) + 1):
                     if not math.isfinite(value):
-                        raise self._numerical_error(number, step, value)
+                        raise self._numerical_error(f"the loss became {value}", number, f"step {earlier}")
                     total += value
                 pending.clear()
                 if step < steps:
                     seconds = time.perf_counter() - began
-                    self._report(Progress(number, training.epochs, step, steps, total / step, seconds))
+                    self._report(Progress(number, self.settings.training.epochs, step, steps, total / step, seconds))
             self.optimizer.step()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._numerical_error("a parameter became NaN or infinite", number, f"step {steps}")
         return total / steps
 
-    def _evaluate_selection(self) -> dict[str, float]:
+    def _evaluate_selection(self, number: int) -> dict[str, float]:
         if self._evaluator is None:
             self._evaluator = Evaluator(self.dataset, self.selected_on, self.cuts)
         self.model.eval()
-        return dict(self._evaluator(EmbeddingScorer(*self.model.ranking_vectors())).metrics)
+        try:
+            return dict(self._evaluator(EmbeddingScorer(*self.model.ranking_vectors())).metrics)
+        except NumericalError as error:
+            raise self._numerical_error(f"a score became NaN ({error})", number, "in the evaluation") from error
 
     def _note(self, metrics: dict[str, float], number: int) -> bool:
         """Keep the model if it is the best so far."""
-        state, value = self._state, metrics[self.settings.training.select_by]
-        if not value > state.best_value:
-            state.worse += 1
+        standing, value = self._standing, metrics[self.settings.training.select_by]
+        if standing.best_value is not None and not value > standing.best_value:
+            standing.worse += 1
             return False
-        state.best_value, state.best_epoch, state.best_metrics, state.worse = value, number, metrics, 0
-        if self.folder is None:
-            self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        else:
-            self.folder.save_tensors(self.folder.model_file, self.model.state_dict(), {"epoch": number})
+        standing.best_value, standing.best_epoch, standing.best_metrics, standing.worse = value, number, metrics, 0
+        self._best = copied(self.model)
+        self._save_best()
         return True
+
+    def _save_best(self) -> None:
+        if self.folder is not None:
+            about = {"epoch": self._standing.best_epoch, "settings": self.settings.to_dict()}
+            self.folder.save_tensors(self.folder.model_file, self._best, about)
 
     def _finish(self) -> dict[str, Any]:
         """Load the best model, evaluate it on the splits the protocol allows, write the result."""
-        state, folder = self._state, self.folder
-        best = self._best if folder is None else folder.load_tensors(folder.model_file)[0]
-        self.model.load_state_dict(best)
+        standing = self._standing
+        self.model.load_state_dict(self._best)
         self.model.eval()
         scorer = EmbeddingScorer(*self.model.ranking_vectors())
         test: dict[str, float] | None = None
@@ -296,11 +329,11 @@ class Trainer:
         result = {
             "protocol": self.settings.training.protocol,
             "note": PUBLISHED_NOTE if published else None,
-            "best_epoch": state.best_epoch,
-            "epochs_run": state.epoch,
-            "stopped": state.stopped,
-            "metrics": {"valid": None if published else state.best_metrics, "test": test},
-            "seconds": round(state.seconds, 3),
+            "best_epoch": standing.best_epoch,
+            "epochs_run": standing.epoch,
+            "stopped": self._reason_to_stop(),
+            "metrics": {"valid": None if published else standing.best_metrics, "test": test},
+            "seconds": round(standing.seconds, 3),
             "settings": self.settings.to_dict(),
             "data": {
                 "name": self.dataset.name,
@@ -312,105 +345,67 @@ class Trainer:
             "peak_memory_bytes": _peak_memory(self.device),
             "versions": _versions(),
         }
-        if folder is not None:
-            self._save_state(force=True)
-            write_json(folder.result_file, result)
+        if self.folder is not None:
+            self.folder.write_result(result)
         return result
 
-    def _numerical_error(self, epoch: int, step: int, value: float) -> NumericalError:
-        norms = ", ".join(
-            f"{name} {float(parameter.detach().norm(dim=-1).max()):.3g}"
-            for name, parameter in self.model.named_parameters()
-            if parameter.ndim == 2 and not name.startswith("gate")
-        )
-        kept = "" if self.folder is None else f" The best and the last good state are kept in {self.folder.path}."
-        training = self.settings.training
+    def _numerical_error(self, problem: str, epoch: int, where: str) -> NumericalError:
+        norms: dict[str, list[Tensor]] = {}
+        for name, parameter in self.model.named_parameters():
+            norms.setdefault(name.partition(".")[0], []).append(parameter.detach().norm(dim=-1).max())
+        largest = ", ".join(f"{name} {float(torch.stack(values).max()):.3g}" for name, values in norms.items())
+        kept, best = "", self._standing.best_epoch
+        if best:
+            place = (
+                "is set back to" if self.folder is None else f"and the last good state are kept in {self.folder.path}:"
+            )
+            kept = f"\nThe best model {place} epoch {best}."
+        training, loss, run = self.settings.training, self.settings.loss, self.settings.run
         return NumericalError(
-            f"the loss became {value} in epoch {epoch}, step {step}. Largest row norms: {norms}.{kept}\n"
+            f"{problem} in epoch {epoch}, {where}. Largest row norms: {largest}.{kept}\n"
             f"Lower lr (now {training.lr:g}), raise batch_size (now {training.batch_size}), "
-            "lower angle_weight, or set dtype=float64."
+            f"or lower angle_weight (now {loss.angle_weight:g})"
+            + (", or set dtype = float64." if run.dtype == "float32" else ".")
         )
-
-    def _save_state(self, *, force: bool = False) -> None:
-        """Write all that resuming needs, unless the last write was too short a while ago to afford one."""
-        folder, state = self.folder, self._state
-        now = time.monotonic()
-        due = force or state.stopped is not None or (now - self._state_written) * STATE_SHARE >= self._state_cost
-        if folder is None or not due:
-            return
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, slot in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
-        for name in STREAMS:
-            tensors[f"random.{name}"] = self.objective.generators[name].get_state()
-        folder.save_tensors(folder.state_file, tensors, {"format_version": 1, **vars(state)} | _finite(state))
-        self._state_written = time.monotonic()
-        self._state_cost = self._state_written - now
 
     def _resume(self) -> None:
         folder = self.folder
-        if folder is None or not folder.exists():
-            raise CheckpointError(
-                f"there is no run to resume in {'memory' if folder is None else folder.path}; train without --resume"
-            )
-        folder.check_dataset(self.dataset)
-        theirs, ours = folder.settings.to_dict(), self.settings.to_dict()
-        for free in ("epochs", "patience"):
-            theirs["training"][free] = ours["training"][free]
-        different = [
-            f"{key} (was {theirs[section][key]!r}, now {value!r})"
-            for section, values in ours.items()
-            for key, value in values.items()
-            if theirs[section][key] != value
-        ]
-        if different:
-            raise CheckpointError(
-                f"{folder.path}: the run has other settings: {', '.join(different)}; "
-                "resume with its own, or train in another folder"
-            )
-        if not folder.state_file.exists():
-            folder.create(self.settings, self.dataset, self.data_path)  # stopped within the first epoch
+        if folder is None:
+            raise CheckpointError("there is nothing to resume: the trainer was given no run folder")
+        if not folder.exists():
+            raise CheckpointError(f"{folder.path}: there is no run to resume; train without --resume")
+        if self._checkpoint is None or not folder.state_file.exists():
+            self._restart(folder)
             return
-        tensors, saved = folder.load_tensors(folder.state_file)
-        try:
-            self._restore(tensors, saved)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{folder.state_file}: does not fit this run: {error}") from error
-        folder.truncate_metrics(self._state.epoch)
+        folder.check_dataset(self.dataset)
+        standing, best = self._checkpoint.restore()
+        epochs = self.settings.training.epochs
+        if standing.epoch > epochs or (standing.epoch == epochs and not best):
+            raise CheckpointError(
+                f"{folder.path}: has done {standing.epoch} epochs already; epochs = {epochs} is too few"
+            )
+        self._standing, self._best = standing, best
+        folder.remove_temporaries()
+        folder.truncate_metrics(standing.epoch)
         folder.result_file.unlink(missing_ok=True)
+        if best:  # the file may be of a later epoch, which training may not come to again
+            self._save_best()
+        folder.describe(self.settings, self.dataset, self.data_path)
 
-    def _restore(self, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
-        self._state = _State(**{name: saved[name] for name in vars(self._state)})
-        if self._state.best_epoch == 0:
-            self._state.best_value = -math.inf
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "adam": {}, "random": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
-        optimizer = self.optimizer.state_dict()
-        for name, tensor in groups["adam"].items():
-            index, _, slot = name.partition(".")
-            optimizer["state"].setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict(optimizer)
-        for name in STREAMS:
-            self.objective.generators[name].set_state(groups["random"][name])
-
-    def _free_memory(self) -> None:
-        self._best = {}
-        self.optimizer.zero_grad(set_to_none=True)
-
-
-def _finite(state: _State) -> dict[str, Any]:
-    """JSON has no infinity: no best value before the first evaluation."""
-    return {"best_value": state.best_value if math.isfinite(state.best_value) else None}
+    def _restart(self, folder: RunFolder) -> None:
+        """Resume a run that was stopped within its first epoch."""
+        if folder.about_file.exists():
+            folder.check_dataset(self.dataset)
+        if folder.config_file.exists():
+            refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), self.settings))
+        folder.create(self.settings, self.dataset, self.data_path)
 
 
 def learning_rate(base: float, schedule: str, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch counted from 1: ``constant``, or ``cosine`` from ``base`` down to a hundredth of it."""
     if schedule == "constant":
         return base
-    return base * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (epoch - 1) / max(1, epochs))))
+    return base * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (epoch - 1) / max(1, epochs - 1))))
 
 
 def _device_name(device: torch.device) -> str:
@@ -418,9 +413,14 @@ def _device_name(device: torch.device) -> str:
 
 
 def _peak_memory(device: torch.device) -> int | None:
-    """Bytes: of the GPU where one is used, else the process's resident set."""
+    """Bytes: of the GPU where one is used, else the process's resident set; None where that is not known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:  # getrusage would count the process that started this one
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows

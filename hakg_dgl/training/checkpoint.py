@@ -1,0 +1,182 @@
+"""The state of training at the end of an epoch: all that resuming needs, in one file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
+from hakg_dgl.training.run_folder import RunFolder, settings_differences
+
+STATE_FORMAT_VERSION = 1
+STATE_SHARE = 0.05
+"""Largest share of the time that writing the state may take."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class Standing:
+    """Where training stands, apart from tensors.
+
+    Attributes
+    ----------
+    epoch
+        The last one done, 0 before the first.
+    best_epoch, best_value, best_metrics
+        Of the best evaluation so far; 0, None and empty before the first.
+    worse
+        Evaluations since then.
+    seconds
+        Spent in epochs.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    seconds: float = 0.0
+
+
+class Checkpoint:
+    """Saves and restores what changes during training.
+
+    The state holds the best weights too, where they are not the last: ``model.safetensors`` may come from an epoch
+    after that of the state, whose weights a continued run need not reach again.
+
+    Parameters
+    ----------
+    folder, settings
+        Of the run.
+    model, optimizer, generators
+        What is saved, and changed in place when restoring.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: Settings,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.folder, self.settings, self.model, self.optimizer = folder, settings, model, optimizer
+        self.generators = generators
+        self._written, self._cost = time.monotonic(), 0.0
+
+    def save(self, standing: Standing, best: Weights, *, force: bool = False) -> bool:
+        """Write the state, unless the last write was too short a while ago to afford one; whether it was written.
+
+        A run killed after a skipped write resumes from an earlier epoch and repeats the epochs since.
+        """
+        began = time.monotonic()
+        if not force and (began - self._written) * STATE_SHARE < self._cost:
+            return False
+        tensors = _prefixed("model", self.model.state_dict())
+        if best and standing.best_epoch != standing.epoch:
+            tensors |= _prefixed("best", best)
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= _prefixed(f"optimizer.{index}", {name: torch.as_tensor(slots[name]) for name in slots})
+        tensors |= _prefixed("random", {name: generator.get_state() for name, generator in self.generators.items()})
+        about = {
+            "format_version": STATE_FORMAT_VERSION,
+            "settings": self.settings.to_dict(),
+            "device": self._device,
+            "standing": asdict(standing),
+        }
+        self.folder.save_tensors(self.folder.state_file, tensors, about)
+        self._written = time.monotonic()
+        self._cost = self._written - began
+        return True
+
+    def restore(self) -> tuple[Standing, Weights]:
+        """Set everything back to the saved state; where training stood, and the best weights until then.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or of a run with other settings or on another kind of device.
+        FormatVersionError
+            If a newer version wrote it.
+        """
+        file = self.folder.state_file
+        tensors, about = self.folder.load_tensors(file)
+        version = about.get("format_version")
+        if isinstance(version, int) and version > STATE_FORMAT_VERSION:
+            raise FormatVersionError(
+                f"state format {version}, this version reads up to {STATE_FORMAT_VERSION}",
+                path=file,
+                remedy="upgrade hakg_dgl",
+            )
+        try:
+            different = changed_settings(about["settings"], self.settings)
+            if about["device"] != self._device:
+                different.append(f"device (was {about['device']!r}, now {self._device!r})")
+            standing = Standing(**{f.name: about["standing"][f.name] for f in fields(Standing)})
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"{file}: does not say where training stood ({error!r}); train again") from error
+        refuse_changed_settings(self.folder, different)
+        try:
+            best = self._restore_tensors(tensors)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file}: does not fit this run: {error}; train again") from error
+        if standing.best_epoch == standing.epoch:
+            best = copied(self.model)
+        if standing.best_epoch and not best:
+            raise CheckpointError(f"{file}: lacks the best weights, of epoch {standing.best_epoch}; train again")
+        return standing, best
+
+    def _restore_tensors(self, tensors: Weights) -> Weights:
+        groups: dict[str, Weights] = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        self.model.load_state_dict(groups["model"])
+        slots: dict[int, Weights] = {}
+        for name, tensor in groups["optimizer"].items():
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        for name, generator in self.generators.items():
+            generator.set_state(groups["random"][name])
+        return groups["best"]
+
+    @property
+    def _device(self) -> str:
+        """Kind of device, on which the generators' states depend."""
+        return next(self.model.parameters()).device.type
+
+
+def changed_settings(theirs: dict[str, Any], ours: Settings) -> list[str]:
+    """Settings that differ and may not when a run is continued; see :func:`settings_differences`.
+
+    The device may be another name of the same kind, TensorBoard may come and go, and so may more epochs and patience.
+    Only a schedule that is spread over the epochs depends on their number.
+    """
+    free = {"patience", "device", "tensorboard"} | ({"epochs"} if ours.training.lr_schedule == "constant" else set())
+    return settings_differences(theirs, ours, [key for key in setting_keys() if key not in free])
+
+
+def refuse_changed_settings(folder: RunFolder, different: list[str]) -> None:
+    """Raise CheckpointError if there is a difference."""
+    if different:
+        raise CheckpointError(
+            f"{folder.path}: the run has other settings: {', '.join(different)}; "
+            "resume with its own, or train in another folder"
+        )
+
+
+def copied(model: nn.Module) -> Weights:
+    """The weights of a model, on CPU, as they are now."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
