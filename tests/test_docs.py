@@ -23,6 +23,8 @@ import hakg_dgl
 from hakg_dgl.config import PRESETS, Settings, setting_keys
 from hakg_dgl.data.synthetic import DemoSettings
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.geometry import guards
+from hakg_dgl.kernels.aggregation import VECTORS_BEYOND
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -113,6 +115,19 @@ def test_every_public_name_is_in_the_python_page() -> None:
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")))
     missing = sorted(set(hakg_dgl.__all__) - named)
     assert not missing, "add these to the tables of docs/python-api.md"
+
+
+def test_the_model_page_states_the_constants_as_they_are() -> None:
+    content = " ".join(prose(ROOT / "docs" / "model.md").split())
+    margins = [guards.ball_margin(dtype) for dtype in (torch.float32, torch.float64)]
+    assert margins == [4e-3, 1e-5]
+    assert "1 - 4e-3 in float32, 1 - 1e-5 in float64" in content
+    assert (
+        "above {:g} (float32) or {:g} (float64)".format(*(VECTORS_BEYOND[t] for t in (torch.float32, torch.float64)))
+        in content
+    )
+    stated = (guards.NORM_FLOOR, guards.ROW_NORM_FLOOR, guards.ARTANH_MARGIN, guards.TANH_LIMIT, guards.ANGLE_MARGIN)
+    assert stated == (1e-15, 1e-12, 1e-5, 15.0, 1e-6), "mend the table of guards in docs/model.md"
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
