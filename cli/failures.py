@@ -61,7 +61,8 @@ def explain(error: Exception) -> str | None:
         return f"out of memory{': ' + _first_line(text) if text else ''}\n{_SMALLER}."
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or text}{_REMEDIES.get(error.errno or 0, '')}"
+        reason = os.strerror(error.errno) if error.errno else text  # pyarrow's own text is about its buffers
+        return f"{place}{reason}{_REMEDIES.get(error.errno or 0, '')}"
     return None
 
 

@@ -37,8 +37,8 @@ def write_json(value: Any, target: str) -> None:
         return
     from hakg_dgl.training import files
 
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(Path(target), value)
+    with _errors_naming(Path(target)):
+        files.write_json(Path(target), value)
 
 
 def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
@@ -54,9 +54,20 @@ def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
                 write(block)
                 rows += len(block)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, write_all)
+    with _errors_naming(path):
+        replace_file(path, write_all)
     return rows
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Make the folder, and let errors name the file that was asked for, not its temporary, or none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 @contextmanager

@@ -23,11 +23,12 @@ def bar(iterable: Iterable[T] | None = None, **options: Any) -> Any:
 @contextmanager
 def stages(total: int) -> Iterator[Callable[[str], None]]:
     """A bar over the named steps of a command; call the result when a step begins."""
-    with bar(total=total, bar_format="{desc} [{n_fmt}/{total_fmt}] {elapsed}") as shown:
+    with bar(desc="starting", bar_format="{desc}, {elapsed}") as shown:
+        names: list[str] = []
 
         def begin(name: str) -> None:
-            shown.set_description_str(name)
-            shown.update()
+            names.append(name)
+            shown.set_description_str(f"[{len(names)}/{total}] {name}")
 
         yield begin
 
@@ -53,10 +54,14 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
 @contextmanager
 def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
     """A bar over the steps of all epochs, with the last loss, and the last and best of the metric that selects."""
-    with bar(unit="step") as shown:
+    with bar(desc="preparing", unit="step") as shown:
         notes: dict[str, str] = {}
 
         def report(progress: Progress) -> None:
+            done = (progress.epoch - 1) * progress.steps + progress.step
+            if shown.total is None:  # neither preparations nor, on resuming, earlier epochs count for the speed
+                shown.unpause()
+                shown.initial = shown.n = done - 1
             shown.total = progress.epochs * progress.steps
             notes["loss"] = f"{progress.loss:.4f}"
             if progress.metrics:
@@ -65,6 +70,6 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
                 notes["best"] = f"{notes[select_by]} (epoch {progress.epoch})"
             shown.set_description_str(f"epoch {progress.epoch}/{progress.epochs}", refresh=False)
             shown.set_postfix(notes, refresh=False)
-            shown.update(max(0, (progress.epoch - 1) * progress.steps + progress.step - shown.n))
+            shown.update(done - shown.n)
 
         yield report

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import pty
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +110,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_leaves_a_run_to_resume(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
     forever = ["--epochs", "100000", "--set", "patience=100000", *SMALL]
@@ -129,22 +134,39 @@ def test_ctrl_c_in_training_leaves_a_run_to_resume(tmp_path: Path, data: Path) -
     assert [line["epoch"] for line in RunFolder(run).metrics] == list(range(1, done + 2))
 
 
-def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path, data: Path) -> None:
-    run, lists = tmp_path / "run", tmp_path / "lists.csv"
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path, data: Path, suffix: str) -> None:
+    run, lists = tmp_path / "run", tmp_path / f"lists{suffix}"
     arguments = ["train", data, "--out", run, "--epochs", 1, *SMALL]
     assert CliRunner().invoke(cli.main, [str(argument) for argument in arguments]).exit_code == 0
     lists.write_text("something good\n")
     result = subprocess.run(
         [*COMMAND, "recommend", run, "--out", lists],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000)),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert result.returncode == 2, result.stderr
-    assert result.stderr == f"Error: {os.strerror(errno.EFBIG)}\n"
+    assert result.stderr == f"Error: {lists}: {os.strerror(errno.EFBIG)}\n"
     assert lists.read_text() == "something good\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.csv", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [lists.name, "run"]
+
+
+def test_progress_goes_to_a_terminal_and_results_to_stdout(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [*COMMAND, "preprocess", "demo", "--out", tmp_path / "data"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        stdout, _ = process.communicate(timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    assert "[1/3] reading demo" in shown
+    assert "[3/3] writing" in shown
+    assert [line.split()[0] for line in stdout.splitlines()] == ["demo:", "Wrote"]
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(data: Path) -> None:
