@@ -6,6 +6,7 @@ This is the definition of the model. :class:`ReadableAggregator` computes with i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -48,12 +49,12 @@ class RelationTransitiveUpdate:
     def __call__(self, edges: Any) -> dict[str, Tensor]:
         """``{"m": [n_edges, d]}``: tangent vectors at the head (or translations, in Euclidean geometry)."""
         message = self.rule.message(edges.dst["e"], edges.src["e"], self.relation.expand_as(edges.src["e"]))
-        return {"m": message * edges.data["keep"]}
+        return {"m": message}
 
 
 def collaborative_update(edges: Any) -> dict[str, Tensor]:
     """Message of an interaction: the sender's features as they are, ``{"m": [n_edges, d]}``."""
-    return {"m": edges.src["x"] * edges.data["keep"]}
+    return {"m": edges.src["x"]}
 
 
 def update_all(graph: Any, updates: Mapping[EdgeType, UpdateFunction]) -> None:
@@ -81,52 +82,45 @@ class ReadableAggregator:
     def __init__(self, graph: Any, packed: PackedGraph, relation_types: list[EdgeType], rule: MessageRule) -> None:
         self.graph, self.packed, self.relation_types, self.rule = graph, packed, relation_types, rule
         self._positions = _packed_positions(graph, packed, relation_types)
-        self._kept: tuple[Tensor, Tensor, float] | None = None
+        self._scale = 1.0
 
     def drop(self, kg_mask: Tensor | None, interaction_mask: Tensor | None, scale: float) -> ReadableAggregator:
         """The same aggregator over the edges where the masks are true; kept interactions are worth ``scale``."""
-        dropped = object.__new__(ReadableAggregator)
-        dropped.__dict__.update(self.__dict__)
-        dropped._kept = (
-            self._all(self.packed.knowledge.n_edges) if kg_mask is None else kg_mask,
-            self._all(self.packed.interactions.n_edges) if interaction_mask is None else interaction_mask,
-            scale,
+        dropped = copy.copy(self)
+        masks = dict.fromkeys(self.relation_types, kg_mask)
+        masks |= {INTERACTS: interaction_mask, INTERACTED_BY: interaction_mask}
+        dropped.graph, dropped._positions = self._subgraph(
+            {
+                etype: None if mask is None else mask.index_select(0, self._positions[etype])
+                for etype, mask in masks.items()
+            }
         )
+        dropped._scale = scale
         return dropped
 
-    def _all(self, n: int) -> Tensor:
-        return torch.ones(n, dtype=torch.bool, device=self.graph.device)
-
-    def _mark_edges(self, etype: EdgeType, dtype: torch.dtype) -> None:
-        position = self._positions[etype]
-        keep = torch.ones(len(position), 1, dtype=dtype, device=position.device)
-        if self._kept is not None:
-            kg_mask, interaction_mask, scale = self._kept
-            if etype in (INTERACTS, INTERACTED_BY):
-                keep = interaction_mask[position].to(dtype).unsqueeze(1) * scale
-            else:
-                keep = kg_mask[position].to(dtype).unsqueeze(1)
-        self.graph.edges[etype].data["keep"] = keep
+    def _subgraph(self, masks: Mapping[EdgeType, Tensor | None]) -> tuple[Any, dict[EdgeType, Tensor]]:
+        """The graph of the edges where the masks are true, all nodes kept, and the packed positions of its edges."""
+        every = {etype: torch.ones(len(p), dtype=torch.bool, device=p.device) for etype, p in self._positions.items()}
+        chosen = every | {etype: mask for etype, mask in masks.items() if mask is not None}
+        graph = dgl.edge_subgraph(self.graph, chosen, relabel_nodes=False, store_ids=False)
+        return graph, {etype: position[chosen[etype]] for etype, position in self._positions.items()}
 
     def entities(self, entity: Tensor, relation: Tensor, n_heads: int) -> Tensor:
         """Mean of the relation-transitive messages of heads 0..n_heads-1: ``[n_heads, d]``."""
-        with self.graph.local_scope():
-            self.graph.nodes["entity"].data["e"] = entity
-            updates: dict[EdgeType, UpdateFunction] = {}
-            for etype, w in zip(self.relation_types, relation[: len(self.relation_types)], strict=True):
-                if self.graph.num_edges(etype):
-                    self._mark_edges(etype, entity.dtype)
-                    updates[etype] = RelationTransitiveUpdate(w, self.rule)
-            if not updates:
-                return torch.zeros_like(entity[:n_heads])
-            update_all(self.graph, updates)
-            total = self.graph.nodes["entity"].data["total"]
-            self.graph.multi_update_all(
-                {etype: (fn.copy_e("keep", "k"), fn.sum("k", "degree")) for etype in updates}, "sum"
-            )
-            degree = self.graph.nodes["entity"].data["degree"].detach()
-        mean: Tensor = total / degree.clamp_min(1.0)
-        return mean[:n_heads]
+        graph = self.graph
+        if n_heads < len(entity):
+            graph, _ = self._subgraph({etype: graph.edges(etype=etype)[1] < n_heads for etype in self.relation_types})
+        present = [
+            (etype, w) for etype, w in zip(self.relation_types, relation, strict=False) if graph.num_edges(etype)
+        ]
+        if not present:
+            return torch.zeros_like(entity[:n_heads])
+        with graph.local_scope():
+            graph.nodes["entity"].data["e"] = entity
+            update_all(graph, {etype: RelationTransitiveUpdate(w, self.rule) for etype, w in present})
+            total: Tensor = graph.nodes["entity"].data["total"]
+        degree = torch.stack([graph.in_degrees(etype=etype) for etype, _ in present]).sum(0)
+        return (total / degree.clamp_min(1).to(total.dtype).unsqueeze(1))[:n_heads]
 
     def item_sum(self, user: Tensor) -> Tensor:
         """Sum over each item's users of ``user`` ``[n_users, d]``: ``[n_items, d]``."""
@@ -142,10 +136,9 @@ class ReadableAggregator:
             return features.new_zeros(self.graph.num_nodes(destination), features.shape[1])
         with self.graph.local_scope():
             self.graph.nodes[source].data["x"] = features
-            self._mark_edges(etype, features.dtype)
             update_all(self.graph, {etype: collaborative_update})
             total: Tensor = self.graph.nodes[destination].data["total"]
-        return total
+        return self._scale * total
 
 
 def _packed_positions(graph: Any, packed: PackedGraph, relation_types: list[EdgeType]) -> dict[EdgeType, Tensor]:
