@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,14 @@ RULES = [
     for formulation in ("released", "paper")
     for geometry, curvature in (("poincare", 0.5), ("poincare", 1.0), ("poincare", 2.0), ("euclidean", 1.0))
 ]
+
+
+def on_one_thread() -> Iterator[None]:
+    """Body of a fixture: on tensors this small, threads cost more than they bring, on a busy machine many times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_rule(formulation: str, geometry: str, curvature: float, dtype: torch.dtype) -> MessageRule:

@@ -6,7 +6,19 @@ float64 (with float32's margin).
 
 import pytest
 import torch
-from dense import DTYPES, RULES, Graph, dense_mean, empty_graph, error, gradients, make_rule, odd_graph, random_table
+from dense import (
+    DTYPES,
+    RULES,
+    Graph,
+    dense_mean,
+    empty_graph,
+    error,
+    gradients,
+    make_rule,
+    odd_graph,
+    on_one_thread,
+    random_table,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -14,6 +26,8 @@ from torch.autograd import gradcheck
 from hakg_dgl.kernels import aggregation
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 backends = pytest.mark.parametrize("backend", [choose_backend(name) for name in BACKENDS], ids=BACKENDS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])

@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-from dense import DTYPES, error, gradients, make_rule
+from dense import DTYPES, error, gradients, make_rule, on_one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -21,6 +21,8 @@ from hakg_dgl.geometry.frame import (
     tanh_ratio,
 )
 from hakg_dgl.geometry.poincare import expmap0, project
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 CURVATURES = [0.5, 1.0, 2.0]
 quick = settings(max_examples=40, deadline=None, derandomize=True)

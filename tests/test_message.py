@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
-from dense import DTYPES, RULES, error, make_rule
+from dense import DTYPES, RULES, error, make_rule, on_one_thread
 from geoopt.manifolds.stereographic import math as geoopt_math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakg_dgl.geometry import guards
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 import torch
-from dense import adjacency, empty_graph, odd_graph
+from dense import adjacency, empty_graph, odd_graph, on_one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, PackedGraph, SparsePattern
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense import DTYPES, adjacency, error, gradients, odd_graph
+from dense import DTYPES, adjacency, error, gradients, odd_graph, on_one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -11,6 +11,8 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
 from hakg_dgl.kernels.products import edge_dot, sum_over_columns, sum_over_rows, transposed_sum
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 backends = pytest.mark.parametrize("backend", [choose_backend(name) for name in BACKENDS], ids=BACKENDS)
