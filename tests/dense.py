@@ -129,7 +129,8 @@ def gradients(output: Tensor, *inputs: Tensor, seed: int = 5) -> list[Tensor]:
     weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
     if not output.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
-    return list(torch.autograd.grad((output * weights).sum(), inputs, allow_unused=True, materialize_grads=True))
+    weighted = (output * weights).sum()
+    return list(torch.autograd.grad(weighted, inputs, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
