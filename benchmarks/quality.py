@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import load_dataset
@@ -67,10 +70,13 @@ def main() -> None:
     print(f"\n{'data':<14}{'settings':<40}{'Recall@20':>10}{'NDCG@20':>10}{'epoch':>7}{'seconds':>9}")
     for key in dict.fromkeys((row["data"], row["variant"]) for row in rows):
         group = [row for row in rows if (row["data"], row["variant"]) == key]
-        means = [statistics.mean(row[name] for row in group) for name in ("recall@20", "ndcg@20", "best_epoch", "seconds")]
+        columns = ("recall@20", "ndcg@20", "best_epoch", "seconds")
+        means = [statistics.mean(row[name] for row in group) for name in columns]
         print(f"{key[0]:<14}{key[1]:<40}{means[0]:>10.4f}{means[1]:>10.4f}{means[2]:>7.0f}{means[3]:>9.1f}")
     if arguments.out is not None:
-        about = {"command": "python " + " ".join(sys.argv), "machine": f"{platform.machine()}, 2 cores", "runs": rows}
+        words = [Path(word).name if word in (*arguments.data, str(arguments.out)) else word for word in sys.argv[1:]]
+        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+        about = {"command": " ".join(["python benchmarks/quality.py", *words]), "machine": machine, "runs": rows}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

@@ -56,7 +56,7 @@ Geometry = Literal["poincare", "euclidean"]
 Score = Literal["fused", "separate"]
 Kernels = Literal["auto", "readable", "torch", "dgl"]
 AngleMask = Literal["step", "edge"]
-AngleDirection = Literal["both", "attribute"]
+AngleDirection = Literal["auto", "both", "attribute"]
 Device = Literal["auto", "cpu", "cuda"]
 Protocol = Literal["validation", "published"]
 
@@ -124,7 +124,7 @@ class LossSettings(_Section):
         Weight of the angle loss; 0 switches it off.
     angle_direction
         ``both``: both directions of every item-attribute edge, as the released code has it; ``attribute``: only the
-        attribute is an apex, as published.
+        attribute is an apex, as published; ``auto``: that of the formulation.
     angle_dropout
         Share of coordinates left out of the angle loss in a training step.
     angle_mask
@@ -138,7 +138,7 @@ class LossSettings(_Section):
     negatives: int = 200
     margin: float = 0.6
     angle_weight: float = 0.005
-    angle_direction: AngleDirection = "both"
+    angle_direction: AngleDirection = "auto"
     angle_dropout: float = 0.5
     angle_mask: AngleMask = "step"
     aperture: float = 0.1
@@ -278,12 +278,13 @@ class Settings:
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
 _TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
+_PUBLISHED = {"formulation": "released", "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "released": {"formulation": "released", "negatives": 200, "margin": 0.6, "layers": 3, "lr": 1e-3},
-    "alibaba-ifashion": {"formulation": "released", "lr": 1e-4, "layers": 3, "negatives": 200, "margin": 0.6},
-    "yelp2018": {"formulation": "released", "lr": 5e-4, "layers": 2, "negatives": 400, "margin": 0.8},
-    "last-fm": {"formulation": "released", "lr": 1e-4, "layers": 3, "negatives": 400, "margin": 0.7},
+    "alibaba-ifashion": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 200, "margin": 0.6},
+    "yelp2018": {**_PUBLISHED, "lr": 5e-4, "layers": 2, "negatives": 400, "margin": 0.8},
+    "last-fm": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 400, "margin": 0.7},
 }
 """Named settings: ``default``; ``released`` as the released code was run on small data sets; the published
 hyper-parameters of the three data sets of the publication (its section 5.1.4 and the released code's scripts)."""

@@ -57,7 +57,7 @@ valid_settings = st.builds(
         negatives=st.integers(1, 100_000),
         margin=real(-1.0, 1.0),
         angle_weight=real(0.0, 1e3),
-        angle_direction=st.sampled_from(["both", "attribute"]),
+        angle_direction=st.sampled_from(["auto", "both", "attribute"]),
         angle_dropout=rates,
         angle_mask=st.sampled_from(["step", "edge"]),
         aperture=real(1e-6, 1.0),
@@ -180,7 +180,7 @@ def test_presets_carry_the_published_values(preset, lr, layers, negatives, margi
     assert value.model.gate
     assert value.model.dual_item_embeddings
     assert (value.model.kg_edge_dropout, value.model.interaction_dropout) == (0.5, 0.5)
-    assert (value.loss.angle_direction, value.loss.angle_dropout, value.loss.aperture) == ("both", 0.5, 0.1)
+    assert (value.loss.angle_direction, value.loss.angle_dropout, value.loss.aperture) == ("auto", 0.5, 0.1)
     # What selects on the test split is asked for by name, never by a preset.
     assert value.training.protocol == "validation"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ def relation_ids(dataset: Dataset, names: tuple[str, ...]) -> Tensor | None:
     return torch.tensor([known[name] for name in names], dtype=torch.int64)
 
 
+def _angle_direction(settings: Settings) -> Literal["both", "attribute"]:
+    if settings.loss.angle_direction == "auto":
+        return "both" if settings.model.formulation == "released" else "attribute"
+    return settings.loss.angle_direction
+
+
 class Objective:
     """The loss of a batch.
 
@@ -68,7 +76,7 @@ class Objective:
         self.angle = AngleLoss(
             item_attribute_pairs(model.graph.knowledge, dataset.n_items, relations),
             model.rule,
-            direction=loss.angle_direction,
+            direction=_angle_direction(settings),
             aperture=loss.aperture,
             dropout=loss.angle_dropout,
             mask=loss.angle_mask,
