@@ -7,14 +7,18 @@ files) and :func:`read_tables` (CSV, TSV, Parquet). Nothing is mended silently: 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
 import io
+import itertools
+import os
 import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -42,6 +46,9 @@ GAP_RATIO, GAP_FLOOR = 50, 1000
 
 EXPANSION_RATIO, EXPANSION_FLOOR = 200, 64 * 2**20
 """An archive may expand to this many times its own size, or to 64 MiB: text compresses well below this."""
+
+HEADER_LIMIT = 2**16
+"""Bytes of a header line; a longer one is no header."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +109,15 @@ def detect_format(folder: str | Path) -> str:
     if kgat != recbole:
         return "kgat" if kgat else "recbole"
     found = sorted(entry.name for entry in folder.iterdir())[:12]
-    raise DataError(
-        "both the KGAT and the RecBole layout" if kgat else f"no known layout; the folder holds {found or 'nothing'}",
-        path=folder,
-        remedy="A KGAT folder holds train.txt, test.txt and kg_final.txt; a RecBole folder NAME.inter, NAME.kg and "
-        "NAME.link. Name the format to force one, or use 'tables' for CSV, TSV or Parquet files.",
-    )
+    if kgat:
+        problem, remedy = "both the KGAT and the RecBole layout", "Say which to read (--format kgat or recbole)."
+    else:
+        problem = f"no known layout: the folder {'holds ' + ', '.join(map(repr, found)) if found else 'is empty'}"
+        remedy = (
+            "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and "
+            "NAME.link.\nFor CSV, TSV or Parquet files use 'tables'."
+        )
+    raise DataError(problem, path=folder, remedy=remedy)
 
 
 # --- the KGAT/KGIN layout ---------------------------------------------------------------------------------------------
@@ -206,12 +216,12 @@ def _read_pairs(path: Path, data: bytes) -> _Pairs:
 
 def _read_kgat_triples(path: Path, data: bytes) -> tuple[Int64, int]:
     """The triples [n, 3] of ``kg_final.txt`` in the order of the file, each once, and how many repeats were dropped."""
-    values, first, counts = _integer_lines(path, data)
+    values, _, counts = _integer_lines(path, data)
     wrong = np.flatnonzero(counts != 3)
     if len(wrong):
-        line, text = _line_holding(_normalised(data), token=int(first[wrong[0]]))
+        line, text = _line_with_text(_normalised(data), int(wrong[0]))
         raise DataError(
-            f"{counts[wrong[0]]} numbers instead of three: {_shown(text)}",
+            f"{_counted(int(counts[wrong[0]]), 'number')} instead of three: {_shown(text)}",
             path=path,
             line=line,
             remedy="A line is: head relation tail, separated by spaces or tabs.",
@@ -239,7 +249,7 @@ def _integer_lines(path: Path, data: bytes) -> tuple[Int64, Int64, Int64]:
     edges = np.flatnonzero(np.diff((buffer >= ord("0")).view(np.int8), prepend=np.int8(0), append=np.int8(0)))
     starts, ends = edges[::2], edges[1::2]
     if not len(starts):
-        raise DataError("the file is empty", path=path, remedy="Check that it was downloaded or written completely.")
+        raise _empty(path)
     too_long = np.flatnonzero(ends - starts > len(str(ID_LIMIT)))
     if not len(too_long):
         values = np.fromstring(data, dtype=np.int64, sep=" ")  # skips any white space; tokens are known to be digits
@@ -275,18 +285,17 @@ def _report_bad_token(path: Path, data: bytes) -> NoReturn:
     elif re.fullmatch(rb"\d+([,;|:]\d*)+", token):
         problem, remedy = f"{_shown(token)} is not an integer", "Separate the numbers by spaces or tabs."
     else:
-        problem, remedy = f"{_shown(token)} is not an integer", "This layout holds integer ids only, without a header."
+        problem, remedy = (
+            f"{_shown(token)} is not an integer",
+            "This layout holds numbers in the digits 0 to 9 only, and no header line.",
+        )
     raise DataError(problem, path=path, line=line, remedy=remedy)
 
 
-def _line_holding(data: bytes, *, token: int) -> tuple[int, bytes]:
-    """Number and text of the line with the given token (counted from 0); a loop, for messages only."""
-    seen = 0
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        seen += len(line.split())
-        if seen > token:
-            return number, line
-    raise AssertionError("token beyond the end of the file")
+def _line_with_text(data: bytes, index: int) -> tuple[int, bytes]:
+    """Number and text of the ``index``-th line that is not blank, from 0; a loop, for messages only."""
+    lines = ((number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip())
+    return next(itertools.islice(lines, index, None))
 
 
 def _refuse_gaps(kind: str, ids: Int64, folder: Path) -> None:
@@ -295,8 +304,8 @@ def _refuse_gaps(kind: str, ids: Int64, folder: Path) -> None:
         raise DataError(
             f"the largest {kind} id is {largest}, but only {distinct} distinct {kind} ids occur",
             path=folder,
-            remedy="Ids of this layout are row numbers, and every number up to the largest would get an embedding: "
-            "renumber them from 0 without gaps, or give the files as tables, whose ids are renumbered.",
+            remedy="Every number up to the largest would get an embedding: number ids from 0 without gaps,\n"
+            "or give the files as tables, whose ids are renumbered.",
         )
 
 
@@ -305,6 +314,7 @@ def _read_list(path: Path, data: bytes, *, kind: str, report: dict[str, int]) ->
 
     Returns a table with ``id`` (int64), ``original_id``, ``name`` and the header's further columns.
     """
+    _refuse_empty(path, data)
     header, _, body = _normalised(_decoded(path, data).encode()).decode().partition("\n")
     columns = header.split()
     if columns[:2] != ["org_id", "remap_id"] or len(columns) > 3:
@@ -312,16 +322,22 @@ def _read_list(path: Path, data: bytes, *, kind: str, report: dict[str, int]) ->
             f"unknown header {_shown(header)}",
             path=path,
             line=1,
-            remedy="It is: org_id remap_id, and perhaps one more.",
+            remedy="The first line is 'org_id remap_id', with perhaps one more column such as freebase_id.",
         )
-    shapes = [r"(?P<o1>.+?)[ \t]+(?P<i1>[0-9]{1,10})" + r"[ \t]+(?P<x>\S+)" * (len(columns) - 2)]
+    # an original id ends before a blank, so that a long run of blanks is gone through once, not once a blank
+    shapes = [r"(?P<o1>.*?[^ \t\n])[ \t]+(?P<i1>[0-9]{1,10})" + r"[ \t]+(?P<x>\S+)" * (len(columns) - 2)]
     if len(columns) == 3:
-        shapes += [r"(?P<o2>.+)[ \t]+(?P<i2>[0-9]{1,10})", r"(?P<o3>\S+)[ \t]+(?P<i3>[0-9]{1,10})(?P<y>(?P=o3))"]
+        shapes += [
+            r"(?P<o2>.*[^ \t\n])[ \t]+(?P<i2>[0-9]{1,10})",
+            r"(?P<o3>\S+)[ \t]+(?P<i3>[0-9]{1,10})(?P<y>(?P=o3))",
+        ]
     found = re.findall(rf"^(?:{'|'.join(shapes)})[ \t]*$", body, flags=re.MULTILINE)
     lines = len(re.findall(r"^.*\S.*$", body, flags=re.MULTILINE))
     if len(found) * 2 < lines:
         raise DataError(
-            f"{lines - len(found)} of {lines} lines cannot be read", path=path, remedy="A line is: " + header
+            f"{lines - len(found)} of {lines} lines below the header cannot be read",
+            path=path,
+            remedy=f"A line is: {header} (the second a number).",
         )
     parts = pd.DataFrame(found, columns=["o1", "i1", "x", "o2", "i2", "o3", "i3", "y"][: 2 if len(columns) == 2 else 8])
     table = pd.DataFrame({"id": parts["i1"], "original_id": parts["o1"]})
@@ -424,7 +440,7 @@ def read_recbole(folder: str | Path, *, name: str | None = None, title_column: s
 
 
 def _atomic_stems(folder: Path) -> list[str]:
-    found = {entry.name.removesuffix(".gz") for entry in folder.iterdir()}
+    found = {entry.name.removesuffix(".gz").removesuffix(".zip") for entry in folder.iterdir()}
     return sorted(entry.removesuffix(".inter") for entry in found if entry.endswith(".inter"))
 
 
@@ -432,20 +448,20 @@ def _only_stem(folder: Path) -> str:
     stems = _atomic_stems(folder)
     if len(stems) == 1:
         return stems[0]
-    problem = f"several data sets: {', '.join(stems)}" if stems else "no file called NAME.inter"
-    raise DataError(problem, path=folder, remedy="Keep one data set (NAME.inter, NAME.kg, NAME.link) in the folder.")
+    if stems:
+        raise DataError(f"several data sets: {', '.join(stems)}", path=folder, remedy=f"Name one: --name {stems[0]}")
+    raise DataError("there is no NAME.inter", path=folder, remedy="A data set is NAME.inter, NAME.kg and NAME.link.")
 
 
 def _atomic_table(path: Path, data: bytes) -> _Table:
-    header = _normalised(data).partition(b"\n")[0].decode("utf-8", errors="replace")
-    fields = [column.rpartition(":") for column in header.split("\t")]
+    fields = [column.rpartition(":") for column in _header(path, data).split("\t")]
     for column, _, kind in fields:
-        if not column or kind not in _ATOMIC_TYPES:
+        if not column or kind not in _ATOMIC_TYPES or re.search(r"[\s:]", column):
             raise DataError(
-                f"header column {_shown(column + ':' + kind if column else kind)} has no known type",
+                f"header column {_shown(column + ':' + kind if column else kind)} is not NAME:TYPE",
                 path=path,
                 line=1,
-                remedy=f"Atomic files are tab separated; columns are called name:type, type one of {_ATOMIC_TYPES}.",
+                remedy=f"Columns are separated by tabs; a type is one of {', '.join(_ATOMIC_TYPES)}.",
             )
     return _Table.from_text(path, data, delimiter="\t", quoted=False, columns=[column for column, _, _ in fields])
 
@@ -553,7 +569,9 @@ def _without_repeats(triples: pd.DataFrame, report: dict[str, int], key: str) ->
 
 def _some_rows(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     if not len(frame):
-        raise DataError("no row with all its ids", path=path, remedy="Check the columns that were named.")
+        raise DataError(
+            "no row has all its ids", path=path, remedy="Check that the right columns are read, and are not empty."
+        )
     return frame.reset_index(drop=True)
 
 
@@ -563,11 +581,19 @@ def _read_table(path: str | Path, digests: dict[str, Mapping[str, Any]]) -> _Tab
     digests[path.name] = on_disk
     if ".parquet" in path.suffixes or ".pq" in path.suffixes:
         return _Table.from_parquet(path, data)
-    header = _normalised(_decoded(path, data).encode()).partition(b"\n")[0].decode()
+    header = _header(path, data)
     preferred = "\t" if ".tsv" in path.suffixes else ","
     other = "," if preferred == "\t" else "\t"
     delimiter = other if preferred not in header and other in header else preferred
-    columns = next(csv.reader([header], delimiter=delimiter), [])
+    try:
+        columns = next(csv.reader([header], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"the header has a quote that is not closed: {_shown(header)}",
+            path=path,
+            line=1,
+            remedy="Close it, or take the quotes away.",
+        ) from error
     return _Table.from_text(
         path, data, delimiter=delimiter, quoted=True, columns=[column.strip() for column in columns]
     )
@@ -593,15 +619,12 @@ class _Table:
     @classmethod
     def from_text(cls, path: Path, data: bytes, *, delimiter: str, quoted: bool, columns: list[str]) -> _Table:
         """Parse text with a header line, every value as a string; an empty value is missing."""
-        _decoded(path, data)
         data = _normalised(data)
         body = data.partition(b"\n")[2]
         if not body.strip():
-            raise DataError("the file is empty" if not data.strip() else "no row below the header", path=path)
+            raise DataError("there is no row below the header", path=path, remedy=_WHOLE)
         empty = cls(path, pa.table({}), data, delimiter, quoted)
-        duplicate = next((column for column in columns if columns.count(column) > 1), None)
-        if duplicate is not None:
-            raise DataError(f"two columns are called {_shown(duplicate)}", path=path, line=1, remedy="Rename one.")
+        _refuse_repeats(path, columns, line=1)
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(body),
@@ -617,17 +640,12 @@ class _Table:
                 ),
             )
         except pa.ArrowException as error:
-            line, record = empty._first_ragged(len(columns))
-            raise DataError(
-                f"{len(record)} columns instead of the header's {len(columns)}" if line else f"cannot be read: {error}",
-                path=path,
-                line=line,
-                remedy=f"Columns are separated by {delimiter!r}.",
-            ) from error
+            raise empty._ragged(columns, error) from error
         return cls(path, table, data, delimiter, quoted)
 
     @classmethod
     def from_parquet(cls, path: Path, data: bytes) -> _Table:
+        _refuse_empty(path, data)
         try:
             table = pq.read_table(pa.BufferReader(data))
             table.validate(full=True)
@@ -636,11 +654,18 @@ class _Table:
             raise DataError(
                 f"not a readable Parquet file: {first}", path=path, remedy="Write or download it again."
             ) from error
+        _refuse_repeats(path, table.column_names)
         return cls(path, table)
 
     def ids(self, columns: Mapping[str, str], report: dict[str, int], key: str) -> pd.DataFrame:
         """The named columns as text under new names, rows in place; counts in ``report[key]`` the incomplete ones."""
-        frame = pd.DataFrame({new: self._strings(column).to_pandas() for new, column in columns.items()})
+        values = {new: self._strings(column) for new, column in columns.items()}
+        for new, column in columns.items():
+            row = pc.index(pc.match_substring(values[new], "\n"), True).as_py()
+            if row >= 0 and new != "name":
+                value = _shown(values[new][row].as_py())
+                self._fail(row, f"{column} is {value}, over several lines; is a quote not closed?")
+        frame = pd.DataFrame({new: column.to_pandas() for new, column in values.items()})
         report[key] = int(frame.isna().any(axis=1).sum())
         return frame
 
@@ -652,12 +677,18 @@ class _Table:
             numbers = pd.Series(pc.cast(values, pa.int64()).to_pandas(), dtype="float64") / 1e6
         else:
             numbers = pd.to_numeric(values.to_pandas(), errors="coerce").astype("float64")
-            if dates and numbers.isna().all():
+            dates = dates and bool(numbers.isna().all())
+            if dates:
                 moments = pd.to_datetime(values.to_pandas(), errors="coerce", utc=True, format="ISO8601")
                 numbers = (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         wrong = np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=np.float64)))
         if len(wrong):
-            self._fail(int(wrong[0]), f"{column} is {_shown(values[wrong[0]].as_py())}, not a finite number")
+            value, wanted = (
+                values[wrong[0]].as_py(),
+                "neither a number nor an ISO 8601 date" if dates else "not a finite number",
+            )
+            what = "is missing" if value is None else f"is {_shown(str(value))}, {wanted}"
+            self._fail(int(wrong[0]), f"{column} {what}")
         return numbers
 
     def splits(self, column: str) -> pd.Categorical:
@@ -665,7 +696,9 @@ class _Table:
         values = self._strings(column).to_pandas()
         wrong = np.flatnonzero(~values.isin(SPLITS).to_numpy())
         if len(wrong):
-            self._fail(int(wrong[0]), f"{column} is {_shown(values.iloc[wrong[0]])}, not one of {SPLITS}")
+            value = values.iloc[wrong[0]]
+            what = "is missing" if pd.isna(value) else f"is {_shown(value)}"
+            self._fail(int(wrong[0]), f"{column} {what}, allowed are {', '.join(SPLITS)}")
         return pd.Categorical(values.tolist(), categories=list(SPLITS))
 
     def _column(self, column: str) -> Any:
@@ -674,7 +707,9 @@ class _Table:
                 f"no column {column!r}; there are: {', '.join(map(repr, self.columns))}",
                 path=self.path,
                 line=None if self.text is None else 1,
-                remedy="Name the columns to read, or rename them; a wrong delimiter also looks like this.",
+                remedy="Name the column to read, or rename it."
+                if self.text is None
+                else f"Name the column to read, or rename it; values are separated by {_SEPARATORS[self.delimiter]}.",
             )
         return self.table.column(column)
 
@@ -694,20 +729,53 @@ class _Table:
 
     def _fail(self, row: int, problem: str) -> NoReturn:
         if self.text is None:
-            raise DataError(f"row {row}: {problem}", path=self.path, remedy="Mend or drop this row.")
-        line = next((line for at, (line, _) in enumerate(self._records()) if at == row), None)
+            raise DataError(f"row {row} (from 0): {problem}", path=self.path, remedy="Mend or drop this row.")
+        line = next((line for at, (line, _, _) in enumerate(self._records()) if at == row), None)
         raise DataError(problem, path=self.path, line=line, remedy="Mend or drop this line.")
 
-    def _first_ragged(self, n_columns: int) -> tuple[int | None, list[str]]:
-        return next(((line, record) for line, record in self._records() if len(record) != n_columns), (None, []))
+    def _ragged(self, columns: list[str], error: Exception) -> DataError:
+        """The error for text that does not split into the header's columns: the first line that is wrong."""
+        separated = f"Values are separated by {_SEPARATORS[self.delimiter]}."
+        quote = "Is a quote opened there that is not closed?" if self.quoted else separated
+        for line, last, record in self._records():
+            if record is None:
+                return DataError("a value is too long", path=self.path, line=line, remedy=quote)
+            if len(record) != len(columns):
+                problem = f"{_counted(len(record), 'value')}, but the header has {_counted(len(columns), 'column')}"
+                return DataError(problem, path=self.path, line=line, remedy=quote if last > line else separated)
+        return DataError(f"cannot be read: {str(error).partition(chr(10))[0]}", path=self.path, remedy=separated)
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each record below the header; a loop, for messages only."""
+    def _records(self) -> Iterator[tuple[int, int, list[str] | None]]:
+        """First line, last line and fields of each record below the header; a loop, for messages only.
+
+        The fields are None, and the last of all, where a value is longer than any sane one.
+        """
         assert self.text is not None
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        reader = csv.reader(io.StringIO(self.text.decode("utf-8")), delimiter=self.delimiter, quoting=quoting)
-        next(reader)
-        yield from ((reader.line_num, record) for record in reader if record)
+        body = io.StringIO(self.text.partition(b"\n")[2].decode("utf-8"))
+        reader = csv.reader(body, delimiter=self.delimiter, quoting=quoting)
+        last = 1
+        try:
+            for record in reader:
+                first, last = last + 1, reader.line_num + 1
+                if record:
+                    yield first, last, record
+        except csv.Error:
+            yield last + 1, last + 1, None
+
+
+_SEPARATORS = {",": "commas", "\t": "tabs"}
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = None) -> None:
+    name, count = next(iter(Counter(columns).most_common(1)), ("", 0))
+    if count > 1:
+        problem = f"{count} columns are called {_shown(name)}" if name else f"{count} columns have no name"
+        raise DataError(problem, path=path, line=line, remedy="Rename them.")
 
 
 def _is_text(kind: Any) -> bool:
@@ -743,7 +811,15 @@ def _existing_folder(folder: str | Path) -> Path:
 
 def _locate(folder: Path, name: str) -> Path | None:
     """The file of this name, or its compressed form."""
-    return next((path for path in (folder / f"{name}{end}" for end in ("", ".gz", ".zip")) if path.is_file()), None)
+    for path in (folder / f"{name}{end}" for end in ("", ".gz", ".zip")):
+        if path.is_file():
+            return path
+        if os.path.lexists(path):
+            what = (
+                "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "no plain file"
+            )
+            raise DataError(f"is {what}; a file is expected", path=path, remedy="Put the file there, or remove it.")
+    return None
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -751,7 +827,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", path=path, remedy="Check the path and its permissions."
+        ) from error
     on_disk = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
     if path.suffix not in (".gz", ".zip"):
         return on_disk, raw
@@ -764,7 +842,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
             f"damaged, truncated or unsupported archive: {error}", path=path, remedy="Download it again, or unpack it."
         ) from error
     if len(data) > limit:
-        raise DataError(f"expands to more than {limit} bytes", path=path, remedy="Unpack it yourself if you trust it.")
+        raise DataError(
+            f"expands to more than {limit:,} bytes", path=path, remedy="Unpack it yourself, if you trust it."
+        )
     return on_disk, data
 
 
@@ -775,27 +855,71 @@ def _open_archive(path: Path, raw: io.BytesIO) -> BinaryIO:
     members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     names = [member.filename for member in members]
     if len(members) != 1:
-        raise DataError(f"holds {len(members)} files {_shown(names)}", path=path, remedy="It must hold exactly one.")
+        listed = f": {', '.join(map(_shown, names[:4]))}{', ...' * (len(names) > 4)}" if names else ""
+        raise DataError(
+            f"holds {_counted(len(members), 'file')}{listed}",
+            path=path,
+            remedy="An archive must hold exactly one file.",
+        )
     place = PurePosixPath(names[0].replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or stat.S_ISLNK(members[0].external_attr >> 16):
-        raise DataError(f"refusing the member {_shown(names[0])}", path=path, remedy="It must hold one plain file.")
+        what = "a link" if stat.S_ISLNK(members[0].external_attr >> 16) else "a place outside the archive"
+        raise DataError(
+            f"its member {_shown(names[0])} is {what}", path=path, remedy="An archive must hold exactly one plain file."
+        )
+    if members[0].flag_bits & 1:
+        raise DataError("is encrypted", path=path, remedy="Unpack it yourself.")
     return cast(BinaryIO, archive.open(members[0]))
 
 
+_WHOLE = "Check that it was downloaded or written completely."
+
+
+def _empty(path: Path) -> DataError:
+    return DataError("the file is empty", path=path, remedy=_WHOLE)
+
+
+def _refuse_empty(path: Path, data: bytes) -> None:
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise _empty(path)
+
+
+def _header(path: Path, data: bytes) -> str:
+    """The first line of a text file that names its columns."""
+    _refuse_empty(path, data)
+    _decoded(path, data)
+    header = _normalised(data[: HEADER_LIMIT + 1]).partition(b"\n")[0]
+    remedy = "The first line names the columns."
+    if len(header) > HEADER_LIMIT - len(codecs.BOM_UTF8):
+        raise DataError(f"a header of more than {HEADER_LIMIT:,} bytes", path=path, line=1, remedy=remedy)
+    if not header.strip():
+        raise DataError("the header is blank", path=path, line=1, remedy=remedy)
+    return header.decode("utf-8")
+
+
 def _decoded(path: Path, data: bytes) -> str:
+    """Text of a file; UTF-16 and binary files are named as such."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError("UTF-16 text, not UTF-8", path=path, remedy="Convert it: iconv -f utf-16 -t utf-8 OLD > NEW")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        at, problem, remedy = (
+            data.find(b"\0"),
+            "a NUL byte",
+            "Save it as UTF-8 text: this is UTF-16, binary or damaged.",
+        )
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text: byte {data[error.start : error.start + 1]!r} at position {error.start}",
-            path=path,
-            line=_normalised(data[: error.start]).count(b"\n") + 1,
-            remedy="Convert it, for example: iconv -f latin1 -t utf-8.",
-        ) from error
+        at, problem = error.start, f"byte {data[error.start : error.start + 1]!r} is not UTF-8"
+        remedy = "Convert it, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
+        text = ""
+    if at >= 0:
+        line = _normalised(data[:at]).count(b"\n") + 1
+        raise DataError(problem, path=path, line=line, remedy=remedy)
+    return text
 
 
-def _shown(value: bytes | str | Sequence[str] | None) -> str:
+def _shown(value: bytes | str) -> str:
     """A value for a message: quoted, and cut to a readable length."""
-    text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+    text = value[:200].decode("utf-8", errors="replace") if isinstance(value, bytes) else value[:200]
     shown = repr(text)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    return shown if len(shown) <= 60 else shown[:56] + "...'"
