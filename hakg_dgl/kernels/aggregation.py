@@ -230,8 +230,11 @@ def relation_transitive_mean(
     """
     if rule.geometry == "euclidean":
         return _translation_mean(backend, graph, entity, relation, rule)
+    if rule.curvature == 1.0:
+        mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
+        return mean
     root = math.sqrt(rule.curvature)
-    unit = dataclasses.replace(rule, curvature=1.0)
+    unit = dataclasses.replace(rule, curvature=1.0)  # the ball of curvature -c is the unit ball, scaled
     result: Tensor = _Aggregate.apply(  # type: ignore[no-untyped-call]
         backend, graph, unit, root * entity, root * relation
     )
