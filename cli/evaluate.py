@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .files import TablePath, write_json, write_tables
+from .files import ResultPath, table_path, write_json, write_tables
 from .progress import stages
 from .report import table
-from .runs import device_option, open_run
+from .runs import device_option, list_length, open_run
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
@@ -25,13 +25,21 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="To measure.")
-@click.option("--k", "ks", type=int, multiple=True, default=(20,), show_default=True, help="List length; repeatable.")
-@click.option("--json", "json_file", metavar="FILE", help="Also write everything as JSON ('-': print that instead).")
-@click.option("--per-user", type=TablePath(), help="Also write every user's metrics (.csv, .parquet or .jsonl).")
+@click.option(
+    "--k", "ks", type=list_length(), multiple=True, default=(20,), show_default=True, help="List length; repeatable."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=ResultPath(dash=True),
+    metavar="FILE",
+    help="Also write everything as JSON ('-': print that instead).",
+)
+@click.option("--per-user", type=table_path(), help="Also write every user's metrics (.csv, .parquet or .jsonl).")
 @click.option("--groups/--no-groups", default=True, show_default=True, help="By user activity and item popularity.")
 @device_option
 def evaluate_command(
-    run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: str | None, per_user: Path | None,
+    run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
     groups: bool, device: str,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
@@ -56,7 +64,7 @@ def evaluate_command(
         begin("yardsticks")
         results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
         results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.folder.settings.run.seed))
-    if json_file != "-":
+    if str(json_file) != "-":
         click.echo("\n\n".join([*opened.notes, *_tables(results, groups)]))
     if per_user is not None:
         write_tables([_with_original_ids(results["model"], dataset)], per_user)

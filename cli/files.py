@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,23 +17,45 @@ if TYPE_CHECKING:
 TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
-class TablePath(click.Path):
-    """A file to write a table to, whose name tells the format."""
+class ResultPath(click.Path):
+    """A file to write: the name and the folder are checked before any work is done.
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+    Parameters
+    ----------
+    suffixes
+        Endings the name may have; any, if there are none.
+    dash
+        Take ``-`` for stdout.
+    """
+
+    def __init__(self, *suffixes: str, dash: bool = False) -> None:
+        super().__init__(dir_okay=False, allow_dash=dash, path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Check the name before any work is done."""
+        """The path, if a file can be written there."""
+        if not str(value):
+            self.fail("an empty name", param, ctx)
         path = Path(str(super().convert(value, param, ctx)))
-        if path.suffix not in TABLE_SUFFIXES:
-            self.fail(f"{str(value)!r} must end with one of {', '.join(TABLE_SUFFIXES)}", param, ctx)
+        if self.suffixes and path.suffix not in self.suffixes:
+            self.fail(f"{str(value)!r} must end with one of {', '.join(self.suffixes)}", param, ctx)
+        if str(value) != "-":
+            place = next(folder for folder in path.absolute().parents if folder.exists())
+            if not place.is_dir():
+                self.fail(f"{str(value)!r} cannot be written: {str(place)!r} is not a folder", param, ctx)
+            if not os.access(place, os.W_OK | os.X_OK):
+                self.fail(f"{str(value)!r} cannot be written: {str(place)!r} is not writable", param, ctx)
         return path
 
 
-def write_json(value: Any, target: str) -> None:
+def table_path() -> ResultPath:
+    """A file to write a table to, whose name tells the format."""
+    return ResultPath(*TABLE_SUFFIXES)
+
+
+def write_json(value: Any, target: Path) -> None:
     """Write JSON to a file, or to stdout for ``-``."""
-    if target == "-":
+    if str(target) == "-":
         click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
         return
     from hakg_dgl.training import files

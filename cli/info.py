@@ -27,7 +27,7 @@ def info_command(data: Path, as_json: bool) -> None:
 
     about = summary(load_dataset(data))
     if as_json:
-        write_json(about, "-")
+        write_json(about, Path("-"))
         return
     click.echo(f"{shown(about['name'])}  (split: {about['split_strategy']}, digest {about['digest'][:16]})\n")
     click.echo(table([about["counts"]]) + f"\ndensity {about['density']:.2%}\n")

@@ -35,6 +35,7 @@ _TABLE_COLUMNS = {
     "name_item_col": "item",
     "name_col": "name",
 }
+_USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
 _READER_OPTIONS = {
     "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name"},
     "folder": {"format_", "name", "title_col"},
@@ -101,13 +102,17 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
     amazon-book. Write ./last-fm for a folder of that name.
     """
     from hakg_dgl.data.cards import list_cards
+    from hakg_dgl.data.dataset import refuse_foreign
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 
+    if not source:
+        raise click.UsageError("SOURCE is empty")
     kind = source if source in ("tables", "demo") else "card" if source in list_cards() else "folder"
     _refuse_idle_options(source, kind)
     after_interrupt("Run the same command again; what has been downloaded is kept.")
     reading = {name: options.pop(name) for name in _ALL_READER_OPTIONS}
     settings = PreprocessOptions(**options)
+    refuse_foreign(out)
     folder = _download(source, reading) if kind == "card" else Path(source)
     with stages(3) as begin:
         begin(f"reading {source}")
@@ -118,7 +123,10 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
         dataset.save(out)
     counts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["counts"]
     click.echo(f"{shown(dataset.name)}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
-    for line in [*counted(dataset.report), *(_remarks(source, counts) if kind == "card" else [])]:
+    empty = [
+        f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
+    ]
+    for line in [*counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
         click.echo(f"  {line}")
     click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
 

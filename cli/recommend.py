@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .files import TablePath, write_tables
+from .files import table_path, write_tables
 from .progress import bar
 from .report import shown, table
-from .runs import device_option, open_run
+from .runs import device_option, list_length, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--user", "user_ids", multiple=True, metavar="ID", help="Original id of a user; repeatable.")
-@click.option("--k", type=int, default=20, show_default=True, help="Length of the lists.")
-@click.option("--out", type=TablePath(), help="Write the lists (.csv, .parquet or .jsonl); by default of all users.")
+@click.option("--k", type=list_length(), default=20, show_default=True, help="Length of the lists.")
+@click.option("--out", type=table_path(), help="Write the lists (.csv, .parquet or .jsonl); by default of all users.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="Also items the user is known to have (in any split).")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
@@ -51,11 +51,15 @@ def recommend_command(
 
     if not user_ids and out is None and not as_json:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
+    if out is not None and as_json:
+        raise click.UsageError("--json prints, --out writes a file: give one of them (--out lists.jsonl for JSON)")
     opened = open_run(run, data)
     dataset = opened.dataset
     known = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"])
     users = (
-        np.array([known.index(user) for user in dict.fromkeys(user_ids)]) if user_ids else np.arange(dataset.n_users)
+        np.array([known.index(user, "user") for user in dict.fromkeys(user_ids)])
+        if user_ids
+        else np.arange(dataset.n_users)
     )
     untrained = int((np.diff(dataset.positives(*training_splits(opened.folder.settings))[0])[users] == 0).sum())
     notes = opened.notes
@@ -64,7 +68,7 @@ def recommend_command(
     for note in notes:
         click.echo(f"Note: {note}", err=True)
     seen = None if include_seen else dataset.positives()
-    blocks = iter_recommendations(opened.scorer(device), users, k, seen)
+    blocks = iter_recommendations(opened.scorer(device), users, min(k, dataset.n_items), seen)
     named = _with_original_ids(blocks, dataset, len(users))
     if out is not None:
         rows = write_tables(named, out)

@@ -59,10 +59,14 @@ def open_run(path: Path, data: Path | None) -> OpenedRun:
     from hakg_dgl.errors import CheckpointError
     from hakg_dgl.training.run_folder import RunFolder
 
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder\nMake a run with 'hakg train DATA --out RUN'.")
     folder = RunFolder(path)
     place = data or folder.data_path
     if place is None:
         raise CheckpointError(f"{path}: the run does not say where its data set is\nAdd --data DATA.")
+    if data is None and not place.is_dir():
+        raise CheckpointError(f"{path}: its data set is no longer at {place}\nAdd --data DATA, if it has moved.")
     return OpenedRun(folder, load_dataset(place))
 
 
@@ -71,6 +75,11 @@ def protocol_notes(protocol: str) -> list[str]:
     from hakg_dgl.training.trainer import PUBLISHED_NOTE
 
     return [f"Protocol 'published': {PUBLISHED_NOTE}"] if protocol == "published" else []
+
+
+def list_length() -> click.IntRange:
+    """``--k``: beyond a million a list is a mistake, and would not fit in memory."""
+    return click.IntRange(1, 1_000_000)
 
 
 def device_option(command: Any) -> Any:

@@ -195,8 +195,8 @@ class TrainingSettings(_Section):
         _require_range(self, 1, 10_000_000, "batch_size", "epochs", "eval_every", "patience")
         metric, _, k = self.select_by.partition("@")
         _require(
-            metric in ("recall", "ndcg", "precision", "hit", "mrr") and k.isdecimal() and int(k) > 0,
-            "select_by", self.select_by, "a metric and a cut, such as 'ndcg@20' or 'recall@10'",
+            metric in ("recall", "ndcg", "precision", "hit", "mrr") and k.isdecimal() and len(k) < 7 and int(k) > 0,
+            "select_by", self.select_by, "a metric and a cut below a million, such as 'ndcg@20' or 'recall@10'",
         )  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def _read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or what its parser lets through
         raise ConfigError(f"is not valid TOML: {error}") from error
 
 
@@ -321,7 +321,7 @@ def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, 
         key, text = key.strip(), text.strip()
         try:
             document = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if text.startswith(("[", "{", '"', "'")):
                 raise ConfigError(f"--set {item!r}: {text} is not valid TOML: {error}") from error
             document = {"value": text}  # a bare word: formulation=paper needs no quotes

@@ -252,8 +252,8 @@ def test_recommendations_on_the_terminal(run: Path) -> None:
     ("args", "message"),
     [
         ([], "name users (--user ID), or a file"),
-        (["--user", "nobody"], "unknown id 'nobody'\nIds look like: user_0"),
-        (["--user", "user_1", "--k", "0"], "k is 0"),
+        (["--user", "nobody"], "there is no user with the id 'nobody'\nIds look like these: 'user_0'"),
+        (["--user", "user_1", "--k", "0"], "0 is not in the range 1<=x<=1000000"),
         (["--out", "lists.txt"], "'lists.txt' must end with one of .csv, .parquet, .jsonl"),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_data_set_that_moved_and_one_that_is_another(tmp_path: Path, data: Pat
     shutil.copytree(data, tmp_path / "data")
     succeed("train", tmp_path / "data", "--out", run, "--epochs", 1, *SMALL)
     (tmp_path / "data").rename(moved)
-    refuse("no such folder", "evaluate", run)
+    refuse("its data set is no longer at", "evaluate", run)
     succeed("evaluate", run, "--data", moved, "--no-groups")
     succeed("preprocess", "demo", "--out", tmp_path / "other", "--seed", 1)
     refuse("the run was trained on data set 'demo'", "evaluate", run, "--data", tmp_path / "other")

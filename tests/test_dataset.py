@@ -76,7 +76,7 @@ def test_pairs_and_positives():
         ({"interactions": [*INTERACTIONS, (0, 1, "test")]}, r"\(0, 1\) occurs twice"),
         ({"interactions": [(3, 0, "train")]}, r"interactions\.user has values 3 to 3, allowed are 0 to 2"),
         ({"interactions": [(0, 4, "train")]}, r"interactions\.item"),
-        ({"interactions": [(0, 0, "dev")]}, "splits"),
+        ({"interactions": [(0, 0, "dev")]}, "interactions.split has dev"),
         ({"interactions": [(0.0, 0, "train")]}, "not integer"),
         ({"triples": [(0, 0, 6)]}, r"triples\.tail"),
         ({"triples": [(-1, 0, 1)]}, r"triples\.head"),

@@ -32,8 +32,8 @@ def test_unknown_and_missing_ids():
     assert ids.indices(["b", "z", None]).tolist() == [1, -1, -1]
     assert ids.indices([]).tolist() == []
     assert ids.index("b") == 1
-    with pytest.raises(DataError, match="unknown id 'z'"):
-        ids.index("z")
+    with pytest.raises(DataError, match="no user with the id 'z'"):
+        ids.index("z", "user")
 
 
 def test_names_fall_back_to_ids():

@@ -139,7 +139,7 @@ def test_filters_are_counted(options, dropped, left):
     ("options", "message"),
     [
         ({"rating_threshold": 9.0}, "rating_threshold: no interaction is rated 9 or more"),
-        ({"min_user_interactions": 9}, "min_user_interactions and min_item_interactions: no user"),
+        ({"min_user_interactions": 9}, "min_user_interactions and min_item_interactions: nothing is left with 9"),
     ],
 )
 def test_empty_results_name_the_filter(options, message):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import infer_dtype, is_float_dtype
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -95,8 +96,14 @@ class Dataset:
                 raise DataError(f"table {table} of data set {self.name!r} lacks the columns {missing}")
         if self.n_items > self.n_entities:
             raise DataError(f"{self.n_items} items but {self.n_entities} entities: every item is an entity")
+        for table in ("users", "items", "entities", "relations"):
+            for column in _TABLES[table]:
+                _require_text(getattr(self, table)[column], f"{table}.{column}")
         if not set(self.interactions["split"].unique()) <= set(SPLITS):
-            raise DataError(f"splits {sorted(map(str, set(self.interactions['split'])))}, allowed are {SPLITS}")
+            found = sorted(map(str, set(self.interactions["split"])))
+            raise DataError(f"interactions.split has {', '.join(found[:5])}; allowed are {', '.join(SPLITS)}")
+        if "timestamp" in self.interactions and not is_float_dtype(self.interactions["timestamp"]):
+            raise DataError(f"interactions.timestamp is {self.interactions['timestamp'].dtype}, not float64")
         kept = self.interactions.filter(["user", "item", "split", "timestamp"])
         interactions = _canonical(kept, "interactions", {"user": self.n_users, "item": self.n_items}).assign(
             split=lambda frame: pd.Categorical(frame["split"], categories=list(SPLITS))
@@ -178,16 +185,16 @@ class Dataset:
             If ``path`` exists and is not a data set, or cannot be written (a full disk, say).
         """
         path = Path(path)
-        _refuse_foreign(path)
+        refuse_foreign(path)
         fresh = path.parent / f".{path.name}.{secrets.token_hex(6)}.new"
         try:
             fresh.mkdir(parents=True)
             self._write(fresh)
             _take_place(fresh, path)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"cannot be written: {error}", path=path, remedy="Nothing was changed there; choose another place."
-            ) from error
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            remedy = "Nothing was changed there. Free some space, mend the permissions, or choose another place."
+            raise DataError(f"cannot be written: {why}", path=path, remedy=remedy) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
@@ -244,16 +251,24 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
         file = path / f"{table}.parquet"
         if not file.is_file():
             raise DataError("the file is missing", path=file, remedy="Run 'hakg preprocess' again.")
-        if verify and _sha256(file) != about["files"].get(file.name, {}).get("sha256"):
+        if verify and _sha256(file) != _noted_digest(about, file):
             raise IntegrityError("the file was changed after preprocessing", path=file, remedy=_AGAIN)
         tables[table] = _read_parquet(file, columns)
     described: dict[str, Any] = {key: about[key] for key in ("name", "options", "sources", "report", "split_strategy")}
-    dataset = Dataset(**described, **tables)
+    try:
+        dataset = Dataset(**described, **tables)
+    except DataError as error:
+        raise DataError(error.problem, path=path, remedy=_AGAIN) from error
     if verify and (dataset.digest != about["digest"] or _counts(dataset) != about["counts"]):
         raise IntegrityError(
             "digest or counts differ from those of the tables", path=path / "dataset.json", remedy=_AGAIN
         )
     return dataset
+
+
+def _noted_digest(about: Mapping[str, Any], file: Path) -> Any:
+    noted = about["files"].get(file.name)
+    return noted.get("sha256") if isinstance(noted, dict) else None
 
 
 _AGAIN = "Run 'hakg preprocess' again; runs trained on the earlier data do not belong to the changed one."
@@ -264,13 +279,20 @@ def _read_about(path: Path) -> dict[str, Any]:
     file = path / "dataset.json"
     if not file.is_file():
         problem = "not a data set: it holds no dataset.json" if path.is_dir() else "no such folder"
+        if path.is_file():
+            problem = "a file, not the folder of a data set"
         raise DataError(problem, path=path, remedy="Make a data set with 'hakg preprocess SOURCE --out DATA'.")
     try:
         about = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: {error}", path=file, remedy=_AGAIN) from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("format_version"), int):
-        raise DataError("does not describe a data set of this package", path=file)
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != FORMAT
+        or type(about.get("format_version")) is not int
+        or about["format_version"] < 1
+    ):
+        raise DataError("does not describe a data set of this package", path=file, remedy=_AGAIN)
     if about["format_version"] > FORMAT_VERSION:
         raise FormatVersionError(
             f"format version {about['format_version']}, this package reads up to {FORMAT_VERSION}",
@@ -280,6 +302,8 @@ def _read_about(path: Path) -> dict[str, Any]:
     kinds: dict[str, type] = dict.fromkeys(("name", "digest", "split_strategy"), str)
     kinds |= dict.fromkeys(("counts", "options", "sources", "report", "files"), dict)
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    if "report" not in wrong and not all(type(count) is int for count in about["report"].values()):
+        wrong.append("report")
     if wrong:
         raise DataError(f"{', '.join(wrong)} missing or of the wrong type", path=file, remedy=_AGAIN)
     return about
@@ -291,10 +315,16 @@ def _read_parquet(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     except (OSError, ValueError, pa.ArrowException) as error:
         first = str(error).partition("\n")[0]
         raise DataError(f"not a readable Parquet file: {first}", path=file, remedy=_AGAIN) from error
-    missing = [column for column in columns if column not in frame]
+    missing = [column for column in columns if list(frame.columns).count(column) != 1]
     if missing:
-        raise DataError(f"lacks the columns {missing}", path=file, remedy=_AGAIN)
+        problem = f"has the columns {', '.join(map(str, frame.columns))}, where {', '.join(columns)} are needed once"
+        raise DataError(problem, path=file, remedy=_AGAIN)
     return frame
+
+
+def _require_text(values: pd.Series[Any], name: str) -> None:
+    if values.isna().any() or (len(values) and infer_dtype(values) != "string"):
+        raise DataError(f"{name} is not all text")
 
 
 def _canonical(frame: pd.DataFrame, table: str, limits: Mapping[str, int]) -> pd.DataFrame:
@@ -341,13 +371,14 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Raise unless ``path`` is free, an empty folder, or a data set of ours with nothing else in it."""
+def refuse_foreign(path: Path) -> None:
+    """Raise DataError unless ``path`` is free, an empty folder, or a data set of ours with nothing else in it."""
     if not path.exists() and not path.is_symlink():
         return
     remedy = "Choose another place, or empty it yourself."
     if not path.is_dir() or path.is_symlink():
-        raise DataError("exists and is not a folder", path=path, remedy=remedy)
+        problem = "is a link, which is not replaced" if path.is_symlink() else "exists and is not a folder"
+        raise DataError(problem, path=path, remedy=remedy)
     entries = {entry.name for entry in path.iterdir()}
     foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES)}
     if foreign:

@@ -85,8 +85,8 @@ class IdMap:
         known = self._first.reindex(pd.Index(unique).astype(str), fill_value=-1).to_numpy(dtype=np.int64)
         return np.append(known, -1)[codes]  # code -1 marks a missing value
 
-    def index(self, original_id: Any) -> int:
-        """Index of one original id.
+    def index(self, original_id: Any, what: str = "row") -> int:
+        """Index of one original id; ``what`` it is an id of is for the message.
 
         Raises
         ------
@@ -96,7 +96,8 @@ class IdMap:
         found = int(self.indices([original_id])[0])
         if found < 0:
             raise DataError(
-                f"unknown id {str(original_id)!r}", remedy=f"Ids look like: {', '.join(self.original_ids[:5])}."
+                f"there is no {what} with the id {str(original_id)!r}",
+                remedy=f"Ids look like these: {', '.join(map(repr, self.original_ids[:5]))}.",
             )
         return found
 

@@ -98,6 +98,11 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     maps, tables = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
     interactions, triples = tables
     interactions = _with_split(interactions, strategy, options)
+    for kind in ("user", "item"):
+        others = "items" if kind == "user" else "users"
+        test = interactions["split"] == "test"
+        unseen = ~interactions.loc[test, kind].drop_duplicates().isin(interactions.loc[~test, kind])
+        report[f"test_{kind}s_without_training_{others}"] = int(unseen.sum())
     maps["relations"] = _distinct_names(maps["relations"], report)
     return Dataset(
         name=raw.name,
@@ -134,7 +139,7 @@ def _filtered(
     least = options.min_user_interactions, options.min_item_interactions
     if max(least) > 1:
         kept = k_core(interactions, *least)
-        what = f"no user and item are left with {least[0]} and {least[1]} interactions each"
+        what = f"nothing is left with {least[0]} interactions a user and {least[1]} an item"
         name = "min_user_interactions and min_item_interactions"
         interactions = _counted(kept, name, what, report, "outside_k_core", interactions)
     return interactions.reset_index(drop=True)
