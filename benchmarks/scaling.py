@@ -30,11 +30,14 @@ MUST, AIM = 12.0, 10.0
 
 
 def estimate(scale: float, done: Sequence[dict[str, Any]]) -> float:
-    """Bytes that a step at this scale takes: the last size measured, grown in proportion, and a fifth more."""
+    """Bytes that a step at this scale takes: on the line through the last two sizes measured, or in proportion."""
     if not done:
         return FIRST_GUESS * max(scale, 0.1)
     last = done[-1]
-    return 1.2 * float(last["peak_bytes"]) * float(max(1.0, scale / last["scale"]))
+    slope = float(last["peak_bytes"] / last["scale"])
+    if len(done) > 1:
+        slope = float((last["peak_bytes"] - done[-2]["peak_bytes"]) / (last["scale"] - done[-2]["scale"]))
+    return float(last["peak_bytes"]) + max(0.0, slope) * (scale - float(last["scale"]))
 
 
 def measure_scale(scale: float, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -198,6 +198,13 @@ def test_scaling_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert "From 0.004 to 0.04 times" in out
 
 
+def test_memory_is_foreseen_from_the_sizes_measured() -> None:
+    done = [{"scale": 0.1, "peak_bytes": 6e8}, {"scale": 1.0, "peak_bytes": 2.4e9}]
+    assert scaling.estimate(10.0, []) == pytest.approx(4e10)
+    assert scaling.estimate(1.0, done[:1]) == pytest.approx(6e9)
+    assert scaling.estimate(10.0, done) == pytest.approx(2.04e10)  # 0.4 GB, and 2 GB for each time
+
+
 def test_targets_apply_to_what_they_are_about() -> None:
     assert scaling.verdict(9.9) == "aim met"
     assert scaling.verdict(11.0) == "must met"
