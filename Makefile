@@ -27,7 +27,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hakg_dgl cli
+	$(BIN)/mypy hakg_dgl cli benchmarks
 
 conda:
 	conda env create -f environment.yml

@@ -94,7 +94,7 @@ class ModelSettings(_Section):
     curvature: float = 1.0
     gate: bool = True
     dual_item_embeddings: bool = True
-    score: Score = "fused"
+    score: Score = "separate"
     kg_edge_dropout: float = 0.5
     interaction_dropout: float = 0.5
     message_dropout: float = 0.1
@@ -278,10 +278,11 @@ class Settings:
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
 _TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
-_PUBLISHED = {"formulation": "released", "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
+_RELEASED = {"formulation": "released", "score": "fused"}
+_PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "released": {"formulation": "released", "negatives": 200, "margin": 0.6, "layers": 3, "lr": 1e-3},
+    "released": {**_RELEASED, "negatives": 200, "margin": 0.6, "layers": 3, "lr": 1e-3},
     "alibaba-ifashion": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 200, "margin": 0.6},
     "yelp2018": {**_PUBLISHED, "lr": 5e-4, "layers": 2, "negatives": 400, "margin": 0.8},
     "last-fm": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 400, "margin": 0.7},
