@@ -226,6 +226,29 @@ def test_a_graph_without_edges_leaves_the_parameters(path, n_relations, formulat
     assert items.isfinite().all()
 
 
+@paths
+@pytest.mark.parametrize("formulation", ["released", "paper"])
+def test_a_layer_before_normalisation(path, formulation):
+    """Where means and sums differ: items sum over users as released, average as published; users always average."""
+    model = model_of(path, formulation=formulation, interaction_dropout=0.75, kg_edge_dropout=0.0)
+    matrix = adjacency(GRAPH.interactions, 8, 6, torch.float64)
+    per_item = matrix.sum(0).clamp_min(1)[:, None] if formulation == "paper" else 1.0
+    fused = model.fused_items(0, model.entity, model.item)
+    user, entity, item = model.layer(0, model.aggregator, model.user, model.entity, model.item, 14)
+    # Degrees are inverted in float32.
+    assert error(user, matrix @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
+    assert error(item, matrix.T @ model.user / per_item) < 1e-6
+    assert torch.equal(entity, model.aggregator.entities(model.entity, model.relation, 14))
+    # In training, kept interactions are worth 1 / (1 - rate), and degrees are those of the whole graph.
+    dropped = model._drop_edges(torch.Generator().manual_seed(4))
+    kept = draw_mask(model.graph.interactions.n_edges, 0.75, torch.Generator().manual_seed(4))
+    pairs = torch.stack([model.graph.interactions.rows, model.graph.interactions.cols], 1)[kept]
+    less = 4.0 * adjacency(pairs, 8, 6, torch.float64)
+    user, entity, item = model.layer(0, dropped, model.user, model.entity, model.item, 14)
+    assert error(user, less @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
+    assert error(item, less.T @ model.user / per_item) < 1e-6
+
+
 # --- parts --------------------------------------------------------------------------------------------------------
 
 

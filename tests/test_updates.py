@@ -208,7 +208,7 @@ def test_nothing_stays_on_the_callers_graph():
     heterograph = graph.heterograph()
     heterograph.nodes["entity"].data["e"] = torch.arange(14.0)  # the caller's own, under a name that the layer uses
     heterograph.nodes["user"].data["x"] = torch.arange(8.0)
-    heterograph.edges[INTERACTS].data["keep"] = torch.zeros(heterograph.num_edges(INTERACTS))
+    heterograph.edges[INTERACTS].data["m"] = torch.zeros(heterograph.num_edges(INTERACTS))
     before = features(heterograph)
     packed = pack(heterograph)
     aggregator = ReadableAggregator(heterograph, packed, pack_relation_types(heterograph), rule)
@@ -218,7 +218,7 @@ def test_nothing_stays_on_the_callers_graph():
     assert features(heterograph) == before
     assert torch.equal(heterograph.nodes["entity"].data["e"], torch.arange(14.0))
     assert torch.equal(heterograph.nodes["user"].data["x"], torch.arange(8.0))
-    assert not heterograph.edges[INTERACTS].data["keep"].any()
+    assert not heterograph.edges[INTERACTS].data["m"].any()
 
 
 def plain_layer(graph, relation_types, relation, rule, entity, user):
@@ -228,8 +228,6 @@ def plain_layer(graph, relation_types, relation, rule, entity, user):
         updates = {etype: RelationTransitiveUpdate(w, rule) for etype, w in zip(relation_types, relation, strict=True)}
         updates[INTERACTS] = collaborative_update
         updates = {etype: update for etype, update in updates.items() if graph.num_edges(etype)}
-        for etype in updates:
-            graph.edges[etype].data["keep"] = torch.ones(graph.num_edges(etype), 1, dtype=entity.dtype)
         update_all(graph, updates)
         return graph.nodes["entity"].data["total"], graph.nodes["item"].data["total"]
 
@@ -262,7 +260,6 @@ def test_a_relation_may_have_an_update_function_of_its_own():
         updates = {}
         for etype, w in zip(pack_relation_types(heterograph), relation, strict=True):
             if heterograph.num_edges(etype):
-                heterograph.edges[etype].data["keep"] = torch.ones(heterograph.num_edges(etype), 1).double()
                 updates[etype] = silent if etype == own else RelationTransitiveUpdate(w, rule)
         update_all(heterograph, updates)
         total = heterograph.nodes["entity"].data["total"]
@@ -279,7 +276,6 @@ def test_one_edge_type_runs_by_dgls_own_update_all():
     etype = pack_relation_types(heterograph)[2]
     with heterograph.local_scope():
         heterograph.nodes["entity"].data["e"] = entity
-        heterograph.edges[etype].data["keep"] = torch.ones(heterograph.num_edges(etype), 1).double()
         update = RelationTransitiveUpdate(relation[2], rule)
         heterograph.update_all(update, dgl.function.mean("m", "mean"), etype=etype)
         mean = heterograph.nodes["entity"].data["mean"]
@@ -294,9 +290,8 @@ def test_collaborative_messages_flow_both_ways():
         x = torch.arange(2.0 * heterograph.num_nodes(source)).view(-1, 2)
         with heterograph.local_scope():
             heterograph.nodes[source].data["x"] = x
-            heterograph.edges[etype].data["keep"] = torch.full((heterograph.num_edges(etype), 1), 0.5)
             update_all(heterograph, {etype: collaborative_update})
             total = heterograph.nodes[destination].data["total"]
         senders, receivers = heterograph.edges(etype=etype)
-        expected = torch.zeros_like(total).index_add(0, receivers, 0.5 * x[senders])
+        expected = torch.zeros_like(total).index_add(0, receivers, x[senders])
         assert torch.equal(total, expected)
