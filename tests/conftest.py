@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("bad_input")
+from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
+
 # Machines that run tests are shared: a slow example is no failure.
 settings.register_profile("hakg", deadline=None)
 settings.load_profile("hakg")
