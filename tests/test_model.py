@@ -126,17 +126,17 @@ def test_all_paths_are_the_dense_model(formulation, geometry, gate, dual, layers
         model = model_of(
             path, formulation=formulation, geometry=geometry, gate=gate, dual_item_embeddings=dual, layers=layers
         )
-        for every in (False, True):
-            ours = values_and_gradients(model, model.propagate(all_entities=every))
-            theirs = values_and_gradients(model, dense_propagate(model, all_entities=every))
-            assert_same(ours, theirs, BOUND[torch.float64])
+        every = layers % 2 == 0  # all entities and items alone in turn
+        ours = values_and_gradients(model, model.propagate(all_entities=every))
+        theirs = values_and_gradients(model, dense_propagate(model, all_entities=every))
+        assert_same(ours, theirs, BOUND[torch.float64])
 
 
 @switches
-@dtypes
-def test_all_paths_drop_alike(formulation, geometry, gate, dual, dtype):
+def test_all_paths_drop_alike(formulation, geometry, gate, dual):
     """Given the same seed, dropout is that of the dense model: edges, interactions doubled, coordinates."""
     for path in PATHS:
+        dtype = torch.float32 if path == "torch" else torch.float64
         model = model_of(
             path, dtype, formulation=formulation, geometry=geometry, gate=gate, dual_item_embeddings=dual, dim=6
         )
