@@ -91,6 +91,7 @@ class Checkpoint:
             "device": self._device,
             "standing": asdict(standing),
         }
+        self.folder.sync_metrics()
         self.folder.save_tensors(self.folder.state_file, tensors, about)
         self._written = time.monotonic()
         self._cost = self._written - began

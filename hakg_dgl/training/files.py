@@ -13,8 +13,8 @@ from typing import Any
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
 
-    The file gets the permissions of any new file, whatever ``write`` gave it (safetensors makes private ones), and is
-    on the disk, with its name, when this returns. Only a kill leaves the temporary, ``.NAME.*.tmp``, behind.
+    The content is on the disk before the name is changed. The file gets the permissions of any new file, whatever
+    ``write`` gave it (safetensors makes private ones). Only a kill leaves the temporary, ``.NAME.*.tmp``, behind.
 
     Raises
     ------
@@ -28,20 +28,16 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         mode = temporary.stat().st_mode
         write(temporary)
         temporary.chmod(mode)
-        _sync(temporary, os.O_RDWR)
+        sync_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere folders cannot be opened
-        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def sync_file(path: Path) -> None:
+    """Return when the content of a file is on the disk."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

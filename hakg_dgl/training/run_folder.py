@@ -8,7 +8,6 @@ for, ``tensorboard/``. Nothing in it can run code.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,13 @@ from hakg_dgl.config import Settings, setting_keys
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
 from hakg_dgl.nn.model import HAKG
-from hakg_dgl.training.files import replace_file, write_json, write_text
+from hakg_dgl.training.files import replace_file, sync_file, write_json, write_text
 
 RUN_FORMAT_VERSION = 1
-_TRAINED_WITH = ("formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "protocol")
-"""Settings that a trained model cannot do without."""
+_TRAINED_WITH = (
+    "formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "score", "protocol", "dtype",
+)  # fmt: skip
+"""Settings without which a trained model ranks otherwise than it did."""
 
 
 class RunFolder:
@@ -158,11 +159,14 @@ class RunFolder:
         return values
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``; it is on the disk before any later checkpoint."""
+        """Add a line to ``metrics.jsonl``."""
         with self._writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line, allow_nan=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+
+    def sync_metrics(self) -> None:
+        """Return when the lines so far are on the disk: a state must not outlive the lines of its epochs."""
+        with self._writing(self.metrics_file):
+            sync_file(self.metrics_file)
 
     def truncate_metrics(self, epoch: int) -> None:
         """Keep the lines of epochs up to this one."""

@@ -180,7 +180,7 @@ class Trainer:
         if not len(self.dataset.pairs(*splits)):
             raise ConfigError(
                 f"data set {self.dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
-                f"{self.settings.training.protocol!r} needs; preprocess again with --valid and --test above 0"
+                f"{self.settings.training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
             )
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""What a step minimises, and which random stream each part of it draws from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from small_demo import small_demo, small_settings
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset, hierarchical_relations
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.nn.losses import contrastive_loss
+from hakg_dgl.randomness import torch_generator
+from hakg_dgl.training.objective import STREAMS, Objective, relation_ids
+from hakg_dgl.training.trainer import build_model, training_splits
+
+
+@pytest.fixture(scope="module")
+def demo() -> Dataset:
+    return small_demo()
+
+
+def objective(dataset: Dataset, **overrides: Any) -> Objective:
+    settings = small_settings(dtype="float64", **overrides)
+    model = build_model(dataset, settings, torch.device("cpu"))
+    return Objective(model, dataset, settings, training_splits(settings))
+
+
+def batch(dataset: Dataset, n: int = 100) -> tuple[Tensor, Tensor]:
+    users, items = torch.from_numpy(dataset.pairs("train")[:n]).T
+    return users, items
+
+
+def states(of: Objective) -> dict[str, Tensor]:
+    return {name: generator.get_state() for name, generator in of.generators.items()}
+
+
+def drawn_from(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: Dataset) -> None:
+    sut = objective(demo, angle_weight=0.3)
+    users, items = batch(demo)
+    negatives, dropout, angle = (torch_generator(2020, name) for name in ("negatives", "dropout", "angle"))
+    drawn = sut.sampler.sample(users, 10, negatives)
+    embeddings = sut.model.propagate(dropout=dropout)
+    contrastive = contrastive_loss(sut.backend, embeddings, users, items, drawn, 0.6)
+    cones = sut.angle(sut.backend, sut.model.entity, angle)
+    assert bool(cones > 0)
+    torch.testing.assert_close(sut(users, items), contrastive + 0.3 * cones, rtol=1e-12, atol=0)
+
+
+def test_a_step_draws_from_its_streams_alone(demo: Dataset) -> None:
+    users, items = batch(demo)
+    everything = torch.get_rng_state()
+    for overrides, used in (
+        ({}, {"negatives", "dropout", "angle"}),
+        ({"angle_weight": 0.0}, {"negatives", "dropout"}),
+        ({"angle_dropout": 0.0}, {"negatives", "dropout"}),
+        ({"kg_edge_dropout": 0.0, "interaction_dropout": 0.0, "message_dropout": 0.0}, {"negatives", "angle"}),
+    ):
+        sut = objective(demo, **overrides)
+        before = states(sut)
+        assert set(before) == set(STREAMS)
+        sut(users, items)
+        assert drawn_from(before, states(sut)) == used
+    assert torch.equal(everything, torch.get_rng_state())
+
+
+def test_the_number_of_negatives_leaves_all_other_draws_alone(demo: Dataset) -> None:
+    few, many = objective(demo, negatives=3), objective(demo, negatives=40)
+    for one, other in zip(few.model.parameters(), many.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for _ in range(2):
+        few(*batch(demo))
+        many(*batch(demo))
+    assert drawn_from(states(few), states(many)) == {"negatives"}
+
+
+def test_every_parameter_learns(demo: Dataset) -> None:
+    sut = objective(demo)
+    sut(*batch(demo)).backward()
+    for name, parameter in sut.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+def test_negatives_are_items_without_training_interaction(demo: Dataset) -> None:
+    for protocol, splits in (("validation", ("train",)), ("published", ("train", "valid"))):
+        sut = objective(demo, protocol=protocol)
+        users = torch.arange(demo.n_users)
+        drawn = sut.sampler.sample(users, 1000, torch_generator(0, "test"))
+        pairs = set(map(tuple, torch.stack([users.repeat_interleave(1000), drawn.view(-1)], 1).tolist()))
+        taken = set(map(tuple, demo.pairs(*splits).tolist()))
+        assert not pairs & taken
+        assert len(pairs) == demo.n_users * demo.n_items - len(taken)  # with 1000 draws each, all others turn up
+
+
+def test_relations_by_name_by_original_id_or_estimated(demo: Dataset) -> None:
+    names = list(demo.relations["name"])
+    assert relation_ids(demo, ("all",)) is None
+    assert relation_ids(demo, (names[2], names[0])).tolist() == [2, 0]
+    estimated = relation_ids(demo, ("auto",)).tolist()
+    assert estimated == hierarchical_relations(demo)
+    assert estimated
+    swapped = demo.relations.assign(original_id=["a", "b", names[0], "d"])
+    renamed = dataclasses.replace(demo, relations=swapped)
+    assert relation_ids(renamed, ("b", names[0])).tolist() == [1, 0]  # a name goes before an equal original id
+
+
+def test_an_unknown_relation_is_named_with_those_there_are(demo: Dataset) -> None:
+    with pytest.raises(ConfigError, match=r"'genre'.*lacks; it has 'belongs_to', 'subcategory_of'"):
+        relation_ids(demo, ("belongs_to", "genre"))
+    with pytest.raises(ConfigError, match="'genre'"):
+        objective(demo, hierarchical_relations=["genre"])
+
+
+def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
+    triples = demo.triples
+    items = (triples["head"] < demo.n_items) != (triples["tail"] < demo.n_items)
+    for names in (["all"], ["made_by"], ["made_by", "belongs_to"]):
+        ids = relation_ids(demo, tuple(names))
+        chosen = items if ids is None else items & triples["relation"].isin(ids.tolist())
+        sut = objective(demo, hierarchical_relations=names)
+        assert sut.angle.pairs.n_edges == int(chosen.sum()) > 0
+    assert objective(demo, hierarchical_relations=["subcategory_of"]).angle.pairs.n_edges == 0
+    assert torch.isfinite(objective(demo, hierarchical_relations=["subcategory_of"])(*batch(demo)))
