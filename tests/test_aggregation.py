@@ -68,7 +68,7 @@ def compare(backend, knowledge, edges, entity, relation, rule, bound):
         return dense_mean(edges, e, w, rule, n_heads)
 
     theirs = with_gradients(dense, entity, relation)
-    exact = with_gradients(dense, entity.double(), relation.double())
+    exact = with_gradients(dense, entity.double(), relation.double()) if entity.dtype == torch.float32 else theirs
     for mine, other, truth in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == entity.dtype
         assert error(mine, truth) < max(bound, 2.0 * error(other, truth))
@@ -132,7 +132,7 @@ def test_chunks_change_nothing(backend, formulation, geometry, c, monkeypatch):
     graph, rule = odd_graph(), make_rule(formulation, geometry, c, torch.float64)
     knowledge, entity, relation = graph.packed().knowledge, *(random_table(n, 4, torch.float64, n) for n in (14, 22))
     results = []
-    for size in (10**6, 1, 17):
+    for size in (10**6, 5, 17):
         monkeypatch.setattr(aggregation, "CHUNK", size)
         results.append(
             with_gradients(lambda e, w: relation_transitive_mean(backend, knowledge, e, w, rule), entity, relation)
