@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.frame import artanh_ratio_and_slope, tanh_ratio_and_slope
+from hakg_dgl.geometry.frame import Coefficients, artanh_ratio_and_slope, tanh_ratio_and_slope
 from hakg_dgl.geometry.guards import SQUARED_NORM_FLOOR
 
 
@@ -43,14 +43,6 @@ class InnerGradients(NamedTuple):
     tw: Tensor
     tail_scale: Tensor | None
     relation_scale: Tensor | None
-
-
-class Coefficients(NamedTuple):
-    """Message ``head x + tail t + relation w``, ``[n_edges]`` each."""
-
-    head: Tensor
-    tail: Tensor
-    relation: Tensor
 
 
 @dataclass
@@ -173,7 +165,7 @@ class CoefficientKernel:
         self.scales = scales
 
     def coefficients(self) -> Coefficients:
-        """The coefficients of the messages."""
+        """Coefficients of the messages ``head x + tail t + relation w``."""
         head = self.factor * self.minus
         head = head.neg_() if self.scales is not None else torch.addcmul(head.neg_(), self.along, self.y_head)
         return Coefficients(head, self.along * self.y_tail, self.along * self.y_relation)
