@@ -55,7 +55,7 @@ def check_refusal(code: int, stdout: str, stderr: str, message: Message) -> None
     """Exit code 2, the whole text on stderr and nothing on stdout."""
     assert code == 2, stderr + stdout
     if isinstance(message, re.Pattern):
-        assert re.fullmatch(f"Error: (?:{message.pattern})\n", stderr), stderr
+        assert re.fullmatch(f"Error: (?:{message.pattern})\n", stderr, message.flags), stderr
     else:
         assert stderr == (message if message.startswith("Usage") else f"Error: {message}") + "\n"
     assert "Traceback" not in stderr

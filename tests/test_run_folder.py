@@ -275,7 +275,7 @@ def test_a_description_without_its_keys_is_damaged(run: RunFolder, about: str) -
 
 def test_a_run_of_a_newer_version_is_refused(run: RunFolder, demo: Dataset) -> None:
     run.about_file.write_text(json.dumps({**run.about, "format_version": 2}))
-    with pytest.raises(FormatVersionError, match=r"run\.json: run format 2, .* up to 1\nupgrade"):
+    with pytest.raises(FormatVersionError, match=r"run\.json: run format 2, .* up to 1\nInstall a newer"):
         load_model(run.path, demo)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -192,7 +193,7 @@ class Dataset:
             self._write(fresh)
             _take_place(fresh, path)
         except (OSError, pa.ArrowException) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or error
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             remedy = "Nothing was changed there. Free some space, mend the permissions, or choose another place."
             raise DataError(f"cannot be written: {why}", path=path, remedy=remedy) from error
         finally:

@@ -114,7 +114,7 @@ class Checkpoint:
             raise FormatVersionError(
                 f"state format {version}, this version reads up to {STATE_FORMAT_VERSION}",
                 path=file,
-                remedy="upgrade hakg_dgl",
+                remedy="Install a newer hakg_dgl, or train again.",
             )
         try:
             different = changed_settings(about["settings"], self.settings)

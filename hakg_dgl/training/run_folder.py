@@ -119,10 +119,12 @@ class RunFolder:
             raise FormatVersionError(
                 f"run format {version}, this version reads up to {RUN_FORMAT_VERSION}",
                 path=self.about_file,
-                remedy="upgrade hakg_dgl",
+                remedy="Install a newer hakg_dgl, or train again.",
             )
         if not isinstance(version, int) or not isinstance(data, dict) or not {"name", "digest"} <= set(data):
             raise _damaged(self.about_file, "it does not name a data set")
+        if not isinstance(data.get("path"), (str, type(None))):
+            raise _damaged(self.about_file, f"the path of the data set is {data['path']!r}")
         return about
 
     @property
@@ -203,7 +205,7 @@ class RunFolder:
                 f"the run was trained on data set {self.about['data']['name']!r} (digest {self.data_digest[:12]}), "
                 f"not on {dataset.name!r} (digest {dataset.digest[:12]})",
                 path=self.path,
-                remedy="give the data set it was trained on, or train again on this one",
+                remedy="Give the data set it was trained on (--data DATA), or train again on this one.",
             )
 
     @contextmanager
@@ -233,7 +235,7 @@ class RunFolder:
         self._require(file)
         try:
             value = json.loads(file.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _damaged(file, error) from error
         if not isinstance(value, dict):
             raise _damaged(file, "not a JSON object")
@@ -300,9 +302,13 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
             f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
         )
     model = build_model(dataset, settings, torch.device(device))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder.model_file}: does not fit {folder.config_file}: {error}") from error
+    found, expected = ({name: tensor.shape for name, tensor in of.items()} for of in (tensors, model.state_dict()))
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"{folder.model_file}: does not fit {folder.config_file}: {len(wrong)} tensors are missing, too many, or "
+            f"of another shape, such as {wrong[0]!r}; train again, or restore it"
+        )
+    model.load_state_dict(tensors)
     model.eval()
     return model
