@@ -124,7 +124,10 @@ class Trainer:
     Raises
     ------
     ConfigError
-        If the data set lacks the split that the protocol selects on, or the device is not there.
+        If the data set lacks the split that the protocol selects on, the device is not there, or TensorBoard is asked
+        for without a run folder.
+    MissingDependencyError
+        If TensorBoard is asked for and not installed.
 
     Examples
     --------
