@@ -87,7 +87,7 @@ class ModelSettings(_Section):
         ``auto`` picks the fastest that works here; ``readable`` is the per-edge-type reference.
     """
 
-    formulation: Formulation = "released"
+    formulation: Formulation = "paper"
     dim: int = 64
     layers: int = 3
     geometry: Geometry = "poincare"

@@ -123,7 +123,7 @@ def test_every_value_can_be_set_by_an_override(value):
 def test_every_setting_survives_being_changed_alone():
     """One other value a key, so that none is forgotten by a section, the dictionary or the file."""
     other = {
-        "formulation": "paper", "dim": 32, "layers": 2, "geometry": "euclidean", "curvature": 0.5, "gate": False,
+        "formulation": "released", "dim": 32, "layers": 2, "geometry": "euclidean", "curvature": 0.5, "gate": False,
         "dual_item_embeddings": False, "score": "fused", "kg_edge_dropout": 0.1, "interaction_dropout": 0.2,
         "message_dropout": 0.0, "kernels": "readable", "negatives": 7, "margin": -0.5, "angle_weight": 0.0,
         "angle_direction": "attribute", "angle_dropout": 0.25, "angle_mask": "edge", "aperture": 0.2,

@@ -48,7 +48,13 @@ def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float
         n_items=int(z["n_items"]),
         n_entities=int(z["n_entities"]),
     )
-    settings = ModelSettings(dim=int(z["dim"]), layers=int(z["layers"]), kernels=path, score="fused")  # type: ignore[arg-type]
+    settings = ModelSettings(
+        formulation="released",
+        dim=int(z["dim"]),
+        layers=int(z["layers"]),
+        score="fused",
+        kernels=path,  # type: ignore[arg-type]
+    )
     model = HAKG(graph, settings, dtype=dtype)
     if margin is not None:
         model.rule = type(model.rule)("released", "poincare", 1.0, margin)
