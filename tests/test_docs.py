@@ -266,14 +266,7 @@ def shown_files(page: Path) -> dict[str, str]:
 WITH_EXAMPLES = [page for page in DOCS if examples(page)]
 
 
-WRONG = {"datasets.md": "the last example changes the levels of genres and leaves preferred_depths at three"}
-
-
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=pytest.mark.xfail(reason=WRONG[p.name])) if p.name in WRONG else p for p in WITH_EXAMPLES],
-    ids=[page.name for page in WITH_EXAMPLES],
-)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=[page.name for page in WITH_EXAMPLES])
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, names shared, in a folder with the files that the page shows; the demo is a tiny one.
 
