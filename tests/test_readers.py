@@ -352,7 +352,7 @@ def test_table_errors(table_files, text, line, message):
 def test_parquet_errors(table_files):
     path = table_files / "i.parquet"
     pd.DataFrame({"user": [1, 2], "item": [3, 4], "r": [1.0, np.nan]}).to_parquet(path)
-    with pytest.raises(DataError, match="row 1 .*: r is missing"):
+    with pytest.raises(DataError, match=r"row 1 .*: r is missing"):
         read_tables(path, table_files / "kg.csv", rating_col="r")
     with pytest.raises(DataError, match="no column 'q'; there are: 'user', 'item', 'r'"):
         read_tables(path, table_files / "kg.csv", rating_col="q")

@@ -23,6 +23,7 @@ from hakg_dgl.nn.model import HAKG
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.sampling import EpochBatches
+from hakg_dgl.training.allocator import keep_freed_memory
 from hakg_dgl.training.checkpoint import (
     Checkpoint,
     Standing,
@@ -153,6 +154,8 @@ class Trainer:
         self._require_pairs(training_splits(self.settings))
         self._require_pairs((self.selected_on,))
         self.device = choose_device(self.settings.run.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.cuts = tuple(sorted({20, int(training.select_by.partition("@")[2])}))
         self._evaluator: Evaluator | None = None
         self._scalars: ScalarLog | None = None

@@ -1,0 +1,29 @@
+"""Let the C library keep freed memory during training on a CPU.
+
+A step makes and frees some hundred arrays of several megabytes. By default glibc maps each from the system and gives it
+back at once, so every step waits for the same pages to be zeroed again, which takes about a quarter of its time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_KEEP = 2**30
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Make glibc serve arrays below a gigabyte from memory that the process keeps; once, for the whole process.
+
+    Returns
+    -------
+    bool
+        Whether it took effect; False, and nothing done, where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, _KEEP)) and bool(mallopt(_TRIM_THRESHOLD, _KEEP))
