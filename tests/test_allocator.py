@@ -14,7 +14,8 @@ if sys.argv[1] == "kept":
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        torch.ones(2_000_000).add_(1.0)
+        arrays = [torch.ones(2_000_000) for _ in range(10)]
+        del arrays
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 print(faults())

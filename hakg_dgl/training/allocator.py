@@ -1,7 +1,7 @@
 """Let the C library keep freed memory during training on a CPU.
 
-A step makes and frees some hundred arrays of several megabytes. By default glibc maps each from the system and gives it
-back at once, so every step waits for the same pages to be zeroed again, which takes about a quarter of its time.
+A step makes and frees some hundred arrays of several megabytes. By default glibc gives what is freed back to the system,
+so every step waits for the same pages to be mapped and zeroed again, which takes about a quarter of its time.
 """
 
 from __future__ import annotations
