@@ -7,10 +7,9 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys, torch
+import resource, torch
 from hakg_dgl.training.allocator import keep_freed_memory
-if sys.argv[1] == "kept":
-    assert keep_freed_memory() and keep_freed_memory()
+assert keep_freed_memory() and keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -24,8 +23,6 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, whose malloc this is about")
 def test_arrays_that_come_and_go_cost_no_page_faults():
-    def faults(mode: str) -> int:
-        run = subprocess.run([sys.executable, "-c", SCRIPT, mode], capture_output=True, text=True, check=True)
-        return int(run.stdout)
-
-    assert faults("kept") < faults("default") / 10
+    """Without it these arrays cost some 300,000 faults in most processes, none where the heap happens to lie well."""
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1000

@@ -11,12 +11,13 @@ import functools
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_KEEP = 2**30
+_MAPPED_FROM = 2**30
+_NEVER = -1
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Make glibc serve arrays below a gigabyte from memory that the process keeps; once, for the whole process.
+    """Make glibc serve arrays below a gigabyte from memory that the process never gives back; for the whole process.
 
     Returns
     -------
@@ -26,4 +27,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, _KEEP)) and bool(mallopt(_TRIM_THRESHOLD, _KEEP))
+    return bool(mallopt(_MMAP_THRESHOLD, _MAPPED_FROM)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
