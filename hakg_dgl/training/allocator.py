@@ -1,6 +1,6 @@
 """Let the C library keep freed memory during training on a CPU.
 
-A step makes and frees some hundred arrays of several megabytes. By default glibc gives what is freed back to the system,
+A step makes and frees some hundred arrays of several megabytes. By default glibc gives freed memory back to the system,
 so every step waits for the same pages to be mapped and zeroed again, which takes about a quarter of its time.
 """
 
