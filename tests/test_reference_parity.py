@@ -4,8 +4,8 @@ Runs over every ``*.npz`` in the folder named by ``HAKG_REFERENCE_DIR``. Errors 
 the array and bounded by 1e-9 in float64 and 1e-4 in float32, for the readable path and every fast path.
 
 Near the edge of the ball float32 rounding errors grow by the squared conformal factor, those of the recorded arrays
-too. Where a recorded float32 array is further than the bound from its exact values (the same formulas in float64 with
-float32's guards), ours must be as near to it as it is to those.
+too. Where a recorded float32 gradient is further than the bound from its exact values (the same formulas in float64
+with float32's guards), ours must be as near to it as it is to those. Values and losses have no such exception.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_agrees_with_the_released_code(file: Path, kernels: str, precision: str)
         checked += 1
         theirs = torch.from_numpy(z[key])
         bound, found = BOUND[precision], error(value, theirs)
-        if precision == "f32":
+        if precision == "f32" and name.startswith("grad_"):
             bound = max(bound, error(theirs, exact(file)[name]))
         if not found <= bound:
             failures.append(f"{name}: {found:.2e} > {bound:.2e}")
