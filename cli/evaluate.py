@@ -57,6 +57,11 @@ def evaluate_command(
         opened = open_run(run, data)
         if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
+        if split in opened.trained_on:
+            raise ConfigError(
+                f"{run}: its model was trained again on train and validation (refit); evaluate the test split, "
+                "or read the validation metrics of the selection in result.json"
+            )
         dataset = opened.dataset
         evaluator = Evaluator(dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None)
         begin("model")

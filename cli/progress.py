@@ -59,7 +59,9 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
 
         def report(progress: Progress) -> None:
             done = (progress.epoch - 1) * progress.steps + progress.step
-            if shown.total is None:  # neither preparations nor, on resuming, earlier epochs count for the speed
+            phase = "refit" if progress.refit else "epoch"
+            if shown.total is None or not shown.desc.startswith(phase):
+                # Neither preparations nor, on resuming, earlier epochs count for the speed.
                 shown.unpause()
                 shown.initial = shown.n = done - 1
             shown.total = progress.epochs * progress.steps
@@ -68,7 +70,7 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
                 notes[select_by] = f"{progress.metrics[select_by]:.4f}"
             if progress.best:
                 notes["best"] = f"{notes[select_by]} (epoch {progress.epoch})"
-            shown.set_description_str(f"epoch {progress.epoch}/{progress.epochs}", refresh=False)
+            shown.set_description_str(f"{phase} {progress.epoch}/{progress.epochs}", refresh=False)
             shown.set_postfix(notes, refresh=False)
             shown.update(done - shown.n)
 

@@ -26,6 +26,13 @@ class OpenedRun:
         return self.folder.settings.training.protocol
 
     @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Splits the model has seen: after a refit, or under protocol ``published``, validation too."""
+        from hakg_dgl.training.run_folder import model_splits
+
+        return model_splits(self.folder)
+
+    @property
     def notes(self) -> list[str]:
         """What every report on this run has to say."""
         unfinished = not self.folder.result_file.exists()

@@ -176,6 +176,9 @@ class TrainingSettings(_Section):
     protocol
         ``validation`` selects on the validation split; ``published`` trains on train and validation together and
         selects on the test split, as the published experiments did.
+    refit
+        Under protocol ``validation``: once the best epoch is known, train afresh on train and validation together for
+        as many epochs, so that the model left behind has seen all that is known of its users.
     """
 
     lr: float = 1e-3
@@ -186,6 +189,7 @@ class TrainingSettings(_Section):
     patience: int = 10
     select_by: str = "ndcg@20"
     protocol: Protocol = "validation"
+    refit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -128,7 +128,7 @@ def test_every_setting_survives_being_changed_alone():
         "message_dropout": 0.0, "kernels": "readable", "negatives": 7, "margin": -0.5, "angle_weight": 0.0,
         "angle_direction": "attribute", "angle_dropout": 0.25, "angle_mask": "edge", "aperture": 0.2,
         "hierarchical_relations": ("genre", "film.director"), "lr": 0.1, "lr_schedule": "cosine", "batch_size": 1,
-        "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5", "protocol": "published", "seed": 0,
+        "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5", "protocol": "published", "refit": True, "seed": 0,
         "device": "cpu", "dtype": "float64", "tensorboard": True,
     }  # fmt: skip
     assert {k for k in setting_keys() if k not in other} == set(), "give the new setting another value here"

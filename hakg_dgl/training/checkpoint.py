@@ -35,6 +35,8 @@ class Standing:
         Evaluations since then.
     seconds
         Spent in epochs.
+    refit_from
+        The last epoch before the refit began, None until then.
     """
 
     epoch: int = 0
@@ -43,6 +45,7 @@ class Standing:
     best_metrics: dict[str, float] = field(default_factory=dict)
     worse: int = 0
     seconds: float = 0.0
+    refit_from: int | None = None
 
 
 class Checkpoint:
@@ -120,7 +123,8 @@ class Checkpoint:
             different = changed_settings(about["settings"], self.settings)
             if about["device"] != self._device:
                 different.append(f"device (was {about['device']!r}, now {self._device!r})")
-            standing = Standing(**{f.name: about["standing"][f.name] for f in fields(Standing)})
+            known = {"refit_from": None, **about["standing"]}  # which earlier versions did not write
+            standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{file}: does not say where training stood ({error!r}); train again") from error
         refuse_changed_settings(self.folder, different)
@@ -130,7 +134,7 @@ class Checkpoint:
             raise CheckpointError(f"{file}: does not fit this run: {error}; train again") from error
         if standing.best_epoch == standing.epoch:
             best = copied(self.model)
-        if standing.best_epoch and not best:
+        if standing.best_epoch and not best and standing.refit_from is None:
             raise CheckpointError(f"{file}: lacks the best weights, of epoch {standing.best_epoch}; train again")
         return standing, best
 

@@ -189,14 +189,23 @@ class RunFolder:
         self._require(file)
         try:
             with safe_open(file, framework="pt") as handle:
-                metadata = json.loads((handle.metadata() or {})["hakg"])
                 # Copies: what safetensors gives is mapped from the file.
                 tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from error
+        return tensors, self.load_metadata(file)
+
+    def load_metadata(self, file: Path) -> dict[str, Any]:
+        """Metadata alone of a safetensors file written by :meth:`save_tensors`."""
+        self._require(file)
+        try:
+            with safe_open(file, framework="pt") as handle:
+                metadata = json.loads((handle.metadata() or {})["hakg"])
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise _damaged(file, error) from error
         if not isinstance(metadata, dict):
             raise _damaged(file, "its metadata are no JSON object")
-        return tensors, metadata
+        return metadata
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise IntegrityError if the run belongs to another data set."""
@@ -268,6 +277,23 @@ def settings_differences(theirs: dict[str, Any], ours: Settings, keys: Iterable[
     return [f"{key} (was {old!r}, now {new!r})" for key, old, new in pairs if old != new]
 
 
+def model_splits(folder: RunFolder) -> tuple[str, ...]:
+    """Splits whose interactions the best model of a run was trained on and propagates over.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no model, or it is damaged.
+    """
+    splits = folder.load_metadata(folder.model_file).get("splits")
+    if splits is None:  # written before there was a refit
+        published = folder.settings.training.protocol == "published"
+        return ("train", "valid") if published else ("train",)
+    if splits not in (["train"], ["train", "valid"]):
+        raise _damaged(folder.model_file, f"its splits are {splits!r}")
+    return tuple(splits)
+
+
 def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> HAKG:
     """The best model of a run, ready to rank.
 
@@ -301,7 +327,7 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
         raise CheckpointError(
             f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
         )
-    model = build_model(dataset, settings, torch.device(device))
+    model = build_model(dataset, settings, torch.device(device), model_splits(folder))
     found, expected = ({name: tensor.shape for name, tensor in of.items()} for of in (tensors, model.state_dict()))
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:

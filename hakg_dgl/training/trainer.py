@@ -59,6 +59,8 @@ class Progress:
         Whether it is the best so far.
     stopped
         Why training ends here, None while it goes on.
+    refit
+        Whether this is the second training, on train and validation together; epochs are counted anew.
     """
 
     epoch: int
@@ -70,6 +72,7 @@ class Progress:
     metrics: dict[str, float] | None = None
     best: bool = False
     stopped: str | None = None
+    refit: bool = False
 
 
 def training_splits(settings: Settings) -> tuple[str, ...]:
@@ -93,9 +96,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def build_model(dataset: Dataset, settings: Settings, device: torch.device) -> HAKG:
-    """A freshly initialised model for a data set, on the graph of its training interactions."""
-    graph = build_heterograph(dataset, training_splits(settings))
+def build_model(
+    dataset: Dataset, settings: Settings, device: torch.device, splits: tuple[str, ...] | None = None
+) -> HAKG:
+    """A freshly initialised model for a data set, on the graph of the interactions of ``splits``.
+
+    Parameters
+    ----------
+    dataset, settings, device
+        What to build for, how, and where.
+    splits
+        Default: those of :func:`training_splits`; after a refit the model's are train and validation.
+    """
+    graph = build_heterograph(dataset, splits or training_splits(settings))
     readable = settings.model.kernels == "readable"
     model = HAKG(
         graph.to(device) if readable else pack(graph).to(device),
@@ -163,12 +176,15 @@ class Trainer:
             if self.folder is None:
                 raise ConfigError("tensorboard = true, but there is no run folder to write to: give the trainer one")
             self._scalars = ScalarLog(self.folder.tensorboard)
-        self._set_up()
+        self._standing = Standing()
+        self._best: Weights = {}
+        self._fresh = True
+        self._set_up(training_splits(self.settings))
 
-    def _set_up(self) -> None:
-        """Everything that training changes, as it is before the first epoch."""
-        settings, splits = self.settings, training_splits(self.settings)
-        self.model = build_model(self.dataset, settings, self.device)
+    def _set_up(self, splits: tuple[str, ...]) -> None:
+        """Everything that training changes, as it is before the first epoch on these splits."""
+        settings, self.splits = self.settings, splits
+        self.model = build_model(self.dataset, settings, self.device, splits)
         self.objective = Objective(self.model, self.dataset, settings, splits)
         generators = self.objective.generators
         self.batches = EpochBatches(
@@ -178,9 +194,6 @@ class Trainer:
         self._checkpoint: Checkpoint | None = None
         if self.folder is not None:
             self._checkpoint = Checkpoint(self.folder, settings, self.model, self.optimizer, generators)
-        self._standing = Standing()
-        self._best: Weights = {}
-        self._fresh = True
 
     def _require_pairs(self, splits: tuple[str, ...]) -> None:
         if not len(self.dataset.pairs(*splits)):
@@ -220,7 +233,8 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if not self._fresh:
-            self._set_up()
+            self._standing, self._best = Standing(), {}
+            self._set_up(training_splits(self.settings))
         self._fresh = False
         if resume:
             self._resume()
@@ -231,6 +245,7 @@ class Trainer:
         try:
             while self._reason_to_stop() is None:
                 self._epoch()
+            self._refit()
         except NumericalError:
             if self._best:
                 self.model.load_state_dict(self._best)
@@ -241,10 +256,47 @@ class Trainer:
         return self._finish()
 
     def _reason_to_stop(self) -> str | None:
+        """Why the search for the best epoch is over, None while it is not."""
         standing, training = self._standing, self.settings.training
         if standing.worse >= training.patience:
             return f"no better {training.select_by} in {standing.worse} evaluations"
-        return f"{standing.epoch} epochs done" if standing.epoch >= training.epochs else None
+        done = standing.epoch if standing.refit_from is None else standing.refit_from
+        return f"{done} epochs done" if done >= training.epochs else None
+
+    @property
+    def _refits(self) -> bool:
+        return self.settings.training.refit and self.settings.training.protocol == "validation"
+
+    def _refit(self) -> None:
+        """Train afresh on train and validation, for as many epochs as were best; begun or not, to the end."""
+        if not self._refits:
+            return
+        standing, training = self._standing, self.settings.training
+        if standing.refit_from is None:
+            self._set_up(("train", "valid"))
+            standing.refit_from = standing.epoch
+        while (number := standing.epoch - standing.refit_from + 1) <= standing.best_epoch:
+            began = time.perf_counter()
+            lr = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
+            loss = self._steps(number, lr, began)
+            standing.epoch += 1
+            seconds = time.perf_counter() - began
+            standing.seconds += seconds
+            if self.folder is not None:
+                line = {"epoch": standing.epoch, "seconds": round(seconds, 4), "loss": loss, "refit": number}
+                self.folder.append_metrics(line)
+            last = number == standing.best_epoch
+            if self._checkpoint is not None:
+                self._checkpoint.save(standing, {}, force=last)
+            if self._scalars is not None:
+                self._scalars.write(standing.epoch, {"loss": loss, "learning_rate": lr, "seconds": seconds})
+            steps = len(self.batches)
+            stopped = f"trained again on train and validation for {number} epochs" if last else None
+            self._report(
+                Progress(number, standing.best_epoch, steps, steps, loss, seconds, stopped=stopped, refit=True)
+            )
+        self._best = copied(self.model)
+        self._save_best()
 
     def _epoch(self) -> None:
         standing, training = self._standing, self.settings.training
@@ -276,6 +328,8 @@ class Trainer:
             group["lr"] = lr
         self.model.train()
         steps, total = len(self.batches), 0.0
+        refit = self._standing.refit_from is not None
+        epochs = self._standing.best_epoch if refit else self.settings.training.epochs
         pending: list[Tensor] = []
         for step, (users, positives) in enumerate(self.batches, start=1):
             self.optimizer.zero_grad(set_to_none=True)
@@ -291,7 +345,7 @@ class Trainer:
                 pending.clear()
                 if step < steps:
                     seconds = time.perf_counter() - began
-                    self._report(Progress(number, self.settings.training.epochs, step, steps, total / step, seconds))
+                    self._report(Progress(number, epochs, step, steps, total / step, seconds, refit=refit))
             self.optimizer.step()
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self._numerical_error("a parameter became NaN or infinite", number, f"step {steps}")
@@ -319,7 +373,11 @@ class Trainer:
 
     def _save_best(self) -> None:
         if self.folder is not None:
-            about = {"epoch": self._standing.best_epoch, "settings": self.settings.to_dict()}
+            about = {
+                "epoch": self._standing.best_epoch,
+                "settings": self.settings.to_dict(),
+                "splits": list(self.splits),
+            }
             self.folder.save_tensors(self.folder.model_file, self._best, about)
 
     def _finish(self) -> dict[str, Any]:
@@ -336,7 +394,10 @@ class Trainer:
             "protocol": self.settings.training.protocol,
             "note": PUBLISHED_NOTE if published else None,
             "best_epoch": standing.best_epoch,
-            "epochs_run": standing.epoch,
+            "epochs_run": standing.epoch if standing.refit_from is None else standing.refit_from,
+            "refit": None
+            if standing.refit_from is None
+            else {"epochs": standing.best_epoch, "splits": ["train", "valid"]},
             "stopped": self._reason_to_stop(),
             "metrics": {"valid": None if published else standing.best_metrics, "test": test},
             "seconds": round(standing.seconds, 3),
@@ -385,18 +446,32 @@ class Trainer:
             return
         folder.check_dataset(self.dataset)
         standing, best = self._checkpoint.restore()
+        if standing.refit_from is not None:
+            self._set_up(("train", "valid"))
+            standing, best = self._checkpoint.restore()
+            self._refuse_longer_selection(folder)
         epochs = self.settings.training.epochs
-        if standing.epoch > epochs or (standing.epoch == epochs and not best):
-            raise CheckpointError(
-                f"{folder.path}: has done {standing.epoch} epochs already; epochs = {epochs} is too few"
-            )
+        done = standing.epoch if standing.refit_from is None else standing.refit_from
+        if done > epochs or (done == epochs and not best and standing.refit_from is None):
+            raise CheckpointError(f"{folder.path}: has done {done} epochs already; epochs = {epochs} is too few")
         self._standing, self._best = standing, best
         folder.remove_temporaries()
         folder.truncate_metrics(standing.epoch)
         folder.result_file.unlink(missing_ok=True)
-        if best:  # the file may be of a later epoch, which training may not come to again
+        if (
+            best and standing.refit_from is None
+        ):  # the file may be of a later epoch, which training may not come to again
             self._save_best()
         folder.describe(self.settings, self.dataset, self.data_path)
+
+    def _refuse_longer_selection(self, folder: RunFolder) -> None:
+        """Once the refit has begun, the best epoch stays what it is."""
+        was, now = folder.settings.training, self.settings.training
+        if (was.epochs, was.patience) != (now.epochs, now.patience):
+            raise CheckpointError(
+                f"{folder.path}: has chosen its epoch and begun the refit, so epochs and patience cannot change now "
+                f"(were {was.epochs} and {was.patience}); train in another folder"
+            )
 
     def _restart(self, folder: RunFolder) -> None:
         """Resume a run that was stopped within its first epoch."""
