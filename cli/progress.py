@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
                 shown.unpause()
                 shown.initial = shown.n = done - 1
             shown.total = progress.epochs * progress.steps
-            notes["loss"] = f"{progress.loss:.4f}"
+            if not math.isnan(progress.loss):  # which a model in closed form has none of
+                notes["loss"] = f"{progress.loss:.4f}"
             if progress.metrics:
                 notes[select_by] = f"{progress.metrics[select_by]:.4f}"
             if progress.best:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from hakg_dgl import Dataset, EmbeddingScorer, RunFolder
+    from hakg_dgl import Dataset, RunFolder
+    from hakg_dgl.ranking.topk import Scorer
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class OpenedRun:
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
         }
 
-    def scorer(self, device: str) -> EmbeddingScorer:
-        """The best checkpoint, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
-        from hakg_dgl.ranking.topk import EmbeddingScorer
-        from hakg_dgl.training.run_folder import load_model
+    def scorer(self, device: str) -> Scorer:
+        """The best model, of any kind, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
+        from hakg_dgl.baselines.training import load_scorer
         from hakg_dgl.training.trainer import choose_device
 
-        model = load_model(self.folder.path, self.dataset, device=choose_device(device))
-        return EmbeddingScorer(*model.ranking_vectors())
+        return load_scorer(self.folder.path, self.dataset, device=choose_device(device))
 
 
 def open_run(path: Path, data: Path | None) -> OpenedRun:

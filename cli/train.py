@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.config import PRESETS, Device, Protocol
+from hakg_dgl.config import PRESETS, Device, Kind, Protocol
 
 from .failures import Failure, after_interrupt
 from .progress import epochs as epochs_bar
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n"
     "  hakg train data/demo --out runs/demo\n"
     "  hakg train data/last-fm --out runs/last-fm --preset last-fm --set batch_size=8192 --device cuda\n"
-    "  hakg train data/demo --out runs/demo --resume\n",
+    "  hakg train data/demo --out runs/demo --resume\n"
+    "  hakg train data/demo --model ease --out runs/demo-ease\n",
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the run.")
+@click.option(
+    "--model", "kind", type=click.Choice(get_args(Kind)), help="Which model; hakg by default, the others are baselines."
+)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
 @click.option(
@@ -51,12 +55,13 @@ def train_command(
     """Train on DATA, keep the best model in OUT.
 
     Stops when the validation split shows no better ranking. OUT holds config.toml (every setting and its value),
-    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs.
+    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. Of item-knn and ease, every
+    choice of their settings is tried, a line each, and the best one kept.
     """
+    from hakg_dgl.baselines.training import make_trainer
     from hakg_dgl.config import Settings
     from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.training.run_folder import RunFolder
-    from hakg_dgl.training.trainer import Trainer
 
     folder = RunFolder(out)
     _refuse_occupied(folder, resume, overwrite)
@@ -67,7 +72,7 @@ def train_command(
     settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
     dataset = load_dataset(data)
     with epochs_bar(settings.training.select_by) as progress:
-        trainer = Trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
+        trainer = make_trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
         after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
         result = trainer.fit(resume=resume)
     for note in protocol_notes(result["protocol"]):
@@ -77,9 +82,18 @@ def train_command(
     rows = ({"metric": name, **{split: splits[split].get(name) for split in splits}} for name in metrics)
     click.echo(table(rows, ["metric", *splits]))
     click.echo(
-        f"\nBest epoch {result['best_epoch']} of {result['epochs_run']} ({result['stopped']}), "
+        f"\n{_best(result)} ({result['stopped']}), "
         f"{result['seconds']:,.1f} s on {result['device']}\nWrote {out}. Next: hakg evaluate {out}"
     )
+
+
+def _best(result: dict[str, Any]) -> str:
+    """What was selected: an epoch, or the settings of a model that has none."""
+    number, n, selected = result["best_epoch"], result["epochs_run"], result.get("selected")
+    if selected is None:
+        return f"Best epoch {number} of {n}"
+    chosen = ", ".join(f"{key} = {value:g}" for key, value in selected.items())
+    return f"Best of {n} choices: {chosen}" if chosen else "Nothing to choose"
 
 
 def _refuse_occupied(folder: RunFolder, resume: bool, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hakg_dgl.baselines.training import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
     from hakg_dgl.config import Settings
     from hakg_dgl.data.cards import fetch, list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.training.run_folder import RunFolder, load_model
     from hakg_dgl.training.trainer import Progress, Trainer
+    from hakg_dgl.tuning.space import SearchSpace
+    from hakg_dgl.tuning.study import Study, StudyProgress
 
     __version__: str
 
 _HOMES = {
+    "baselines.training": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
     "config": ("Settings",),
     "data.cards": ("fetch", "list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
@@ -44,6 +48,8 @@ _HOMES = {
     "ranking.topk": ("EmbeddingScorer",),
     "training.run_folder": ("RunFolder", "load_model"),
     "training.trainer": ("Progress", "Trainer"),
+    "tuning.space": ("SearchSpace",),
+    "tuning.study": ("Study", "StudyProgress"),
 }
 """Module -> the public names it holds; a test keeps this, the imports above and ``__all__`` the same."""
 
@@ -51,17 +57,22 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "HAKG",
+    "ClosedFormTrainer",
     "Dataset",
     "EmbeddingScorer",
     "Evaluation",
     "HakgError",
+    "PairwiseTrainer",
     "PopularityScorer",
     "PreprocessOptions",
     "Progress",
     "RandomScorer",
     "RawData",
     "RunFolder",
+    "SearchSpace",
     "Settings",
+    "Study",
+    "StudyProgress",
     "Trainer",
     "build_heterograph",
     "evaluate",
@@ -71,6 +82,8 @@ __all__ = [
     "load_card",
     "load_dataset",
     "load_model",
+    "load_scorer",
+    "make_trainer",
     "preprocess",
     "read_kgat",
     "read_recbole",

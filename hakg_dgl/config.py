@@ -1,6 +1,6 @@
 """Settings: frozen dataclasses, presets and TOML.
 
-One :class:`Settings` holds four sections. Keys are unique over the sections, so ``--set lr=0.001`` and
+One :class:`Settings` holds five sections. Keys are unique over the sections, so ``--set lr=0.001`` and
 ``--set training.lr=0.001`` mean the same. Values are checked where they are made; a wrong one raises
 :class:`~hakg_dgl.errors.ConfigError` naming the key, the value and what is allowed.
 """
@@ -51,14 +51,17 @@ class _Section:
             object.__setattr__(self, name, _coerce(name, getattr(self, name), expected))
 
 
+Kind = Literal["hakg", "popularity", "item-knn", "ease", "bpr-mf", "lightgcn"]
 Formulation = Literal["released", "paper"]
 Geometry = Literal["poincare", "euclidean"]
 Score = Literal["fused", "separate"]
-Kernels = Literal["auto", "readable", "torch", "dgl"]
+Kernels = Literal["auto", "readable", "torch", "dgl", "triton"]
+Precision = Literal["float32", "bf16"]
 AngleMask = Literal["step", "edge"]
 AngleDirection = Literal["auto", "both", "attribute"]
 Device = Literal["auto", "cpu", "cuda"]
 Protocol = Literal["validation", "published"]
+Similarity = Literal["cosine", "jaccard"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class ModelSettings(_Section):
 
     Attributes
     ----------
+    kind
+        ``hakg``, or one of the baselines, which read of this section ``dim`` (bpr-mf, lightgcn) and ``layers``
+        (lightgcn) alone; what else they read is in :class:`BaselineSettings`.
     formulation
         ``released`` (the authors' code) or ``paper`` (the published equations).
     dim, layers
@@ -85,8 +91,11 @@ class ModelSettings(_Section):
         Rates: the share of KG edges, of interactions and of layer output coordinates dropped in a training step.
     kernels
         ``auto`` picks the fastest that works here; ``readable`` is the per-edge-type reference.
+    precision
+        ``bf16``: tables that propagation gathers rows of are bfloat16; sums, parameters and losses stay float32.
     """
 
+    kind: Kind = "hakg"
     formulation: Formulation = "paper"
     dim: int = 64
     layers: int = 3
@@ -99,17 +108,21 @@ class ModelSettings(_Section):
     interaction_dropout: float = 0.5
     message_dropout: float = 0.1
     kernels: Kernels = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key, annotation in (
-            ("formulation", Formulation), ("geometry", Geometry), ("score", Score), ("kernels", Kernels),
+            ("kind", Kind), ("formulation", Formulation), ("geometry", Geometry), ("score", Score),
+            ("kernels", Kernels), ("precision", Precision),
         ):  # fmt: skip
             _require_choice(self, key, annotation)
         _require_range(self, 1, 4096, "dim")
         _require_range(self, 1, 16, "layers")
         _require_range(self, 0.0, 1.0, "kg_edge_dropout", "interaction_dropout", "message_dropout", open_high=True)
         _require_range(self, 1e-4, 1e4, "curvature")
+        if self.precision == "bf16" and self.kernels == "readable":
+            raise ConfigError("precision = 'bf16' is not for kernels = 'readable', the reference: leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,39 @@ class RunSettings(_Section):
 
 
 @dataclass(frozen=True)
+class BaselineSettings(_Section):
+    """What the baselines need and HAKG does not. Of a list of values the one that selects best is kept.
+
+    Attributes
+    ----------
+    neighbours, shrinkage, similarity
+        Of item-knn: neighbours kept for each item, h that draws the similarity of rare items towards 0, and which
+        similarity. Every number of neighbours is tried with every shrinkage.
+    ease_l2
+        Of EASE: weights of the L2 term.
+    weight_decay
+        Of bpr-mf and lightgcn: weight of the L2 term of the embeddings in a batch.
+    """
+
+    neighbours: tuple[int, ...] = (10, 20, 50, 100, 200, 500)
+    shrinkage: tuple[float, ...] = (0.0, 5.0, 20.0, 100.0)
+    similarity: Similarity = "cosine"
+    ease_l2: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_choice(self, "similarity", Similarity)
+        _require_range(self, 0.0, 1e3, "weight_decay")
+        for key, low, high in (("neighbours", 1, 100_000), ("shrinkage", 0.0, 1e6), ("ease_l2", 1e-3, 1e9)):
+            values = getattr(self, key)
+            _require(
+                len(values) > 0 and all(low <= value <= high for value in values),
+                key, list(values), f"a number in [{low:g}, {high:g}], or a list of such",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of a run; see the sections for their meaning."""
 
@@ -228,6 +274,7 @@ class Settings:
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
 
     @classmethod
     def resolve(
@@ -239,18 +286,27 @@ class Settings:
     ) -> Settings:
         """Settings from a preset, then a TOML file, then overrides (``key=value`` strings or a mapping).
 
+        Below all of them are the defaults, and :data:`KIND_DEFAULTS` of the kind of model that comes out.
+
         Raises
         ------
         ConfigError
             For an unknown preset or key, a value of the wrong type or out of range, or an unreadable file.
         """
-        settings = cls().replace(_preset(preset))
-        if file is not None:
+        given, parsed = _preset(preset), _parse_overrides(overrides)
+        read = {} if file is None else _read_toml(file)
+
+        def over(settings: Settings) -> Settings:
+            settings = settings.replace(given)
             try:
-                settings = settings.replace(_read_toml(file))
+                settings = settings.replace(read)
             except ConfigError as error:
                 raise ConfigError(f"{file}: {error}") from error
-        return settings.replace(_parse_overrides(overrides))
+            return settings.replace(parsed)
+
+        settings = over(cls())
+        defaults = KIND_DEFAULTS.get(settings.model.kind)
+        return over(cls().replace(defaults)) if defaults else settings
 
     def replace(self, values: Mapping[str, Any]) -> Settings:
         """A copy with the given keys changed; keys as ``lr``, ``training.lr`` or nested ``{"training": {...}}``."""
@@ -295,6 +351,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 hyper-parameters of the three data sets of the publication (its section 5.1.4 and the released code's scripts)."""
 
 
+KIND_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bpr-mf": {"lr": 1e-3, "weight_decay": 1e-4, "epochs": 1000, "eval_every": 5},
+    "lightgcn": {"lr": 1e-3, "weight_decay": 1e-4, "epochs": 1000, "eval_every": 5},
+}
+"""What a kind of model has in place of the defaults, found by a search on validation (docs/baselines.md)."""
+
+
 def setting_keys() -> dict[str, str]:
     """Every key with its section, in order: ``{"formulation": "model", ...}``."""
     return {name: section for section, hints in _TYPES.items() for name in hints}
@@ -310,9 +373,9 @@ def _read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or what its parser lets through
-        raise ConfigError(f"is not valid TOML: {error}") from error
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
 
 
 def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -362,13 +425,15 @@ def _locate(key: str) -> tuple[str, str]:
 
 
 def _coerce(key: str, value: Any, expected: Any) -> Any:
-    """Check ``value`` against the annotation; integers are accepted for floats, a string for a tuple of strings."""
+    """Check ``value`` against the annotation; integers are accepted for floats, one value for a tuple of such."""
     origin = typing.get_origin(expected)
     if origin is tuple:
-        value = (value,) if isinstance(value, str) else value
-        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise ConfigError(f"{key} = {value!r}: must be a list of names")
+        (element, _) = typing.get_args(expected)
+        try:
+            return tuple(_coerce(key, v, element) for v in (value if isinstance(value, (list, tuple)) else (value,)))
+        except ConfigError as error:
+            wanted = {str: "names", int: "whole numbers", float: "numbers"}[element]
+            raise ConfigError(f"{key} = {value!r}: must be a list of {wanted}") from error
     if origin is Literal:
         return value
     if expected is float and isinstance(value, int) and not isinstance(value, bool):

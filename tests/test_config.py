@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hakg_dgl.config import (
     PRESETS,
+    BaselineSettings,
     LossSettings,
     ModelSettings,
     RunSettings,
@@ -39,6 +40,7 @@ valid_settings = st.builds(
     Settings,
     model=st.builds(
         ModelSettings,
+        kind=st.sampled_from(["hakg", "popularity", "item-knn", "ease", "bpr-mf", "lightgcn"]),
         formulation=st.sampled_from(["released", "paper"]),
         dim=st.integers(1, 4096),
         layers=st.integers(1, 16),
@@ -83,6 +85,14 @@ valid_settings = st.builds(
         dtype=st.sampled_from(["float32", "float64"]),
         tensorboard=st.booleans(),
     ),
+    baseline=st.builds(
+        BaselineSettings,
+        neighbours=st.lists(st.integers(1, 100_000), min_size=1, max_size=4).map(tuple),
+        shrinkage=st.lists(real(0.0, 1e6), min_size=1, max_size=4).map(tuple),
+        similarity=st.sampled_from(["cosine", "jaccard"]),
+        ease_l2=st.lists(real(1e-3, 1e9), min_size=1, max_size=4).map(tuple),
+        weight_decay=real(0.0, 1e3),
+    ),
 )
 
 
@@ -123,13 +133,14 @@ def test_every_value_can_be_set_by_an_override(value):
 def test_every_setting_survives_being_changed_alone():
     """One other value a key, so that none is forgotten by a section, the dictionary or the file."""
     other = {
-        "formulation": "released", "dim": 32, "layers": 2, "geometry": "euclidean", "curvature": 0.5, "gate": False,
+        "kind": "ease", "formulation": "released", "dim": 32, "layers": 2, "geometry": "euclidean", "curvature": 0.5, "gate": False,
         "dual_item_embeddings": False, "score": "fused", "kg_edge_dropout": 0.1, "interaction_dropout": 0.2,
         "message_dropout": 0.0, "kernels": "readable", "negatives": 7, "margin": -0.5, "angle_weight": 0.0,
         "angle_direction": "attribute", "angle_dropout": 0.25, "angle_mask": "edge", "aperture": 0.2,
         "hierarchical_relations": ("genre", "film.director"), "lr": 0.1, "lr_schedule": "cosine", "batch_size": 1,
         "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5", "protocol": "published", "refit": True, "seed": 0,
         "device": "cpu", "dtype": "float64", "tensorboard": True,
+        "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard", "ease_l2": (3.0,), "weight_decay": 0.0,
     }  # fmt: skip
     assert {k for k in setting_keys() if k not in other} == set(), "give the new setting another value here"
     default = Settings()
@@ -145,7 +156,9 @@ def test_every_setting_survives_being_changed_alone():
 
 def test_keys_are_unique_over_the_sections():
     per_section = [
-        f.name for s in (ModelSettings, LossSettings, TrainingSettings, RunSettings) for f in dataclasses.fields(s)
+        f.name
+        for s in (ModelSettings, LossSettings, TrainingSettings, RunSettings, BaselineSettings)
+        for f in dataclasses.fields(s)
     ]
     assert len(per_section) == len(set(per_section)) == len(setting_keys())
     assert not set(setting_keys()) & {f.name for f in dataclasses.fields(Settings)}
@@ -233,7 +246,7 @@ def test_settings_are_frozen_and_hashable():
         ("model.lr", "no setting 'model.lr'; did you mean 'lr'"),
         ("a.b.lr", "no setting 'a.b.lr'"),
         (".lr", "no setting '.lr'"),
-        ("zzzz", r"the settings are formulation, dim, .*"),
+        ("zzzz", r"the settings are kind, formulation, dim, .*"),
         ("training", "no setting 'training'"),
     ],
 )

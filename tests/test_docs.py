@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*DOCS, ROOT / "README.md", ROOT / "datasets" / "README.md"]
 FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-TYPES = {int: "integer", float: "number", bool: "boolean", str: "text", tuple[str, ...]: "list of texts"}
+TYPES = {int: "integer", float: "number", bool: "boolean", str: "text", tuple[str, ...]: "list of texts",
+         tuple[int, ...]: "list of integers", tuple[float, ...]: "list of numbers"}  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

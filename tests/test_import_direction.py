@@ -30,6 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"errors", "randomness", "data"},
 }
 ALLOWED["training"] = set(ALLOWED)
+ALLOWED["baselines"] = set(ALLOWED)
+ALLOWED["tuning"] = set(ALLOWED)
 ALLOWED["insight"] = set(ALLOWED)
 ALLOWED["cli"] = set(ALLOWED)
 GATE = REPOSITORY / "hakg_dgl" / "graph" / "dgl_gate.py"

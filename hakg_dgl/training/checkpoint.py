@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
 from hakg_dgl.training.run_folder import RunFolder, settings_differences
 
@@ -176,6 +178,24 @@ def refuse_changed_settings(folder: RunFolder, different: list[str]) -> None:
             f"{folder.path}: the run has other settings: {', '.join(different)}; "
             "resume with its own, or train in another folder"
         )
+
+
+def require_run(folder: RunFolder | None) -> RunFolder:
+    """The folder, if there is a run in it to resume; else CheckpointError."""
+    if folder is None:
+        raise CheckpointError("there is nothing to resume: the trainer was given no run folder")
+    if not folder.exists():
+        raise CheckpointError(f"{folder.path}: there is no run to resume; train without --resume")
+    return folder
+
+
+def restart(folder: RunFolder, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
+    """Begin a run in the folder again, if it is of this data set and these settings."""
+    if folder.about_file.exists():
+        folder.check_dataset(dataset)
+    if folder.config_file.exists():
+        refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), settings))
+    folder.create(settings, dataset, data_path)
 
 
 def copied(model: nn.Module) -> Weights:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hakg_dgl.config import Settings, setting_keys
 from hakg_dgl.data.dataset import Dataset
@@ -27,7 +27,7 @@ from hakg_dgl.training.files import replace_file, sync_file, write_json, write_t
 
 RUN_FORMAT_VERSION = 1
 _TRAINED_WITH = (
-    "formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "score",
+    "kind", "formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "score",
     "protocol", "dtype",
 )  # fmt: skip
 """Settings without which a trained model ranks otherwise than it did."""
@@ -295,7 +295,7 @@ def model_splits(folder: RunFolder) -> tuple[str, ...]:
 
 
 def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> HAKG:
-    """The best model of a run, ready to rank.
+    """The best model of a run of HAKG, ready to rank.
 
     Parameters
     ----------
@@ -311,11 +311,24 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
     IntegrityError
         If the run belongs to another data set.
     CheckpointError
-        If the run is incomplete, its files are damaged, or ``config.toml`` is not that of the model.
+        If the run is incomplete, its files are damaged, ``config.toml`` is not that of the model, or that is none of
+        HAKG (:func:`hakg_dgl.load_scorer` loads every kind).
     """
     from hakg_dgl.training.trainer import build_model
 
     folder = RunFolder(run)
+    tensors, settings = trained_tensors(folder, dataset)
+    if settings.model.kind != "hakg":
+        raise CheckpointError(
+            f"{folder.path}: holds a model of kind {settings.model.kind!r}, not 'hakg'; hakg_dgl.load_scorer loads it"
+        )
+    model = build_model(dataset, settings, torch.device(device), model_splits(folder))
+    fill(model, tensors, folder)
+    return model
+
+
+def trained_tensors(folder: RunFolder, dataset: Dataset) -> tuple[dict[str, Tensor], Settings]:
+    """The tensors of the best model of a run, and the settings it was trained with; errors as :func:`load_model`."""
     folder.check_dataset(dataset)
     settings = folder.settings
     tensors, about = folder.load_tensors(folder.model_file)
@@ -327,7 +340,11 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
         raise CheckpointError(
             f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
         )
-    model = build_model(dataset, settings, torch.device(device), model_splits(folder))
+    return tensors, settings
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
+    """Give a model its trained tensors, and make it ready to rank; CheckpointError if they do not fit."""
     found, expected = ({name: tensor.shape for name, tensor in of.items()} for of in (tensors, model.state_dict()))
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
@@ -337,4 +354,3 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
         )
     model.load_state_dict(tensors)
     model.eval()
-    return model

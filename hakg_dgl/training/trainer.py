@@ -28,9 +28,9 @@ from hakg_dgl.training.checkpoint import (
     Checkpoint,
     Standing,
     Weights,
-    changed_settings,
     copied,
-    refuse_changed_settings,
+    require_run,
+    restart,
 )
 from hakg_dgl.training.objective import Objective
 from hakg_dgl.training.run_folder import RunFolder
@@ -50,7 +50,7 @@ class Progress:
     step, steps
         Step within the epoch counted from 1; the report with ``step == steps`` comes once the epoch is over.
     loss
-        Mean loss of the epoch so far.
+        Mean loss of the epoch so far; NaN for a model that has none.
     seconds
         Since the epoch began.
     metrics
@@ -78,6 +78,44 @@ class Progress:
 def training_splits(settings: Settings) -> tuple[str, ...]:
     """Splits whose interactions are trained on: train, and validation too under the published protocol."""
     return ("train",) if settings.training.protocol == "validation" else ("train", "valid")
+
+
+def require_kind(settings: Settings, kinds: tuple[str, ...]) -> None:
+    """Raise ConfigError if the kind of model is none of these."""
+    if settings.model.kind not in kinds:
+        raise ConfigError(
+            f"kind = {settings.model.kind!r}, but this trains {' or '.join(map(repr, kinds))}; "
+            "hakg_dgl.make_trainer chooses the trainer by the settings"
+        )
+
+
+def require_pairs(dataset: Dataset, settings: Settings) -> None:
+    """Raise ConfigError if the data set lacks a split that the protocol trains or selects on."""
+    protocol = settings.training.protocol
+    for splits in (training_splits(settings), ("valid" if protocol == "validation" else "test",)):
+        if not len(dataset.pairs(*splits)):
+            raise ConfigError(
+                f"data set {dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
+                f"{protocol!r} needs; preprocess again with a larger --{splits[-1]}"
+            )
+
+
+def circumstances(
+    dataset: Dataset, settings: Settings, data_path: str | Path | None, device: torch.device
+) -> dict[str, Any]:
+    """What ``result.json`` says of every run: settings, data set, machine, versions."""
+    return {
+        "settings": settings.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            "path": None if data_path is None else str(Path(data_path).resolve()),
+        },
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": _peak_memory(device),
+        "versions": _versions(),
+    }
 
 
 def choose_device(name: str) -> torch.device:
@@ -138,8 +176,8 @@ class Trainer:
     Raises
     ------
     ConfigError
-        If the data set lacks the split that the protocol selects on, the device is not there, or TensorBoard is asked
-        for without a run folder.
+        If the data set lacks the split that the protocol selects on, the device is not there, TensorBoard is asked for
+        without a run folder, or ``kind`` is another model.
     MissingDependencyError
         If TensorBoard is asked for and not installed.
 
@@ -149,6 +187,9 @@ class Trainer:
     >>> result = trainer.fit()
     >>> result["metrics"]["test"]["recall@20"]
     """
+
+    kinds: tuple[str, ...] = ("hakg",)
+    """The kinds of model it trains."""
 
     def __init__(
         self,
@@ -160,12 +201,12 @@ class Trainer:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.dataset, self.settings = dataset, settings or Settings.resolve()
+        require_kind(self.settings, self.kinds)
         self.folder = None if run is None else RunFolder(run)
         self.data_path, self._report = data_path, on_progress or (lambda progress: None)
         training = self.settings.training
         self.selected_on = "valid" if training.protocol == "validation" else "test"
-        self._require_pairs(training_splits(self.settings))
-        self._require_pairs((self.selected_on,))
+        require_pairs(dataset, self.settings)
         self.device = choose_device(self.settings.run.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -184,8 +225,7 @@ class Trainer:
     def _set_up(self, splits: tuple[str, ...]) -> None:
         """Everything that training changes, as it is before the first epoch on these splits."""
         settings, self.splits = self.settings, splits
-        self.model = build_model(self.dataset, settings, self.device, splits)
-        self.objective = Objective(self.model, self.dataset, settings, splits)
+        self.model, self.objective = self._model_and_objective(splits)
         generators = self.objective.generators
         self.batches = EpochBatches(
             self.dataset.pairs(*splits), settings.training.batch_size, generators["batches"], device=self.device
@@ -195,12 +235,10 @@ class Trainer:
         if self.folder is not None:
             self._checkpoint = Checkpoint(self.folder, settings, self.model, self.optimizer, generators)
 
-    def _require_pairs(self, splits: tuple[str, ...]) -> None:
-        if not len(self.dataset.pairs(*splits)):
-            raise ConfigError(
-                f"data set {self.dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
-                f"{self.settings.training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
-            )
+    def _model_and_objective(self, splits: tuple[str, ...]) -> tuple[HAKG, Objective]:
+        """What is trained on these splits, freshly initialised."""
+        model = build_model(self.dataset, self.settings, self.device, splits)
+        return model, Objective(model, self.dataset, self.settings, splits)
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
         """Train to the end (or from the last saved state on) and evaluate the best model, which ``model`` then is.
@@ -401,16 +439,7 @@ class Trainer:
             "stopped": self._reason_to_stop(),
             "metrics": {"valid": None if published else standing.best_metrics, "test": test},
             "seconds": round(standing.seconds, 3),
-            "settings": self.settings.to_dict(),
-            "data": {
-                "name": self.dataset.name,
-                "digest": self.dataset.digest,
-                "path": None if self.data_path is None else str(Path(self.data_path).resolve()),
-            },
-            "device": _device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "peak_memory_bytes": _peak_memory(self.device),
-            "versions": _versions(),
+            **circumstances(self.dataset, self.settings, self.data_path, self.device),
         }
         if self.folder is not None:
             self.folder.write_result(result)
@@ -428,21 +457,17 @@ class Trainer:
             )
             kept = f"\nThe best model {place} epoch {best}."
         training, loss, run = self.settings.training, self.settings.loss, self.settings.run
+        angle = f", or lower angle_weight (now {loss.angle_weight:g})" if self.kinds == Trainer.kinds else ""
         return NumericalError(
             f"{problem} in epoch {epoch}, {where}. Largest row norms: {largest}.{kept}\n"
-            f"Lower lr (now {training.lr:g}), raise batch_size (now {training.batch_size}), "
-            f"or lower angle_weight (now {loss.angle_weight:g})"
+            f"Lower lr (now {training.lr:g}), raise batch_size (now {training.batch_size}){angle}"
             + (", or set dtype = float64." if run.dtype == "float32" else ".")
         )
 
     def _resume(self) -> None:
-        folder = self.folder
-        if folder is None:
-            raise CheckpointError("there is nothing to resume: the trainer was given no run folder")
-        if not folder.exists():
-            raise CheckpointError(f"{folder.path}: there is no run to resume; train without --resume")
-        if self._checkpoint is None or not folder.state_file.exists():
-            self._restart(folder)
+        folder = require_run(self.folder)
+        if self._checkpoint is None or not folder.state_file.exists():  # stopped within the first epoch
+            restart(folder, self.settings, self.dataset, self.data_path)
             return
         folder.check_dataset(self.dataset)
         standing, best = self._checkpoint.restore()
@@ -472,14 +497,6 @@ class Trainer:
                 f"{folder.path}: has chosen its epoch and begun the refit, so epochs and patience cannot change now "
                 f"(were {was.epochs} and {was.patience}); train in another folder"
             )
-
-    def _restart(self, folder: RunFolder) -> None:
-        """Resume a run that was stopped within its first epoch."""
-        if folder.about_file.exists():
-            folder.check_dataset(self.dataset)
-        if folder.config_file.exists():
-            refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), self.settings))
-        folder.create(self.settings, self.dataset, self.data_path)
 
 
 def learning_rate(base: float, schedule: str, epoch: int, epochs: int) -> float:
