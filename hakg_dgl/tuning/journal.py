@@ -1,0 +1,108 @@
+"""The journal of a study: Optuna's, one JSON object a line, appended under a lock file; nothing in it can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hakg_dgl.errors import CheckpointError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_NAME = "hakg"
+CUT_LINES = "journal_lines_cut"
+"""User attribute of the study that counts lines cut off by a kill, and so left out."""
+
+
+def require_optuna() -> None:
+    """Raise MissingDependencyError if Optuna cannot be imported."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tuning needs Optuna, which cannot be imported ({error}): pip install 'hakg_dgl[tune]'"
+        ) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``PATH.lock``, on this and on other machines; one left by a kill is broken after half a minute."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    lock = JournalFileOpenLock(str(path.absolute()))
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_journal(path: Path) -> optuna.Study:
+    """The study in a journal, which is made if there is none.
+
+    Raises
+    ------
+    CheckpointError
+        If the journal is damaged, or cannot be written.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    # An absolute path, and no symbolic link for a lock: one that points nowhere is waited for without a pause.
+    place = str(path.absolute())
+    verbosity = optuna.logging.get_verbosity()
+    try:
+        cut = _cut_torn_line(path)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place)))
+            study = optuna.create_study(
+                study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True
+            )
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        raise CheckpointError(
+            f"{path}{_first_bad_line(path)}: is damaged, or no journal of a study ({error!r})\n"
+            "Remove that line to lose what it says, restore the file, or tune into another folder."
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    if cut:
+        study.set_user_attr(CUT_LINES, int(study.user_attrs.get(CUT_LINES, 0)) + 1)
+    return study
+
+
+def _cut_torn_line(path: Path) -> bool:
+    """Cut off a last line without an end, which a kill or a full disk leaves; the next one would be joined to it."""
+    if not path.exists():
+        return False
+    with locked(path), path.open("rb+") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size == 0:
+            return False
+        handle.seek(size - 1)
+        if handle.read(1) == b"\n":
+            return False
+        handle.seek(0)
+        handle.truncate(handle.read().rfind(b"\n") + 1)
+    return True
+
+
+def _first_bad_line(path: Path) -> str:
+    """``, line N`` of the first line that is no JSON object, empty if there is none."""
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            if not isinstance(json.loads(line), dict):
+                return f", line {number}"
+        except (ValueError, RecursionError):
+            return f", line {number}"
+    return ""

@@ -1,0 +1,91 @@
+"""Which workers of a study are alive: each holds a locked file that it keeps fresh."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import secrets
+import threading
+from pathlib import Path
+from types import TracebackType
+
+BEAT_EVERY, DEAD_AFTER = 10.0, 120.0
+"""Seconds between a worker's signs of life, and without one until a worker of another machine is taken for dead."""
+
+
+class Worker:
+    """A sign of life in a study's folder, from ``with`` to the end of the process at the latest.
+
+    A killed worker of this machine is known at once, since the lock on its file ends with it; one of another machine
+    after ``DEAD_AFTER`` seconds, since locks need not reach across a network file system.
+
+    Parameters
+    ----------
+    folder
+        Where the files of all workers are; made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.id = secrets.token_hex(8)
+        self._folder, self._file = folder, folder / self.id
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="hakg-tune-beat", daemon=True)
+
+    def __enter__(self) -> Worker:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._handle = self._file.open("x", encoding="ascii")
+        _try_lock(self._handle.fileno())
+        self._handle.write(_machine())
+        self._handle.flush()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._file.unlink(missing_ok=True)
+        self._handle.close()
+
+    def is_alive(self, other: str | None) -> bool:
+        """Whether the worker with this id is; what is left of a dead one is removed."""
+        if other is None:
+            return False
+        file = self._folder / other
+        try:
+            with file.open(encoding="ascii", errors="replace") as handle:
+                if handle.read() == _machine():
+                    alive = not _try_lock(handle.fileno())
+                else:  # both times are the file server's, so clocks that differ do no harm
+                    os.utime(self._file)
+                    alive = self._file.stat().st_mtime - file.stat().st_mtime < DEAD_AFTER
+        except FileNotFoundError:
+            return False
+        if not alive:
+            file.unlink(missing_ok=True)
+        return alive
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_EVERY):
+            try:
+                os.utime(self._file)
+            except OSError:  # removed, or the file server is away: the next beat may tell
+                continue
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _machine() -> str:
+    """This machine since it was started: a lock of an earlier start is gone."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()
