@@ -13,6 +13,7 @@ from .info import info_command
 from .preprocess import preprocess_command
 from .recommend import recommend_command
 from .train import train_command
+from .tune import tune_command
 
 
 @click.group(
@@ -32,5 +33,12 @@ def main() -> None:
     """
 
 
-for _command in (preprocess_command, info_command, train_command, evaluate_command, recommend_command):
+for _command in (
+    preprocess_command,
+    info_command,
+    train_command,
+    tune_command,
+    evaluate_command,
+    recommend_command,
+):
     main.add_command(_command)
