@@ -1,0 +1,446 @@
+"""Comparing groups of evaluations: means over seeds, intervals over users, paired tests against a reference.
+
+docs/comparing.md defines every number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hakg_dgl.errors import ConfigError, DataError, IntegrityError
+from hakg_dgl.randomness import numpy_generator
+from hakg_dgl.ranking.evaluation import Evaluation, IntArray
+from hakg_dgl.ranking.metrics import METRICS
+from hakg_dgl.ranking.statistics import (
+    FloatArray,
+    PairedTest,
+    bootstrap_means,
+    bootstrap_p_values,
+    holm,
+    paired_p_values,
+    percentile_intervals,
+    wins_ties_losses,
+)
+
+SAME_GROUP_WHATEVER = ("seed", "device", "tensorboard", "kernels")
+"""Settings that groups are made over: chance, and where and how the same numbers are computed."""
+
+LARGEST_CUT = 1_000_000
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What a run is, for grouping it with others."""
+
+    name: str
+    """Its folder."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """As ``Settings.to_dict`` has them."""
+    data: Mapping[str, str]
+    """``name`` and ``digest`` of its data set."""
+    notes: tuple[str, ...] = ()
+    """What every report on the run has to say."""
+    label: str | None = None
+    """The group it is put in; None: the group of the runs with equal settings."""
+
+    @property
+    def flat_settings(self) -> dict[str, Any]:
+        """Settings by key alone; keys are unique over the sections."""
+        return {key: value for section in self.settings.values() for key, value in section.items()}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of a group."""
+
+    mean: float
+    """Over users, then over runs."""
+    sd: float | None
+    """Standard deviation over runs, None for a single run."""
+    low: float
+    """Low end of the bootstrap interval over users."""
+    high: float
+    """Its high end."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by chance alone, and what they reach."""
+
+    label: str
+    runs: dict[str, dict[str, float]]
+    """Metrics of each run: means over users."""
+    metrics: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group beside the reference, in one metric, over the same users; positive where the group is better."""
+
+    group: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    p_bootstrap: float
+    p_bootstrap_holm: float
+    """Corrected for all differences of the comparison, as ``p_test_holm`` is."""
+    p_test: float
+    p_test_holm: float
+    wins: int
+    """Users for whom the group is better."""
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found."""
+
+    split: str
+    mask: tuple[str, ...]
+    n_users: int
+    """Users that every run was measured on."""
+    metrics: tuple[str, ...]
+    groups: tuple[Group, ...]
+    reference: str
+    """Label of the group that the others are compared with."""
+    reference_is: str
+    """``named`` by the caller, or ``best`` in the first metric."""
+    differences: tuple[Difference, ...]
+    """Of each group but the reference, in each metric."""
+    test: PairedTest
+    level: float
+    resamples: int
+    seed: int
+    notes: tuple[str, ...] = field(default=())
+    """What every report has to say."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, unrounded, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def require_group(against: str | None, labels: Iterable[str]) -> None:
+    """Raise ConfigError if the reference asked for is none of the groups."""
+    if against is not None and against not in labels:
+        raise ConfigError(f"there is no group {against!r} to compare with; the groups are {_quoted(labels)}")
+
+
+def metric_cut(metric: str) -> int:
+    """The list length of a metric such as ``ndcg@20``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such metric.
+    """
+    name, _, k = metric.partition("@")
+    if name in METRICS and k.isascii() and k.isdecimal() and len(k) <= 7 and 0 < int(k) <= LARGEST_CUT and k[0] != "0":
+        return int(k)
+    raise ConfigError(
+        f"there is no metric {metric!r}; write one of {', '.join(METRICS)} and a cut of 1 to a million, such as ndcg@20"
+    )
+
+
+def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tuple[dict[str, list[RunCard]], list[str]]:
+    """Put runs that differ by chance alone together, and name each group by the settings in which it differs.
+
+    Parameters
+    ----------
+    runs
+        At least one, of one data set.
+    mixed_protocols
+        Allow runs selected on validation beside runs selected on test.
+
+    Returns
+    -------
+    groups : dict
+        Label -> its runs, in the order in which the groups first occur.
+    notes : list of str
+        What every report on them has to say.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, one is given twice, protocols are mixed, or two groups have one label.
+    IntegrityError
+        If the runs belong to different data sets.
+    """
+    if not runs:
+        raise ConfigError("there is no run to compare; name at least one")
+    _refuse_repeated(runs)
+    _refuse_other_data(runs)
+    labels = _automatic_labels([run for run in runs if run.label is None])
+    groups: dict[str, list[RunCard]] = {}
+    for run in runs:
+        groups.setdefault(run.label or labels[_identity(run)], []).append(run)
+    for label, members in groups.items():
+        if len({run.label for run in members}) > 1:
+            raise ConfigError(f"the label {label!r} names two groups; choose another for the one named with --label")
+    return groups, [*_protocol_notes(runs, mixed_protocols), *_run_notes(runs), *_group_notes(groups)]
+
+
+def compare(
+    groups: Mapping[str, Mapping[str, Evaluation]],
+    metrics: Iterable[str] = ("recall@20", "ndcg@20"),
+    *,
+    against: str | None = None,
+    test: PairedTest = "t",
+    resamples: int = 10_000,
+    seed: int = 2020,
+    level: float = 0.95,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Mean, spread and interval of each group, and each one's difference from a reference, tested by user.
+
+    Parameters
+    ----------
+    groups
+        Label -> name of a run -> its evaluation with ``per_user=True``. The runs of a group differ by chance alone.
+    metrics
+        Such as ``recall@20``; the evaluations must have them.
+    against
+        Label of the reference. Default: the group with the best mean of the first metric.
+    test
+        The test beside the bootstrap: ``t`` or ``wilcoxon``.
+    resamples, seed
+        Of the bootstrap over users; at least 100 resamples.
+    level
+        Of the intervals.
+    notes
+        Passed on to every report.
+
+    Raises
+    ------
+    ConfigError
+        If an option or metric is not one of those allowed, or evaluations are of different splits or masks.
+    DataError
+        If the evaluations have fewer than 2 users in common.
+
+    Examples
+    --------
+    >>> compare({"HAKG": {"a": first, "b": second}, "EASE": {"c": third}}).differences  # doctest: +SKIP
+    """
+    metrics = tuple(dict.fromkeys(metrics))
+    first = _checked(groups, metrics, against, resamples)
+    users, left_out = _common_users(groups)
+    by_run = {
+        label: np.stack([_values(run, users, metrics) for run in runs.values()]) for label, runs in groups.items()
+    }
+    by_user = {label: values.mean(0) for label, values in by_run.items()}
+    reference = against or max(by_user, key=lambda label: float(by_user[label][:, 0].mean()))
+    others = [label for label in groups if label != reference]
+    own = np.concatenate(list(by_user.values()), axis=1)
+    apart = np.concatenate([own[:, :0], *(by_user[label] - by_user[reference] for label in others)], axis=1)
+    resampled = bootstrap_means(np.concatenate([own, apart], axis=1), resamples, numpy_generator(seed, "bootstrap"))
+    low, high = percentile_intervals(resampled, level)
+    n_own, width = own.shape[1], len(metrics)
+    parts = [slice(start, start + width) for start in range(0, n_own, width)]
+    return Comparison(
+        split=first.split,
+        mask=first.mask,
+        n_users=len(users),
+        metrics=metrics,
+        groups=tuple(
+            _group(label, groups[label], metrics, by_run[label].mean(1), low[part], high[part])
+            for label, part in zip(groups, parts, strict=True)
+        ),
+        reference=reference,
+        reference_is="best" if against is None else "named",
+        differences=_differences(
+            [(label, metric) for label in others for metric in metrics],
+            apart, resampled[:, n_own:], low[n_own:], high[n_own:], test,
+        ),
+        test=test,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        notes=(*notes, *left_out),
+    )  # fmt: skip
+
+
+# --- grouping -----------------------------------------------------------------------------------------------------
+
+
+def _identity(run: RunCard) -> tuple[tuple[str, str], ...]:
+    """The settings that make a run what it is, as texts."""
+    return tuple((k, _shown(v)) for k, v in run.flat_settings.items() if k not in SAME_GROUP_WHATEVER)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _automatic_labels(runs: Sequence[RunCard]) -> dict[tuple[tuple[str, str], ...], str]:
+    """A name for each group: the model where models differ, and the settings in which groups of one model differ."""
+    settings = {_identity(run): dict(_identity(run)) for run in runs}
+    models = {identity: values.get("model", "hakg") for identity, values in settings.items()}
+    labels = {}
+    for identity, values in settings.items():
+        same_model = [other for key, other in settings.items() if models[key] == models[identity]]
+        differing = [key for key in values if len({other.get(key) for other in same_model}) > 1]
+        parts = [f"{key}={values[key]}" for key in differing]
+        alone = len(set(models.values())) > 1 or not parts
+        labels[identity] = ", ".join([models[identity], *parts] if alone else parts)
+    return labels
+
+
+def _refuse_repeated(runs: Sequence[RunCard]) -> None:
+    seen: dict[Path, RunCard] = {}
+    for run in runs:
+        place = Path(run.name).resolve()
+        if place in seen:
+            raise ConfigError(f"{run.name}: the run is given twice; it counts once, so name it once")
+        seen[place] = run
+
+
+def _refuse_other_data(runs: Sequence[RunCard]) -> None:
+    first = runs[0]
+    for run in runs:
+        if run.data["digest"] != first.data["digest"]:
+            raise IntegrityError(
+                f"the run was trained on data set {run.data['name']!r} (digest {run.data['digest'][:12]}), "
+                f"{first.name} on {first.data['name']!r} (digest {first.data['digest'][:12]})",
+                path=run.name,
+                remedy="Compare runs of one data set; one that was split or filtered otherwise is another.",
+            )
+
+
+def _protocol_notes(runs: Sequence[RunCard], mixed: bool) -> list[str]:
+    by_protocol: dict[str, list[str]] = {}
+    for run in runs:
+        by_protocol.setdefault(str(run.flat_settings.get("protocol")), []).append(run.name)
+    if len(by_protocol) < 2:
+        return []
+    which = "; ".join(f"{protocol!r}: {_listed(names)}" for protocol, names in by_protocol.items())
+    if not mixed:
+        raise ConfigError(
+            f"the runs have different protocols ({which}): those of 'published' were selected on the test split, which "
+            "favours them\nCompare runs of one protocol, or add --mixed-protocols, and every output says so."
+        )
+    return [f"Mixed protocols ({which}): those of 'published' were selected on the test split, which favours them."]
+
+
+def _run_notes(runs: Sequence[RunCard]) -> list[str]:
+    """Each note of a run once, with the runs it is about unless that is all of them."""
+    about: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            about.setdefault(note, []).append(run.name)
+    return [note if len(names) == len(runs) else f"{_listed(names)}: {note}" for note, names in about.items()]
+
+
+def _group_notes(groups: Mapping[str, Sequence[RunCard]]) -> list[str]:
+    notes = []
+    for label, runs in groups.items():
+        seeds = [run.flat_settings.get("seed") for run in runs]
+        if len(set(seeds)) < len(seeds):
+            notes.append(f"Group {label!r} has {len(seeds)} runs with {len(set(seeds))} seeds: its sd is too small.")
+        settings = [dict(_identity(run)) for run in runs]
+        mixed = [key for key in settings[0] if len({values.get(key) for values in settings}) > 1]
+        if mixed:
+            notes.append(f"Group {label!r} has runs that differ in {', '.join(mixed)}: its sd is not of chance alone.")
+    return notes
+
+
+def _quoted(labels: Iterable[str]) -> str:
+    return ", ".join(map(repr, labels))
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# --- comparing ----------------------------------------------------------------------------------------------------
+
+
+def _checked(
+    groups: Mapping[str, Mapping[str, Evaluation]], metrics: Sequence[str], against: str | None, resamples: int
+) -> Evaluation:
+    """One of the evaluations, if all can be compared."""
+    if not metrics or not groups:
+        raise ConfigError("give at least one group and one metric")
+    for label, runs in groups.items():
+        if not runs:
+            raise ConfigError(f"the group {label!r} has no run")
+    require_group(against, groups)
+    if resamples < 100:
+        raise ConfigError(f"resamples is {resamples}; it must be at least 100")
+    evaluations = [(name, run) for runs in groups.values() for name, run in runs.items()]
+    first_name, first = evaluations[0]
+    for name, run in evaluations:
+        if run.per_user is None:
+            raise ConfigError(f"{name}: has no table of users; evaluate with per_user=True")
+        missing = [metric for metric in metrics if metric not in run.per_user]
+        if missing:
+            raise ConfigError(f"{name}: has no {missing[0]}; evaluate with ks=({metric_cut(missing[0])},)")
+        if (run.split, run.mask) != (first.split, first.mask):
+            raise ConfigError(
+                f"{name} was measured on {run.split!r} with {run.mask} masked, {first_name} on {first.split!r} with "
+                f"{first.mask} masked; compare like with like"
+            )
+    return first
+
+
+def _common_users(groups: Mapping[str, Mapping[str, Evaluation]]) -> tuple[IntArray, list[str]]:
+    names = [name for runs in groups.values() for name in runs]
+    measured = [_table(run)["user"].to_numpy() for runs in groups.values() for run in runs.values()]
+    users = reduce(np.intersect1d, measured)
+    if len(users) < 2:
+        found = "no user" if not len(users) else "a single user"
+        raise DataError(
+            f"the runs have {found} in common ({_listed(names)}), and statistics need at least 2",
+            remedy="Compare runs measured on the same users; a split needs more of them (--valid, --test).",
+        )
+    left_out = len(reduce(np.union1d, measured)) - len(users)
+    return users, [f"{left_out:,} users were not measured in every run and are left out."] if left_out else []
+
+
+def _values(run: Evaluation, users: IntArray, metrics: Sequence[str]) -> FloatArray:
+    return _table(run).set_index("user").loc[users, list(metrics)].to_numpy(np.float64)
+
+
+def _table(run: Evaluation) -> pd.DataFrame:
+    assert run.per_user is not None  # checked before
+    return run.per_user
+
+
+def _group(
+    label: str, runs: Iterable[str], metrics: Sequence[str], by_run: FloatArray, low: FloatArray, high: FloatArray
+) -> Group:
+    """A group from its runs' metrics ``[n_runs, n_metrics]`` and the ends of its intervals ``[n_metrics]``."""
+    spread = by_run.std(0, ddof=1) if len(by_run) > 1 else [None] * len(metrics)
+    estimates = [
+        Estimate(float(mean), None if sd is None else float(sd), float(lowest), float(highest))
+        for mean, sd, lowest, highest in zip(by_run.mean(0), spread, low, high, strict=True)
+    ]
+    each = {
+        name: dict(zip(metrics, map(float, values), strict=True)) for name, values in zip(runs, by_run, strict=True)
+    }
+    return Group(label, each, dict(zip(metrics, estimates, strict=True)))
+
+
+def _differences(
+    names: Sequence[tuple[str, str]],
+    by_user: FloatArray,
+    resampled: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    test: PairedTest,
+) -> tuple[Difference, ...]:
+    """What the columns ``[n_users, len(names)]`` and their resampled means show; names are of group and metric."""
+    mean = by_user.mean(0)
+    p_bootstrap, p_test = bootstrap_p_values(resampled, mean), paired_p_values(by_user, test)
+    columns = (mean, low, high, p_bootstrap, holm(p_bootstrap), p_test, holm(p_test), *wins_ties_losses(by_user))
+    return tuple(Difference(*name, *(column[i].item() for column in columns)) for i, name in enumerate(names))
