@@ -1,5 +1,6 @@
 """Nearest neighbours among items.
 
+Sarwar, Karypis, Konstan and Riedl, "Item-based collaborative filtering recommendation algorithms", WWW 2001;
 Deshpande and Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 22(1), 2004.
 """
 
@@ -65,7 +66,8 @@ class ItemKNN:
     r"""Item neighbours: :math:`\mathrm{score}(u, j) = \sum_{i \in I_u \cap N(j)} s_{ij}`.
 
     :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of equal ones, those of
-    lower id). See :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
+    lower id). That is the neighbourhood of the item scored, as in Sarwar et al.; that of each item of the user's, as in
+    Deshpande and Karypis, was worse on validation wherever both were tried. See :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
 
     Parameters
     ----------
