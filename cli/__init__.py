@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from .compare import compare_command
 from .evaluate import evaluate_command
 from .failures import HakgGroup
 from .info import info_command
@@ -39,6 +40,7 @@ for _command in (
     train_command,
     tune_command,
     evaluate_command,
+    compare_command,
     recommend_command,
 ):
     main.add_command(_command)

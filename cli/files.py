@@ -64,6 +64,14 @@ def write_json(value: Any, target: Path) -> None:
         files.write_json(Path(target), value)
 
 
+def write_text_file(text: str, target: Path) -> None:
+    """Write a text file (UTF-8)."""
+    from hakg_dgl.training import files
+
+    with _errors_naming(target):
+        files.write_text(target, text)
+
+
 def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
     """Write blocks of one table, one after the other; returns the number of rows."""
     from hakg_dgl.training.files import replace_file

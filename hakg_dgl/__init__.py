@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hakg_dgl.graph.heterograph import build_heterograph
     from hakg_dgl.nn.model import HAKG
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.ranking.comparison import Comparison, compare
     from hakg_dgl.ranking.evaluation import Evaluation, evaluate
     from hakg_dgl.ranking.recommendation import recommend
     from hakg_dgl.ranking.topk import EmbeddingScorer
@@ -43,6 +44,7 @@ _HOMES = {
     "graph.heterograph": ("build_heterograph",),
     "nn.model": ("HAKG",),
     "ranking.baselines": ("PopularityScorer", "RandomScorer"),
+    "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "evaluate"),
     "ranking.recommendation": ("recommend",),
     "ranking.topk": ("EmbeddingScorer",),
@@ -58,6 +60,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "HAKG",
     "ClosedFormTrainer",
+    "Comparison",
     "Dataset",
     "EmbeddingScorer",
     "Evaluation",
@@ -75,6 +78,7 @@ __all__ = [
     "StudyProgress",
     "Trainer",
     "build_heterograph",
+    "compare",
     "evaluate",
     "fetch",
     "generate_demo",

@@ -9,16 +9,16 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hakg_dgl.errors import ConfigError, DataError, IntegrityError
+from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
 from hakg_dgl.ranking.evaluation import Evaluation, IntArray
 from hakg_dgl.ranking.metrics import METRICS
+from hakg_dgl.ranking.run_groups import listed
 from hakg_dgl.ranking.statistics import (
     FloatArray,
     PairedTest,
@@ -30,31 +30,7 @@ from hakg_dgl.ranking.statistics import (
     wins_ties_losses,
 )
 
-SAME_GROUP_WHATEVER = ("seed", "device", "tensorboard", "kernels")
-"""Settings that groups are made over: chance, and where and how the same numbers are computed."""
-
 LARGEST_CUT = 1_000_000
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """What a run is, for grouping it with others."""
-
-    name: str
-    """Its folder."""
-    settings: Mapping[str, Mapping[str, Any]]
-    """As ``Settings.to_dict`` has them."""
-    data: Mapping[str, str]
-    """``name`` and ``digest`` of its data set."""
-    notes: tuple[str, ...] = ()
-    """What every report on the run has to say."""
-    label: str | None = None
-    """The group it is put in; None: the group of the runs with equal settings."""
-
-    @property
-    def flat_settings(self) -> dict[str, Any]:
-        """Settings by key alone; keys are unique over the sections."""
-        return {key: value for section in self.settings.values() for key, value in section.items()}
 
 
 @dataclass(frozen=True)
@@ -151,44 +127,6 @@ def metric_cut(metric: str) -> int:
     )
 
 
-def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tuple[dict[str, list[RunCard]], list[str]]:
-    """Put runs that differ by chance alone together, and name each group by the settings in which it differs.
-
-    Parameters
-    ----------
-    runs
-        At least one, of one data set.
-    mixed_protocols
-        Allow runs selected on validation beside runs selected on test.
-
-    Returns
-    -------
-    groups : dict
-        Label -> its runs, in the order in which the groups first occur.
-    notes : list of str
-        What every report on them has to say.
-
-    Raises
-    ------
-    ConfigError
-        If there is no run, one is given twice, protocols are mixed, or two groups have one label.
-    IntegrityError
-        If the runs belong to different data sets.
-    """
-    if not runs:
-        raise ConfigError("there is no run to compare; name at least one")
-    _refuse_repeated(runs)
-    _refuse_other_data(runs)
-    labels = _automatic_labels([run for run in runs if run.label is None])
-    groups: dict[str, list[RunCard]] = {}
-    for run in runs:
-        groups.setdefault(run.label or labels[_identity(run)], []).append(run)
-    for label, members in groups.items():
-        if len({run.label for run in members}) > 1:
-            raise ConfigError(f"the label {label!r} names two groups; choose another for the one named with --label")
-    return groups, [*_protocol_notes(runs, mixed_protocols), *_run_notes(runs), *_group_notes(groups)]
-
-
 def compare(
     groups: Mapping[str, Mapping[str, Evaluation]],
     metrics: Iterable[str] = ("recall@20", "ndcg@20"),
@@ -268,101 +206,8 @@ def compare(
     )  # fmt: skip
 
 
-# --- grouping -----------------------------------------------------------------------------------------------------
-
-
-def _identity(run: RunCard) -> tuple[tuple[str, str], ...]:
-    """The settings that make a run what it is, as texts."""
-    return tuple((k, _shown(v)) for k, v in run.flat_settings.items() if k not in SAME_GROUP_WHATEVER)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "+".join(map(_shown, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _automatic_labels(runs: Sequence[RunCard]) -> dict[tuple[tuple[str, str], ...], str]:
-    """A name for each group: the model where models differ, and the settings in which groups of one model differ."""
-    settings = {_identity(run): dict(_identity(run)) for run in runs}
-    models = {identity: values.get("model", "hakg") for identity, values in settings.items()}
-    labels = {}
-    for identity, values in settings.items():
-        same_model = [other for key, other in settings.items() if models[key] == models[identity]]
-        differing = [key for key in values if len({other.get(key) for other in same_model}) > 1]
-        parts = [f"{key}={values[key]}" for key in differing]
-        alone = len(set(models.values())) > 1 or not parts
-        labels[identity] = ", ".join([models[identity], *parts] if alone else parts)
-    return labels
-
-
-def _refuse_repeated(runs: Sequence[RunCard]) -> None:
-    seen: dict[Path, RunCard] = {}
-    for run in runs:
-        place = Path(run.name).resolve()
-        if place in seen:
-            raise ConfigError(f"{run.name}: the run is given twice; it counts once, so name it once")
-        seen[place] = run
-
-
-def _refuse_other_data(runs: Sequence[RunCard]) -> None:
-    first = runs[0]
-    for run in runs:
-        if run.data["digest"] != first.data["digest"]:
-            raise IntegrityError(
-                f"the run was trained on data set {run.data['name']!r} (digest {run.data['digest'][:12]}), "
-                f"{first.name} on {first.data['name']!r} (digest {first.data['digest'][:12]})",
-                path=run.name,
-                remedy="Compare runs of one data set; one that was split or filtered otherwise is another.",
-            )
-
-
-def _protocol_notes(runs: Sequence[RunCard], mixed: bool) -> list[str]:
-    by_protocol: dict[str, list[str]] = {}
-    for run in runs:
-        by_protocol.setdefault(str(run.flat_settings.get("protocol")), []).append(run.name)
-    if len(by_protocol) < 2:
-        return []
-    which = "; ".join(f"{protocol!r}: {_listed(names)}" for protocol, names in by_protocol.items())
-    if not mixed:
-        raise ConfigError(
-            f"the runs have different protocols ({which}): those of 'published' were selected on the test split, which "
-            "favours them\nCompare runs of one protocol, or add --mixed-protocols, and every output says so."
-        )
-    return [f"Mixed protocols ({which}): those of 'published' were selected on the test split, which favours them."]
-
-
-def _run_notes(runs: Sequence[RunCard]) -> list[str]:
-    """Each note of a run once, with the runs it is about unless that is all of them."""
-    about: dict[str, list[str]] = {}
-    for run in runs:
-        for note in run.notes:
-            about.setdefault(note, []).append(run.name)
-    return [note if len(names) == len(runs) else f"{_listed(names)}: {note}" for note, names in about.items()]
-
-
-def _group_notes(groups: Mapping[str, Sequence[RunCard]]) -> list[str]:
-    notes = []
-    for label, runs in groups.items():
-        seeds = [run.flat_settings.get("seed") for run in runs]
-        if len(set(seeds)) < len(seeds):
-            notes.append(f"Group {label!r} has {len(seeds)} runs with {len(set(seeds))} seeds: its sd is too small.")
-        settings = [dict(_identity(run)) for run in runs]
-        mixed = [key for key in settings[0] if len({values.get(key) for values in settings}) > 1]
-        if mixed:
-            notes.append(f"Group {label!r} has runs that differ in {', '.join(mixed)}: its sd is not of chance alone.")
-    return notes
-
-
 def _quoted(labels: Iterable[str]) -> str:
     return ", ".join(map(repr, labels))
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-# --- comparing ----------------------------------------------------------------------------------------------------
 
 
 def _checked(
@@ -400,7 +245,7 @@ def _common_users(groups: Mapping[str, Mapping[str, Evaluation]]) -> tuple[IntAr
     if len(users) < 2:
         found = "no user" if not len(users) else "a single user"
         raise DataError(
-            f"the runs have {found} in common ({_listed(names)}), and statistics need at least 2",
+            f"the runs have {found} in common ({listed(names)}), and statistics need at least 2",
             remedy="Compare runs measured on the same users; a split needs more of them (--valid, --test).",
         )
     left_out = len(reduce(np.union1d, measured)) - len(users)
