@@ -249,7 +249,7 @@ class BaselineSettings(_Section):
     """
 
     neighbours: tuple[int, ...] = (10, 20, 50, 100, 200, 500)
-    shrinkage: tuple[float, ...] = (0.0, 5.0, 20.0, 100.0)
+    shrinkage: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0, 50.0)
     similarity: Similarity = "cosine"
     ease_l2: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
     weight_decay: float = 1e-4

@@ -24,7 +24,7 @@ def plain(x: np.ndarray, l2: float) -> np.ndarray:
 
 
 def random_interactions(seed: int = 0, users: int = 40, items: int = 17) -> np.ndarray:
-    return (np.random.default_rng(seed).random((users, items)) < 0.3).astype(float)
+    return np.where(np.random.default_rng(seed).random((users, items)) < 0.3, 1.0, 0.0)
 
 
 def test_two_items_by_hand() -> None:

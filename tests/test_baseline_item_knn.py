@@ -25,7 +25,7 @@ def dense_similarity(x: np.ndarray, similarity: str, shrinkage: float) -> np.nda
     norms = np.linalg.norm(x, axis=0)
     size = norms[:, None] * norms if similarity == "cosine" else (has[:, None] | has[None]).sum(2)
     np.fill_diagonal(both, 0.0)
-    return both / np.where(both > 0, size + shrinkage, 1.0)
+    return np.asarray(both / np.where(both > 0, size + shrinkage, 1.0))
 
 
 def dense_scores(x: np.ndarray, similarity: np.ndarray, neighbours: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_scores_agree_with_dense_arithmetic(seed: int, similarity: str, shrinkag
 
 
 def test_every_choice_is_that_of_a_model_made_for_it_alone() -> None:
-    lists = {"neighbours": [3, 60, 7], "shrinkage": [4.0, 0.0]}
+    lists: dict[str, list[float]] = {"neighbours": [3, 60, 7], "shrinkage": [4.0, 0.0]}
     model = ItemKNN(DEMO, ("train",), small_settings(kind="item-knn", **lists), CPU)
     choices = model.candidates()
     assert len(choices) == 6
