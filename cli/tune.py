@@ -65,7 +65,7 @@ def tune_command(
 
     given = [f"{key}={value}" for key, value in settings_given.items() if value is not None]
     settings = None
-    if preset or config or assignments or given or search:
+    if preset or config or assignments or given:
         settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *given])
     space = None if search is None else SearchSpace.load(search, settings)
     study = Study(out, load_dataset(data), settings, space, data_path=data, prune=prune)

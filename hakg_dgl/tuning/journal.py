@@ -64,9 +64,12 @@ def open_journal(path: Path) -> optuna.Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place)))
-            study = optuna.create_study(
-                study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True
-            )
+            if STUDY_NAME in optuna.get_all_study_names(storage):
+                study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+            else:
+                study = optuna.create_study(
+                    study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True
+                )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:

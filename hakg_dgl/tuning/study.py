@@ -277,7 +277,7 @@ class Study:
     def _read(self) -> tuple[Settings, SearchSpace, Path | None, bool]:
         try:
             about = json.loads(self.about_file.read_bytes())
-            version, data = about["format_version"], about["data"]
+            version = about["format_version"]
             if isinstance(version, int) and version > STUDY_FORMAT_VERSION:
                 raise FormatVersionError(
                     f"study format {version}, this version reads up to {STUDY_FORMAT_VERSION}",
@@ -287,6 +287,7 @@ class Study:
             settings = Settings.from_dict(about["settings"])
             space = SearchSpace.from_dict(about["search"], settings)
             _require_validation(settings)
+            data = about["data"]
             name, digest = data["name"], data["digest"]
             place = None if data["path"] is None else Path(data["path"])
             prune = bool(about["prune"])
