@@ -9,6 +9,8 @@ import click
 
 from .compare import compare_command
 from .evaluate import evaluate_command
+from .explain import explain_command
+from .export import export_command
 from .failures import HakgGroup
 from .info import info_command
 from .preprocess import preprocess_command
@@ -42,5 +44,7 @@ for _command in (
     evaluate_command,
     compare_command,
     recommend_command,
+    explain_command,
+    export_command,
 ):
     main.add_command(_command)

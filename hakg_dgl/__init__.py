@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hakg_dgl.data.synthetic import generate_demo
     from hakg_dgl.errors import HakgError
     from hakg_dgl.graph.heterograph import build_heterograph
+    from hakg_dgl.insight.explain import Explainer, Explanation, explain
+    from hakg_dgl.insight.export import export
     from hakg_dgl.nn.model import HAKG
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
     from hakg_dgl.ranking.comparison import Comparison, compare
@@ -42,6 +44,8 @@ _HOMES = {
     "data.synthetic": ("generate_demo",),
     "errors": ("HakgError",),
     "graph.heterograph": ("build_heterograph",),
+    "insight.explain": ("Explainer", "Explanation", "explain"),
+    "insight.export": ("export",),
     "nn.model": ("HAKG",),
     "ranking.baselines": ("PopularityScorer", "RandomScorer"),
     "ranking.comparison": ("Comparison", "compare"),
@@ -64,6 +68,8 @@ __all__ = [
     "Dataset",
     "EmbeddingScorer",
     "Evaluation",
+    "Explainer",
+    "Explanation",
     "HakgError",
     "PairwiseTrainer",
     "PopularityScorer",
@@ -80,6 +86,8 @@ __all__ = [
     "build_heterograph",
     "compare",
     "evaluate",
+    "explain",
+    "export",
     "fetch",
     "generate_demo",
     "list_cards",

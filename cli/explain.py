@@ -1,0 +1,162 @@
+"""``hakg explain``: where the score of a user and an item comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .files import ResultPath, write_json
+from .progress import stages
+from .report import shown, table
+from .runs import device_option, list_length, open_run
+
+
+@click.command(
+    "explain",
+    epilog="\b\nExamples:\n"
+    "  hakg explain runs/demo --user user_7 --item item_12\n"
+    "  hakg explain runs/demo --user user_7 --item item_12 --top 5 --json why.json --picture why.svg\n",
+)
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--user", "user_id", required=True, metavar="ID", help="Original id of the user.")
+@click.option("--item", "item_id", required=True, metavar="ID", help="Original id of the item.")
+@click.option("--top", type=list_length(), default=10, show_default=True, help="Rows of each table.")
+@click.option(
+    "--json",
+    "json_file",
+    type=ResultPath(dash=True),
+    metavar="FILE",
+    help="Also write everything as JSON ('-': print that instead).",
+)
+@click.option("--picture", type=ResultPath(".svg", ".png", ".pdf"), help="Also draw it (.svg, .png or .pdf).")
+@click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
+@device_option
+def explain_command(
+    run: Path, user_id: str, item_id: str, top: int, json_file: Path | None, picture: Path | None, data: Path | None,
+    device: str,
+) -> None:  # fmt: skip
+    """Show where the score of a user and an item comes from.
+
+    The score is taken apart exactly, once by the user's past items and once by the item's facts and users, and what
+    past items and the item share is listed as paths. docs/explain.md defines every number.
+    """
+    import pandas as pd
+
+    from hakg_dgl.data.id_maps import IdMap
+    from hakg_dgl.errors import ConfigError
+    from hakg_dgl.insight.explain import Explainer
+    from hakg_dgl.insight.picture import require_matplotlib, save_picture
+    from hakg_dgl.training.run_folder import load_model
+    from hakg_dgl.training.trainer import choose_device
+
+    if picture is not None:
+        require_matplotlib()
+    with stages(2) as begin:
+        begin("loading")
+        opened = open_run(run, data)
+        dataset, kind = opened.dataset, opened.folder.settings.model.kind
+        if kind != "hakg":
+            raise ConfigError(f"{run}: is a model of kind {kind!r}; explanations are of kind 'hakg' alone")
+        user, item = (
+            IdMap(pd.Index(rows["original_id"]), rows["name"]).index(wanted, what)
+            for rows, wanted, what in ((dataset.users, user_id, "user"), (dataset.items, item_id, "item"))
+        )
+        begin("model")
+        explainer = Explainer(load_model(opened.folder.path, dataset, device=choose_device(device)), dataset)
+        explanation = explainer(user, item)
+    about = explanation.to_dict(top)
+    if str(json_file) != "-":
+        click.echo("\n\n".join([*opened.notes, *_sections(about)]))
+    if picture is not None:
+        save_picture(explanation, picture)
+    if json_file is not None:
+        write_json({**opened.about(), **about}, json_file)
+
+
+def _sections(about: dict[str, Any]) -> list[str]:
+    gate, own = about["gate"], {row["component"]: row for row in about["item_own"]}
+    heading = (
+        f"{_named(about['user'])} and {_named(about['item'])}: score {about['score']:.4f}, "
+        f"rank {about['rank']:,} of {about['ranked_items']:,} items"
+    )
+    components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]
+    sections = [heading, table(components), _past_items(about)]
+    if gate["collaborative_weight"]:
+        sections.append(
+            f"Gate: collaborative embeddings of the past items weigh {gate['collaborative_weight']:.0%} on average. "
+            f"Of the score, {_percent(gate['collaborative'])} come from them and "
+            f"{_percent(gate['knowledge'])} from the knowledge embeddings."
+        )
+    sections.append(_item_side("facts of the item", about["facts"], _fact))
+    sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
+    rest = [{"own parameters of the": f"{name}", **_amount(row)} for name, row in own.items()]
+    rest += [{"own parameters of the": f"other: {row['via']}", **_amount(row)} for row in about["other_terms"]]
+    return [*sections, table(rest), *_paths(about["paths"])]
+
+
+def _past_items(about: dict[str, Any]) -> str:
+    part = about["past_items"]
+    rows = [
+        {
+            "past item": _named(row, "item_"), "gate": row["gate"], "knowledge": row["knowledge"],
+            "collaborative": row["collaborative"], **_amount(row),
+        }
+        for row in part["rows"]
+    ]  # fmt: skip
+    if part["others"]["count"]:
+        rows.append({"past item": f"{part['others']['count']:,} others", **_amount(part["others"])})
+    rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
+    return table(rows, ["past item", "gate", "knowledge", "collaborative", "contribution", "share"])
+
+
+def _item_side(title: str, part: dict[str, Any], name: Any) -> str:
+    rows = [{title: name(row), **_amount(row)} for row in part["rows"]]
+    if part["others"]["count"]:
+        rows.append({title: f"{part['others']['count']:,} others", **_amount(part["others"])})
+    return table(rows or [{title: "none"}])
+
+
+def _paths(kinds: dict[str, Any]) -> list[str]:
+    sections = []
+    for kind, part in kinds.items():
+        title = {"entity": "paths over a shared entity", "user": "paths over a shared user"}[kind]
+        rows = [{title: _path(row), **_amount(row)} for row in part["rows"]] or [{title: "none"}]
+        every, few = part["all"], part["shown"]
+        total = (
+            f"These {few['count']:,} make up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
+        )
+        sections.append(table(rows) + (f"\n{total}" if part["rows"] else ""))
+    return sections
+
+
+def _path(row: dict[str, Any]) -> str:
+    start, end = _named(row["past_item"]), "the item"
+    if "user" in row:
+        return f"{start} - {_named(row['user'])} - {end}"
+    ours, theirs = row["past_fact"], row["item_fact"]
+    return f"{start} {_arrow(ours)} {_named(row['entity'])} {_arrow(theirs, back=True)} {end}"
+
+
+def _arrow(fact: dict[str, Any], *, back: bool = False) -> str:
+    """The relation as an arrow from the triple's head to its tail; ``back``: read from the entity."""
+    towards_right = fact["inverse"] == back
+    return f"--{shown(fact['relation'])}->" if towards_right else f"<-{shown(fact['relation'])}--"
+
+
+def _fact(row: dict[str, Any]) -> str:
+    return f"{_arrow(row)} {_named(row, 'entity_')}"
+
+
+def _named(row: dict[str, Any], prefix: str = "") -> str:
+    name, original = row[f"{prefix}name"], row[f"{prefix}id"]
+    return shown(original if name == original else f"{name} ({original})")
+
+
+def _amount(row: dict[str, Any]) -> dict[str, Any]:
+    return {"contribution": row["contribution"], "share": _percent(row)}
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return "-" if row["share"] is None else f"{row['share']:.1%}"

@@ -1,0 +1,52 @@
+"""``hakg export``: a model's vectors and the ids they belong to, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .progress import stages
+from .runs import device_option, open_run
+
+
+@click.command("export", epilog="\b\nExample:\n  hakg export runs/demo --out vectors/demo\n")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write, whole or not."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
+@device_option
+def export_command(run: Path, out: Path, data: Path | None, device: str) -> None:
+    """Write the embeddings of RUN with their ids, as Parquet and NumPy files.
+
+    Inner products of the ranking vectors rank as the model does, so a nearest-neighbour index can serve them.
+    docs/export.md lists the files. An earlier export in the folder is replaced, anything else is not.
+    """
+    from hakg_dgl.errors import ConfigError
+    from hakg_dgl.insight.export import export, refuse_foreign
+    from hakg_dgl.ranking.topk import EmbeddingScorer
+    from hakg_dgl.training.run_folder import load_model
+    from hakg_dgl.training.trainer import choose_device
+
+    with stages(2) as begin:
+        begin("loading")
+        refuse_foreign(out)
+        opened = open_run(run, data)
+        settings = opened.folder.settings.model
+        begin("writing")
+        about: dict[str, Any] = {"kind": settings.kind}
+        model: Any
+        if settings.kind == "hakg":
+            model = load_model(opened.folder.path, opened.dataset, device=choose_device(device))
+            about |= {"score": settings.score, "formulation": settings.formulation, "curvature": settings.curvature}
+        else:
+            model = opened.scorer(device)
+            if not isinstance(model, EmbeddingScorer):
+                raise ConfigError(f"{run}: is a model of kind {settings.kind!r}, which has no vectors to export")
+        manifest = export(model, opened.dataset, out, about={"model": about})
+    for note in opened.notes:
+        click.echo(f"Note: {note}", err=True)
+    counts = ", ".join(f"{count:,} {table}" for table, count in manifest["counts"].items())
+    click.echo(f"Wrote {out}: {len(manifest['files']):,} files of {counts}")

@@ -1,0 +1,194 @@
+"""Embeddings and id maps for other programs: Parquet, ``.npy``, and a manifest that says what is what."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.nn.model import HAKG
+from hakg_dgl.training.files import sync_file
+
+FORMAT, FORMAT_VERSION = "hakg-export", 1
+MANIFEST = "manifest.json"
+
+Array = npt.NDArray[Any]
+
+_MEANING = {
+    "ranking": "inner products of user and item rows rank as the model does",
+    "parameters": "trained parameters, tangent vectors at the origin",
+    "propagated": "sums over layers after propagation, tangent vectors at the origin",
+    "collaborative_parameters": "trained parameters of the items' collaborative embeddings",
+    "collaborative_propagated": "sums over layers of the items' collaborative embeddings",
+}
+
+
+def export(model: Any, dataset: Dataset, out: str | Path, *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write a model's vectors and the data set's ids to a folder.
+
+    Each table (``users``, ``items``, ``entities``, ``relations``) is a Parquet file with ``original_id``, ``name`` and
+    a column of fixed-size lists for each kind of vector; row i is number i. Each such column is also a ``.npy`` file,
+    ``users.ranking.npy`` for ``ranking`` of ``users``. docs/export.md lists them.
+
+    Parameters
+    ----------
+    model
+        A HAKG, or anything else with ``ranking_vectors()`` or, as an
+        :class:`~hakg_dgl.ranking.topk.EmbeddingScorer`, with ``user_vectors`` and ``item_vectors``: of that the ranking
+        vectors alone.
+    dataset
+        The data set it was trained on.
+    out
+        The folder; an earlier export is replaced, anything else is not. It is written beside and then renamed, so it is
+        whole or absent.
+    about
+        Put into the manifest, JSON values.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no such vectors.
+    DataError
+        If ``out`` holds anything but an export, or the vectors are not of this data set.
+    OSError
+        If the folder cannot be written.
+    """
+    out = Path(out)
+    refuse_foreign(out)
+    vectors = _vectors(model)
+    tables = {table: getattr(dataset, table) for table in ("users", "items", "entities", "relations")}
+    tables["relations"] = _with_inverses(dataset.relations)
+    for table, columns in vectors.items():
+        for name, values in columns.items():
+            if len(values) != len(tables[table]):
+                raise DataError(
+                    f"{name} vectors of {len(values)} {table}, but the data set has {len(tables[table])}",
+                    remedy="Give the data set that the model was trained on.",
+                )
+    fresh = out.absolute().parent / f".{out.name}.{secrets.token_hex(6)}.new"
+    try:
+        fresh.mkdir(parents=True)
+        files = _write_tables(fresh, tables, vectors)
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "data": {"name": dataset.name, "digest": dataset.digest},
+            "counts": {table: len(rows) for table, rows in tables.items()},
+            "meaning": {name: text for name, text in _MEANING.items() if any(name in of for of in vectors.values())},
+            "files": files,
+            **(about or {}),
+        }
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (fresh / MANIFEST).write_text(text, encoding="utf-8")
+        for file in fresh.iterdir():
+            sync_file(file)
+        _take_place(fresh, out)
+    except OSError as error:
+        error.filename = str(out)
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return manifest
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise DataError unless ``out`` is free, an empty folder or an earlier export with nothing else in it."""
+    if not out.exists() and not out.is_symlink():
+        return
+    remedy = "Choose another place, or empty it yourself."
+    if not out.is_dir() or out.is_symlink():
+        problem = "is a link, which is not replaced" if out.is_symlink() else "exists and is not a folder"
+        raise DataError(problem, path=out, remedy=remedy)
+    entries = {entry.name for entry in out.iterdir()}
+    if not entries:
+        return
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+        ours = {MANIFEST, *manifest["files"]} if manifest["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    if foreign := sorted(entries - ours):
+        raise DataError(f"holds something else than an export, such as {foreign[0]!r}", path=out, remedy=remedy)
+
+
+@torch.no_grad()
+def _vectors(model: Any) -> dict[str, dict[str, Array]]:
+    """Table -> name of the vectors -> array ``[rows, d]``."""
+    if callable(getattr(model, "ranking_vectors", None)):
+        users, items = model.ranking_vectors()
+    elif hasattr(model, "user_vectors") and hasattr(model, "item_vectors"):
+        users, items = model.user_vectors, model.item_vectors
+    else:
+        raise ConfigError(
+            f"a {type(model).__name__} ranks without vectors of users and items: there are none to export"
+        )
+    found: dict[str, dict[str, Tensor]] = {"users": {"ranking": users}, "items": {"ranking": items}}
+    if isinstance(model, HAKG):
+        embeddings = model.propagate(all_entities=True)
+        found["users"] |= {"parameters": model.user, "propagated": embeddings.user}
+        found["entities"] = {"parameters": model.entity, "propagated": embeddings.entity}
+        found["relations"] = {"parameters": model.relation[: 2 * model.graph.n_relations]}
+        if embeddings.item is not None:
+            found["items"] |= {"collaborative_parameters": model.item, "collaborative_propagated": embeddings.item}
+    return {
+        table: {name: np.ascontiguousarray(values.detach().cpu().numpy()) for name, values in columns.items()}
+        for table, columns in found.items()
+    }
+
+
+def _with_inverses(relations: pd.DataFrame) -> pd.DataFrame:
+    """Relations 0..R-1 and their inverses R..2R-1, as the model numbers them."""
+    twice = pd.concat([relations, relations], ignore_index=True)
+    return twice.assign(inverse=np.arange(len(twice)) >= len(relations))
+
+
+def _write_tables(
+    folder: Path, tables: Mapping[str, pd.DataFrame], vectors: Mapping[str, Mapping[str, Array]]
+) -> dict[str, Any]:
+    """Write all files; what the manifest says of each."""
+    files: dict[str, Any] = {}
+    for table, rows in tables.items():
+        columns = vectors.get(table, {})
+        whole = pa.Table.from_pandas(rows, preserve_index=False)
+        for name, values in columns.items():
+            file = f"{table}.{name}.npy"
+            np.save(folder / file, values, allow_pickle=False)
+            files[file] = {"shape": list(values.shape), "dtype": str(values.dtype)}
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            whole = whole.append_column(name, lists)
+        pq.write_table(whole, folder / f"{table}.parquet")
+        files[f"{table}.parquet"] = {"rows": len(rows), "columns": whole.column_names}
+    return files
+
+
+def _take_place(fresh: Path, out: Path) -> None:
+    """Rename ``fresh`` to ``out``; what stood there returns if that fails."""
+    if not out.exists():
+        fresh.rename(out)
+        return
+    old = fresh.with_suffix(".old")
+    out.rename(old)
+    try:
+        fresh.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,453 @@
+"""Explanations: the terms add up to the ranking score, are those of the equations, and point at what matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bad_input import hakg
+from small_demo import small_demo, small_settings, with_interactions
+
+from hakg_dgl import EmbeddingScorer, Trainer, build_heterograph, load_dataset, load_model, recommend
+from hakg_dgl.config import ModelSettings
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.insight import decomposition
+from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
+from hakg_dgl.insight.explain import Explainer, Explanation, explain
+from hakg_dgl.nn.model import HAKG
+
+PAIRS = [(0, 0), (7, 31), (59, 49)]
+SWITCHES = [
+    {"formulation": formulation, "geometry": geometry, "score": score, **items}
+    for number, (formulation, geometry, items) in enumerate(
+        itertools.product(
+            ("released", "paper"), ("poincare", "euclidean"), ({}, {"gate": False}, {"dual_item_embeddings": False})
+        )
+    )
+    for score in (("fused", "separate") if not items else (("fused", "separate")[number % 2],))
+]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return small_demo()
+
+
+@pytest.fixture(scope="module")
+def graph(dataset: Dataset) -> Any:
+    return build_heterograph(dataset)
+
+
+def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
+    return HAKG(graph, ModelSettings(**{"dim": 6, "layers": 3, **settings}), seed=1, dtype=dtype)
+
+
+# --- the terms add up ---------------------------------------------------------------------------------------------
+
+
+def assert_adds_up(explanation: Explanation, model: HAKG, bound: float) -> None:
+    users, items = model.ranking_vectors()
+    x = explanation
+    assert x.score == pytest.approx(float(users[x.user] @ items[x.item]), abs=bound)
+    assert x.components["contribution"].sum() == pytest.approx(x.score, abs=bound)
+    assert x.past_items["contribution"].sum() + x.user_own == pytest.approx(x.score, abs=bound)
+    item_side = x.facts["contribution"].sum() + x.users["contribution"].sum() + sum(x.item_own.values())
+    assert item_side == pytest.approx(x.score, abs=bound)
+    parts = x.facts[["from_entity", "from_relation", "from_item"]].sum(axis=1)
+    assert np.allclose(parts, x.facts["contribution"], atol=bound)
+    assert np.allclose(x.past_items[["knowledge", "collaborative"]].sum(axis=1), x.past_items["contribution"])
+    assert max(map(abs, x.rounding.values())) < bound
+
+
+@pytest.mark.parametrize("settings", SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
+def test_both_sides_add_up_to_the_ranking_score(dataset: Dataset, graph: Any, settings: dict[str, Any]) -> None:
+    model = untrained(graph, **settings)
+    explainer = Explainer(model, dataset)
+    for user, item in PAIRS:
+        assert_adds_up(explainer(user, item), model, 1e-11)
+        for component in explainer.components:
+            terms = component.terms(user, item)
+            assert terms.from_user["contribution"].sum() == pytest.approx(terms.value, abs=1e-11)
+            assert terms.from_item["contribution"].sum() == pytest.approx(terms.value, abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound", "settings"),
+    [
+        (torch.float64, 1e-11, {"layers": 1}),
+        (torch.float64, 1e-11, {"layers": 4, "curvature": 0.3}),
+        (torch.float64, 1e-11, {"layers": 2, "kernels": "readable"}),
+        (torch.float32, 1e-5, {"layers": 3}),
+        (torch.float32, 1e-5, {"layers": 2, "formulation": "released", "score": "fused", "curvature": 2.0}),
+    ],
+)
+def test_they_add_up_for_every_depth_curvature_and_precision(
+    dataset: Dataset, graph: Any, dtype: torch.dtype, bound: float, settings: dict[str, Any]
+) -> None:
+    model = untrained(graph, dtype, **settings)
+    explainer = Explainer(model, dataset)
+    for user, item in PAIRS:
+        assert_adds_up(explainer(user, item), model, bound)
+
+
+def test_what_has_no_edges_rests_on_its_own_parameters(dataset: Dataset) -> None:
+    """User 0 has no items, item 0 no users, item 1 no facts."""
+    train = dataset.interactions[(dataset.interactions["user"] != 0) & (dataset.interactions["item"] != 0)]
+    triples = dataset.triples[(dataset.triples["head"] != 1) & (dataset.triples["tail"] != 1)]
+    cold = with_interactions(dataclasses.replace(dataset, triples=triples), train)
+    model = untrained(build_heterograph(cold))
+    explainer = Explainer(model, cold)
+    for user, item in itertools.product((0, 1), (0, 1, 2)):
+        assert_adds_up(explainer(user, item), model, 1e-11)
+        json.dumps(explainer(user, item).to_dict(), allow_nan=False)
+    nobody = explainer(0, 2)
+    assert len(nobody.past_items) == len(nobody.paths) == 0
+    assert nobody.user_own == pytest.approx(nobody.score)
+    assert (len(explainer(1, 0).users), len(explainer(1, 1).facts)) == (0, 0)
+    assert nobody.to_dict()["gate"]["collaborative_weight"] is None
+
+
+# --- the terms are those of the equations -------------------------------------------------------------------------
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    return x / x.norm()
+
+
+def edges_of(dataset: Dataset, entity: int) -> list[tuple[int, int]]:
+    """(relation, tail) of the edges that an entity receives, from the data set's triples."""
+    ours = dataset.triples[dataset.triples["head"] == entity]
+    inverse = dataset.triples[dataset.triples["tail"] == entity]
+    return [
+        *zip(ours["relation"], ours["tail"], strict=True),
+        *zip(inverse["relation"] + dataset.n_relations, inverse["head"], strict=True),
+    ]
+
+
+def message(model: HAKG, head: int, relation: int, tail: int) -> torch.Tensor:
+    return model.rule.message(model.entity[head], model.entity[tail], model.relation[relation])
+
+
+@torch.no_grad()
+def test_terms_of_one_layer_by_hand(dataset: Dataset, graph: Any) -> None:
+    model, (user, item) = untrained(graph, layers=1), (7, 31)
+    x = explain(model, dataset, user, item)
+    sums = model.propagate()
+    assert sums.item is not None
+    u, e, v = sums.user[user], sums.entity[item], sums.item[item]
+    edges = edges_of(dataset, item)
+    total = sum(message(model, item, *edge) for edge in edges).norm()  # type: ignore[union-attr]
+    facts = {edge: float(unit(u) @ message(model, item, *edge) / total / e.norm()) for edge in edges}
+    found = {(row.relation, row.entity): row.contribution for row in x.facts.itertuples()}
+    assert found == pytest.approx(facts)
+    pairs = dataset.pairs("train")
+    users = pairs[pairs[:, 1] == item, 0]
+    among = model.user[users].sum(0).norm()
+    assert dict(x.users.to_numpy()) == pytest.approx(
+        {other: float(unit(u) @ model.user[other] / among / v.norm()) for other in users}
+    )
+    items = pairs[pairs[:, 0] == user, 1]
+    gates = torch.sigmoid(model.item[items] @ model.gate_item[0].T + model.entity[items] @ model.gate_entity[0].T)
+    knowledge, collaborative = (1 - gates) * model.entity[items], gates * model.item[items]
+    scale = (knowledge + collaborative).sum(0).norm() * u.norm()
+    target = unit(e) + unit(v)
+    rows = x.past_items.set_index("item").loc[items]
+    assert np.allclose(rows["knowledge"], (knowledge @ target / scale).numpy())
+    assert np.allclose(rows["collaborative"], (collaborative @ target / scale).numpy())
+    assert np.allclose(rows["gate"], gates.mean(1).numpy())
+
+
+def shared_entities(dataset: Dataset, user: int, item: int) -> set[tuple[int, int, int, int]]:
+    """(past item, relation, entity, item's relation) of all paths, by loops."""
+    pairs = dataset.pairs("train")
+    return {
+        (past, relation, tail, its)
+        for past in pairs[pairs[:, 0] == user, 1]
+        if past != item
+        for relation, tail in edges_of(dataset, past)
+        for its, entity in edges_of(dataset, item)
+        if entity == tail
+    }
+
+
+def shared_users(dataset: Dataset, user: int, item: int) -> set[tuple[int, int]]:
+    pairs = dataset.pairs("train")
+    users = set(pairs[pairs[:, 1] == item, 0]) - {user}
+    past = set(pairs[pairs[:, 0] == user, 1]) - {item}
+    return {(j, other) for other, j in pairs.tolist() if other in users and j in past}
+
+
+@torch.no_grad()
+def test_paths_are_what_is_shared_with_their_joint_terms(dataset: Dataset, graph: Any) -> None:
+    """Two layers: the user's vector holds facts of past items in the second, weighted by the second gate."""
+    model, pairs = untrained(graph, layers=2), dataset.pairs("train")
+    trace, explainer = Trace(model), Explainer(model, dataset)
+    # A pair that shares entities, the item being one of the user's: it makes no path to itself.
+    user, item = next((u, i) for u, i in pairs.tolist() if len(shared_entities(dataset, u, i)) > 2)
+    x = explainer(user, item)
+    entity = x.paths[x.paths["via"] == "entity"]
+    keys = ["past_item", "relation", "node", "item_relation"]
+    assert set(map(tuple, entity[keys].to_numpy().tolist())) == shared_entities(dataset, user, item)
+    other = x.paths[x.paths["via"] == "user"]
+    assert set(map(tuple, other[["past_item", "node"]].to_numpy().tolist())) == shared_users(dataset, user, item)
+    assert x.path_totals == {
+        "entity": (len(entity), pytest.approx(entity["contribution"].sum())),
+        "user": (len(other), pytest.approx(other["contribution"].sum())),
+    }
+    sums, row = model.propagate(), entity.iloc[0]
+    past, relation, node, its = (int(row[key]) for key in keys)
+    items = pairs[pairs[:, 0] == user, 1]
+
+    def fact(layer: int, head: int, relation: int, tail: int) -> torch.Tensor:
+        values = trace.layers[layer].entity
+        every = [model.rule.message(values[head], values[t], model.relation[r]) for r, t in edges_of(dataset, head)]
+        whole = torch.stack(every).sum(0).norm()
+        return model.rule.message(values[head], values[tail], model.relation[relation]) / whole
+
+    target = sum(fact(layer, item, its, node) for layer in (0, 1)) / sums.entity[item].norm()
+    gates, from_past = [], torch.zeros_like(model.user[0])
+    for number, layer in enumerate(trace.layers):
+        assert layer.item is not None
+        fused = model.fused_items(number, layer.entity, layer.item)[items]
+        a, b = model.gate_item[number], model.gate_entity[number]
+        gates.append(torch.sigmoid(a @ layer.item[past] + b @ layer.entity[past]) / fused.sum(0).norm())
+        from_past += model.fused_items(number, layer.entity, layer.item)[past] / fused.sum(0).norm()
+    norm = sums.user[user].norm()
+    parallel = sum(tail == node for _, tail in edges_of(dataset, past))
+    assert row["contribution"] == pytest.approx(float(from_past @ target / norm / parallel))
+    layer = trace.layers[1]
+    fused = model.fused_items(1, layer.entity, layer.item)[items].sum(0).norm()
+    through = (1 / fused - gates[1]) * fact(0, past, relation, node)
+    assert row["through_node"] == pytest.approx(float(through @ target / norm))
+
+
+def test_one_layer_lets_no_past_fact_through(dataset: Dataset, graph: Any) -> None:
+    paths = Explainer(untrained(graph, layers=1), dataset)(7, 31).paths
+    assert len(paths)
+    assert (paths["through_node"] == 0).all()
+    assert (paths["contribution"] != 0).all()
+
+
+def test_totals_count_paths_beyond_those_kept(dataset: Dataset, graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = Explainer(untrained(graph), dataset)
+    whole = explainer(7, 31)
+    monkeypatch.setattr(decomposition, "KEPT_PATHS", 3)
+    cut = explainer(7, 31)
+    assert cut.path_totals == whole.path_totals
+    users = whole.paths[whole.paths["via"] == "user"]
+    kept = cut.paths[cut.paths["via"] == "user"]
+    assert len(users) > len(kept) == 3
+    assert kept["contribution"].abs().min() >= users["contribution"].abs().nlargest(3).min()
+
+
+# --- the terms point at what matters ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_model(dataset: Dataset) -> HAKG:
+    trainer = Trainer(dataset, small_settings(dim=16, layers=3, epochs=6))
+    trainer.fit()
+    return trainer.model
+
+
+def test_without_its_strongest_edges_the_score_falls_more_than_without_random_ones(
+    dataset: Dataset, trained_model: HAKG
+) -> None:
+    """Over the first recommendations of 30 users: one past item less, or one fact of the item, and no new training."""
+    model, explainer, random = trained_model, Explainer(trained_model, dataset), np.random.default_rng(0)
+    whole, facts, pattern = model.aggregator, model.graph.knowledge, model.graph.interactions
+    best = recommend(EmbeddingScorer(*model.ranking_vectors()), np.arange(30), 1, dataset.positives())
+    falls: dict[str, list[float]] = {"past": [], "random past": [], "fact": [], "random fact": []}
+    for user, item in best[["user", "item"]].to_numpy():
+        x = explainer(int(user), int(item))
+
+        def without(knowledge: Any = None, interactions: Any = None, x: Explanation = x) -> float:
+            model.aggregator = whole.drop(knowledge, interactions, 1.0)
+            users, items = model.ranking_vectors()
+            model.aggregator = whole
+            return x.score - float(users[x.user] @ items[x.item])
+
+        for prefix, row in (("", 0), ("random ", None)):
+            past = x.past_items.iloc[random.integers(len(x.past_items)) if row is None else row]
+            fact = x.facts.iloc[random.integers(len(x.facts)) if row is None else row]
+            dropped = (pattern.rows == user) & (pattern.cols == past["item"])
+            falls[f"{prefix}past"].append(without(interactions=~dropped))
+            edge = (facts.pairs.rows == item) & (facts.relation == fact["relation"])
+            falls[f"{prefix}fact"].append(without(knowledge=~(edge & (facts.pairs.cols == fact["entity"]))))
+    means = {kind: np.mean(values) for kind, values in falls.items()}
+    assert means["past"] > 2 * max(means["random past"], 0.005), means
+    assert means["fact"] > 1.5 * max(means["random fact"], 0.005), means
+
+
+def test_rank_counts_what_the_user_is_not_trained_on(dataset: Dataset, trained_model: HAKG) -> None:
+    explainer = Explainer(trained_model, dataset)
+    lists = recommend(EmbeddingScorer(*trained_model.ranking_vectors()), np.arange(5), 60, dataset.positives("train"))
+    for user, rank, item in lists.loc[[0, 17, 70], ["user", "rank", "item"]].to_numpy():
+        x = explainer(int(user), int(item))
+        assert (x.rank, x.n_ranked) == (rank, (lists["user"] == user).sum())
+
+
+# --- components ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemToItem:
+    """A linear term: a tenth for each past item."""
+
+    trace: Trace
+    name: str = "item to item"
+
+    def terms(self, user: int, item: int) -> Terms:
+        past = self.trace.past_items(user).numpy()
+        from_user = pd.DataFrame({"via": "similar", "item": past, "contribution": 0.1})
+        from_item = pd.DataFrame({"via": ["similar"], "relation": -1, "node": -1, "contribution": 0.1 * len(past)})
+        return Terms(0.1 * len(past), from_user, from_item)
+
+
+def test_another_component_gets_its_own_column_and_terms(dataset: Dataset, graph: Any) -> None:
+    model = untrained(graph)
+    trace = Trace(model)
+    plain = Explainer(model, dataset)(7, 31)
+    more = Explainer(model, dataset, [*hakg_components(trace), ItemToItem(trace)])(7, 31)
+    n = len(more.past_items)
+    assert list(more.components["component"])[2:] == ["item to item"]
+    assert (more.past_items["similar"] == 0.1).all()
+    assert np.allclose(more.past_items["contribution"], plain.past_items["contribution"] + 0.1)
+    assert more.other_terms["contribution"].tolist() == [pytest.approx(0.1 * n)]
+    # The score is still the model's, which lacks the term.
+    assert more.rounding == pytest.approx(dict.fromkeys(("components", "user_side", "item_side"), -0.1 * n))
+    assert json.loads(json.dumps(more.to_dict()))["other_terms"][0]["via"] == "similar"
+
+
+def test_what_cannot_be_explained_is_refused(dataset: Dataset, graph: Any) -> None:
+    with pytest.raises(ConfigError, match="this is a Linear"):
+        Explainer(torch.nn.Linear(2, 2), dataset)
+    smaller = dataclasses.replace(dataset, entities=pd.concat([dataset.entities, dataset.entities.tail(1)]))
+    with pytest.raises(DataError, match="Give the data set that the model was trained on"):
+        Explainer(untrained(graph), smaller)
+    explainer = Explainer(untrained(graph), dataset)
+    for user, item, message in ((60, 0, "no user 60"), (-1, 0, "no user -1"), (0, 50, "no item 50")):
+        with pytest.raises(DataError, match=message):
+            explainer(user, item)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def explained(place: Path, *options: object) -> dict[str, Any]:
+    result = hakg("explain", place / "R", "--user", 3, "--item", 1, "--device", "cpu", "--json", "-", *options)
+    assert result.exit_code == 0, result.output
+    about: dict[str, Any] = json.loads(result.stdout)
+    return about
+
+
+def test_the_command_says_what_python_says(trained: Path) -> None:
+    dataset = load_dataset(trained / "D")
+    x = explain(load_model(trained / "R", dataset), dataset, 3, 1)
+    about = explained(trained, "--top", 2)
+    assert {key: about[key] for key in x.to_dict()} == json.loads(json.dumps(x.to_dict(2)))
+    assert about["data"]["digest"] == dataset.digest
+    assert [len(about[name]["rows"]) for name in ("past_items", "users")] == [2, 2]
+    others = about["past_items"]["others"]
+    assert others["count"] == len(x.past_items) - 2
+    shown = sum(row["contribution"] for row in about["past_items"]["rows"])
+    assert shown + others["contribution"] + about["user_own"]["contribution"] == pytest.approx(x.score, abs=1e-5)
+    assert about["components"][0]["share"] == pytest.approx(about["components"][0]["contribution"] / x.score)
+
+
+def test_the_text_names_everything_and_its_columns_are_whole(trained: Path) -> None:
+    result = hakg("explain", trained / "R", "--user", 3, "--item", 1, "--top", 2)
+    assert result.exit_code == 0, result.output
+    about = explained(trained, "--top", 2)
+    text = result.stdout
+    assert text.startswith(
+        f"3 and 1: score {about['score']:.4f}, rank {about['rank']} of {about['ranked_items']} items"
+    )
+    for title in ("part of the score", "past item", "facts of the item", "users of the item", "own parameters of the"):
+        assert sum(line.startswith(title) for line in text.splitlines()) == 1
+    assert f"{about['past_items']['others']['count']} others" in text
+    assert "Gate: collaborative embeddings of the past items weigh" in text
+    assert "paths over a shared user" in text
+    fact = about["facts"]["rows"][0]
+    assert f"--{fact['relation']}-> {fact['entity_name']}" in text
+
+
+def test_relations_point_from_head_to_tail(dataset: Dataset, graph: Any) -> None:
+    """Explaining with inverse edges: facts of an item that is the tail of a triple read the other way round."""
+    from hakg_dgl.cli.explain import _fact, _path
+
+    label = {"id": "x", "name": "X"}
+    assert _fact({"relation": "r", "inverse": False, "entity_id": "x", "entity_name": "X"}) == "--r-> X (x)"
+    assert _fact({"relation": "r", "inverse": True, "entity_id": "x", "entity_name": "X"}) == "<-r-- X (x)"
+    path = {"past_item": label, "entity": {"id": "e", "name": "e"}, "past_fact": {"relation": "r", "inverse": True}}
+    assert _path({**path, "item_fact": {"relation": "q", "inverse": False}}) == "X (x) <-r-- e <-q-- the item"
+    assert _path({**path, "item_fact": {"relation": "q", "inverse": True}}) == "X (x) <-r-- e --q-> the item"
+
+
+def test_bad_input_is_refused(work: Path) -> None:
+    for options, message in (
+        (("--user", "nobody", "--item", 1), "there is no user with the id 'nobody'"),
+        (("--user", 3, "--item", "nothing"), "there is no item with the id 'nothing'"),
+        (("--user", 3, "--item", 1, "--picture", "why.txt"), "'why.txt' must end with one of .svg, .png, .pdf"),
+    ):
+        result = hakg("explain", "R", *options)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    trained = hakg("train", "D", "--out", "P", "--set", "kind=popularity")
+    assert trained.exit_code == 0, trained.output
+    result = hakg("explain", "P", "--user", 3, "--item", 1)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "P: is a model of kind 'popularity'; explanations are of kind 'hakg' alone" in result.stderr
+
+
+# --- the picture --------------------------------------------------------------------------------------------------
+
+
+def test_pictures_name_items_and_are_the_same_each_time(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a/why.svg", "b/why.svg", "why.png"):
+        explained(trained, "--picture", tmp_path / name)
+    svg = (tmp_path / "a/why.svg").read_text()
+    assert svg == (tmp_path / "b/why.svg").read_text()
+    assert "Past items" in svg
+    assert "the user" in svg
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "why.png"]
+
+
+def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) -> None:
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.insight.picture import draw
+
+    explainer = Explainer(untrained(graph), dataset)
+    user, item = next(
+        (u, i) for u in range(60) for i in range(50) if explainer(u, i).path_totals["entity"][0] > 2
+    )  # fmt: skip
+    x = explainer(user, item)
+    bars, network = draw(x, items=3, paths=2).axes
+    labels = [label.get_text() for label in bars.get_yticklabels()]
+    assert labels[:3] == dataset.items["name"].iloc[x.past_items["item"].head(3)].tolist()
+    assert labels[3:] == [f"{len(x.past_items) - 3} others", "the user"]
+    assert len(network.lines) == 2
+    texts = {text.get_text() for text in network.texts}
+    first = x.to_dict(1)["paths"]["entity"]["rows"][0]
+    assert {first["entity"]["name"], first["past_item"]["name"], dataset.items["name"].iloc[item]} <= texts
+
+
+def test_without_matplotlib_the_rest_still_works(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import of a missing package meets
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = hakg("explain", "R", "--user", 3, "--item", 1, "--picture", "why.svg")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install matplotlib, or leave --picture out" in result.stderr
+    assert not Path("why.svg").exists()
+    assert hakg("explain", "R", "--user", 3, "--item", 1).exit_code == 0
