@@ -97,6 +97,8 @@ class NegativeSampler:
         """
         if k < 1:
             raise ConfigError(f"the number of negatives is {k}; it must be at least 1")
+        if self.device.type == "cuda":
+            return self._sample_in_fixed_shapes(users, k, generator)
         drawn = self._draw((len(users), k), generator)
         taken = self._taken(users, drawn)
         again = self._draw((len(taken), 1), generator)
@@ -106,24 +108,43 @@ class NegativeSampler:
         drawn.view(-1)[taken] = again.view(-1)
         return drawn.long()
 
+    def _sample_in_fixed_shapes(self, users: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        """All three draws for every place. More work, but nothing that waits to hear from a GPU how many it needs."""
+        drawn, again = self._draw((len(users), k), generator), self._draw((len(users), k), generator)
+        ranked = self._draw_by_rank(users.unsqueeze(1).expand(-1, k), generator)
+        last = torch.where(self._is_taken(users, again), ranked, again)
+        return torch.where(self._is_taken(users, drawn), last, drawn).long()
+
     def _draw(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return torch.randint(self.n_items, shape, generator=generator, device=self.device, dtype=self._slot_dtype)
 
     def _taken(self, users: Tensor, drawn: Tensor) -> Tensor:
         """Places in the flattened ``drawn`` ``[B, k]`` that hold an item of its row's user."""
-        starts = users * self.n_items
-        slots = (starts & self._fold).to(drawn.dtype)[:, None] + drawn & self._fold
-        # index_select takes 32-bit indices at four times the speed of plain indexing.
-        words = self._bits.index_select(0, (slots >> 3).view(-1))
-        places = (words >> (slots & 7).to(torch.uint8).view(-1) & 1).nonzero().flatten()
+        places, starts = self._flags(users, drawn).nonzero().flatten(), users * self.n_items
         if self._is_folded and len(places):
             flagged = starts[places // drawn.shape[1]] + drawn.view(-1)[places]
             found = torch.searchsorted(self._keys, flagged).clamp_(max=len(self._keys) - 1)
             places = places[self._keys[found] == flagged]
         return places
 
+    def _is_taken(self, users: Tensor, drawn: Tensor) -> Tensor:
+        """Bool, of the shape of ``drawn`` ``[B, k]``: whether it is an item of its row's user."""
+        taken = self._flags(users, drawn).view(drawn.shape).bool()
+        if self._is_folded and len(self._keys):
+            keys = (users * self.n_items).unsqueeze(1) + drawn
+            found = torch.searchsorted(self._keys, keys).clamp_(max=len(self._keys) - 1)
+            taken &= self._keys[found] == keys
+        return taken
+
+    def _flags(self, users: Tensor, drawn: Tensor) -> Tensor:
+        """uint8 ``[B * k]``: bits of the places of ``drawn`` ``[B, k]``."""
+        slots = (users * self.n_items & self._fold).to(drawn.dtype)[:, None] + drawn & self._fold
+        # index_select takes 32-bit indices at four times the speed of plain indexing.
+        words = self._bits.index_select(0, (slots >> 3).view(-1))
+        return words >> (slots & 7).to(torch.uint8).view(-1) & 1
+
     def _draw_by_rank(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """One negative for each user ``[m]``: the r-th smallest, r uniform below the number of their negatives."""
+        """One negative for each user (any shape): the r-th smallest, r uniform below the number of their negatives."""
         wide = torch.randint(1 << 62, users.shape, generator=generator, device=self.device)
         ranks = wide % self._n_negatives[users]  # uniform to within n_items / 2^62
         below = torch.searchsorted(self._negatives_below, users * self.n_items + ranks, right=True)

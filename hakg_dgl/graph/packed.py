@@ -19,27 +19,52 @@ def _indptr(sorted_rows: Tensor, n_rows: int) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
+def _counted(mask: Tensor) -> Tensor:
+    """int64 ``[n + 1]``: how many are true before each place, and in all."""
+    before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+    torch.cumsum(mask, 0, out=before[1:])
+    return before
+
+
 class Kept:
     """Which edges are kept, counted once for all the groupings that shrink with them.
+
+    How many are kept is known to the device alone, and to ask it is to wait for it. ``padded`` does not ask: the
+    dropped edges stay behind the kept ones, beyond all bounds of the groupings, for products that read those alone.
 
     Attributes
     ----------
     mask
         bool ``[n_edges]``.
-    index
-        int64, numbers of the kept edges.
+    padded
+        Whether the dropped edges stay.
     before
-        int64 ``[n_edges + 1]``: how many kept edges there are before each edge, so its number among the kept.
+        int64 ``[n_edges + 1]``: how many kept edges there are before each edge.
+    number
+        int64: the number that each edge has among the kept ones (of dropped edges: behind them, if padded).
+    index
+        int64, numbers of the kept edges; if padded, then those of the dropped ones.
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-        self.index = mask.nonzero().squeeze(1)
-        self.before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
-        torch.cumsum(mask, 0, out=self.before[1:])
+    def __init__(self, mask: Tensor, *, padded: bool = False) -> None:
+        self.mask, self.padded, self.before = mask, padded, _counted(mask)
+        self.number = self._numbers(mask, self.before) if padded else self.before
+        self.index = self.first(mask)
+
+    @staticmethod
+    def _numbers(mask: Tensor, before: Tensor) -> Tensor:
+        places = torch.arange(len(mask), device=mask.device)
+        return torch.where(mask, before[:-1], before[-1] + places - before[:-1])
+
+    def first(self, mask: Tensor) -> Tensor:
+        """Places where ``mask``; if padded, then the others. Both in order."""
+        if not self.padded:
+            return mask.nonzero().squeeze(1)
+        numbers = self.number if mask is self.mask else self._numbers(mask, _counted(mask))
+        return torch.empty_like(numbers).index_copy_(0, numbers, torch.arange(len(mask), device=mask.device))
 
     def of(self, edge_values: Tensor) -> Tensor:
-        """Values of the kept edges."""
+        """Values of the kept edges; if padded, then those of the dropped ones."""
         return edge_values.index_select(0, self.index)
 
 
@@ -73,10 +98,8 @@ class Grouping:
         if self.order is None:
             return Grouping(kept.before.index_select(0, self.indptr), None)
         mask = kept.mask.index_select(0, self.order)
-        order = kept.before.index_select(0, self.order.index_select(0, mask.nonzero().squeeze(1)))
-        before = torch.zeros_like(kept.before)
-        torch.cumsum(mask, 0, out=before[1:])
-        return Grouping(before.index_select(0, self.indptr), order)
+        order = kept.number.index_select(0, self.order.index_select(0, kept.first(mask)))
+        return Grouping(_counted(mask).index_select(0, self.indptr), order)
 
     def permute(self, edge_values: Tensor) -> Tensor:
         """Values ``[n_edges, ...]`` in group order."""
@@ -116,7 +139,7 @@ class SparsePattern:
 
     @property
     def n_edges(self) -> int:
-        """Number of pairs."""
+        """Number of pairs, or of places for them where they are padded."""
         return len(self.cols)
 
     @cached_property
@@ -134,9 +157,9 @@ class SparsePattern:
         """int64 ``[n_cols]``: edges of each column."""
         return self.by_col.indptr.diff()
 
-    def keep(self, mask: Tensor) -> SparsePattern:
-        """The pattern of the edges where ``mask`` (bool ``[n_edges]``)."""
-        return self._keep(Kept(mask))
+    def keep(self, mask: Tensor, *, padded: bool = False) -> SparsePattern:
+        """The pattern of the edges where ``mask`` (bool ``[n_edges]``); ``padded`` as in :class:`Kept`."""
+        return self._keep(Kept(mask, padded=padded))
 
     def _keep(self, kept: Kept) -> SparsePattern:
         smaller = SparsePattern(
@@ -179,10 +202,13 @@ class KnowledgePattern:
         """Relations in the order of ``pairs.by_col``: the columns of a tail x relation pattern."""
         return self.pairs.by_col.permute(self.relation)
 
-    def keep(self, mask: Tensor | None, n_heads: int) -> KnowledgePattern:
-        """The edges where ``mask`` (bool ``[n_edges]``; None: all) whose head is below n_heads, with n_heads rows."""
+    def keep(self, mask: Tensor | None, n_heads: int, *, padded: bool = False) -> KnowledgePattern:
+        """The edges where ``mask`` (bool ``[n_edges]``; None: all) whose head is below n_heads, with n_heads rows.
+
+        ``padded`` is as in :class:`Kept`.
+        """
         within = self.pairs.rows < n_heads
-        kept = Kept(within if mask is None else mask & within)
+        kept = Kept(within if mask is None else mask & within, padded=padded)
         smaller = KnowledgePattern(self.pairs._keep(kept), kept.of(self.relation), self.n_relations)
         smaller.by_relation = self.by_relation.keep(kept)
         smaller.pairs.n_rows = n_heads

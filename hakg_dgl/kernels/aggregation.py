@@ -22,7 +22,7 @@ from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.coefficients import CoefficientKernel, Inner
-from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import sum_over_columns
 
 CHUNK = 65_536
@@ -230,6 +230,8 @@ def relation_transitive_mean(
     """
     if rule.geometry == "euclidean":
         return _translation_mean(backend, graph, entity, relation, rule)
+    if isinstance(backend, FusedBackend):
+        return backend.relation_transitive_mean(graph, entity, relation, rule)
     if rule.curvature == 1.0:
         mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
         return mean
@@ -247,6 +249,7 @@ def _translation_mean(
     """The Euclidean mean of ``e_t + w_r`` plus (released) or minus (paper) e_h."""
     pairs = graph.pairs
     by_relation = SparsePattern(pairs.n_rows, graph.n_relations, pairs.by_row, pairs.rows, graph.relation)
+    by_relation.by_col = graph.by_relation
     total = sum_over_columns(backend, pairs, entity) + sum_over_columns(backend, by_relation, relation)
     degree = pairs.row_degree.to(entity.dtype).unsqueeze(1)
     sign = 1.0 if rule.formulation == "released" else -1.0

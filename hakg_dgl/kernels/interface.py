@@ -6,14 +6,21 @@ temporary. Backends implement them without gradients; :mod:`hakg_dgl.kernels.pro
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from hakg_dgl.errors import ConfigError
-from hakg_dgl.graph.packed import Grouping
+from hakg_dgl.errors import ConfigError, MissingDependencyError
+from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.packed import Grouping, KnowledgePattern
 
 BACKENDS = ("torch", "dgl")
+"""Those that run on a CPU too."""
+NAMES = (*BACKENDS, "triton")
+TRITON_CAPABILITY = (8, 0)
+"""Compute capability from which Triton supports NVIDIA GPUs (Ampere)."""
 
 
 class SparseBackend(Protocol):
@@ -48,17 +55,103 @@ class SparseBackend(Protocol):
         ...
 
 
-def choose_backend(name: str = "auto") -> SparseBackend:
-    """The backend of this name; ``auto`` is PyTorch's own operators, the fastest on CPU wherever measured.
+@runtime_checkable
+class FusedBackend(SparseBackend, Protocol):
+    """A backend that also computes whole stages of a training step, differentiably and without asking the device.
+
+    It reads a :class:`~hakg_dgl.graph.packed.Grouping` by its bounds alone, so patterns may be padded
+    (:class:`~hakg_dgl.graph.packed.Kept`).
+    """
+
+    def relation_transitive_mean(
+        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+    ) -> Tensor:
+        """See :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`."""
+        ...
+
+    def hinge_over_negatives(self, x: Tensor, z: Tensor, drawn: Tensor, margin: float, count_floor: float) -> Tensor:
+        """``[batch]``: for each row of x the sum of ``<x, z_j> - margin`` where positive, over count + ``count_floor``.
+
+        ``x`` is ``[batch, d]``, ``z`` ``[n_items, d]``, ``drawn`` int64 ``[batch, n_negatives]``.
+        """
+        ...
+
+    def gated_items(self, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
+        """``g item + (1 - g) entity``, g = sigmoid(``item gate_item^T + entity gate_entity^T``); ``[n_items, d]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """Which backend ``kernels = auto`` runs on a device, and why.
+
+    Attributes
+    ----------
+    name
+        ``torch``, ``dgl`` or ``triton``.
+    reason
+        A sentence.
+    faster
+        What to install for a faster one, None where this is the fastest there is.
+    """
+
+    name: str
+    reason: str
+    faster: str | None = None
+
+
+def explain_backend(device: torch.device | str = "cpu") -> BackendChoice:
+    """The backend that ``auto`` is on this device: on CUDA Triton's, else DGL's, else PyTorch's; on a CPU PyTorch's.
+
+    Parameters
+    ----------
+    device
+        A CUDA device is asked for its capability, so it must be there.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return BackendChoice("torch", "PyTorch's own operators are the fastest on a CPU wherever measured")
+    problem, mend = _triton_problem(device)
+    if problem is None:
+        return BackendChoice("triton", "Triton is installed: fused kernels")
+    if _dgl_has_cuda():
+        return BackendChoice("dgl", f"{problem}; DGL is built with CUDA", mend)
+    return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", mend)
+
+
+def _triton_problem(device: torch.device) -> tuple[str | None, str | None]:
+    """Why Triton's kernels do not run on this CUDA device, and what to install; both None where they do."""
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < TRITON_CAPABILITY:
+        return "Triton needs compute capability {}.{}, this GPU has {}.{}".format(*TRITON_CAPABILITY, *capability), None
+    try:
+        import hakg_dgl.kernels.triton_backend  # noqa: F401
+    except ImportError as error:
+        return str(error).partition("\n")[0], "python -m pip install 'triton>=3'  (Linux)"
+    return None, None
+
+
+def _dgl_has_cuda() -> bool:
+    try:
+        from hakg_dgl.graph.dgl_gate import dgl_has_cuda
+    except (MissingDependencyError, ConfigError):
+        return False
+    return dgl_has_cuda()
+
+
+def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> SparseBackend:
+    """The backend of this name for a device; ``auto`` is that of :func:`explain_backend`.
 
     Raises
     ------
     ConfigError
-        For a name that is not a backend.
+        For a name that is not a backend, or one that does not run on the device.
     MissingDependencyError
         If the backend's library cannot be imported.
     """
-    if name in ("auto", "torch"):
+    if name == "auto":
+        name = explain_backend(device).name
+    if name == "torch":
         from hakg_dgl.kernels.torch_backend import TorchBackend
 
         return TorchBackend()
@@ -66,4 +159,8 @@ def choose_backend(name: str = "auto") -> SparseBackend:
         from hakg_dgl.kernels.dgl_backend import DGLBackend
 
         return DGLBackend()
-    raise ConfigError(f"there is no kernel backend {name!r}; the backends are auto, {', '.join(BACKENDS)}")
+    if name == "triton":
+        from hakg_dgl.kernels.triton_backend import TritonBackend
+
+        return TritonBackend(device)
+    raise ConfigError(f"there is no kernel backend {name!r}; the backends are auto, {', '.join(NAMES)}")

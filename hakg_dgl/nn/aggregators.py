@@ -9,7 +9,8 @@ from torch import Tensor
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern, PackedGraph, SparsePattern
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
-from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
+from hakg_dgl.kernels.precision import in_bfloat16, rounded
 from hakg_dgl.kernels.products import sum_over_columns, sum_over_rows
 
 
@@ -47,10 +48,16 @@ class PackedAggregator:
         Who computes the sparse products.
     rule
         Formulation, geometry, curvature.
+    bfloat16
+        Whether the tables that are gathered are bfloat16; see :mod:`hakg_dgl.kernels.precision`.
     """
 
-    def __init__(self, packed: PackedGraph, backend: SparseBackend, rule: MessageRule) -> None:
-        self.backend, self.rule, self.n_entities = backend, rule, packed.n_entities
+    def __init__(
+        self, packed: PackedGraph, backend: SparseBackend, rule: MessageRule, *, bfloat16: bool = False
+    ) -> None:
+        self.rule, self.bfloat16, self.n_entities = rule, bfloat16, packed.n_entities
+        self.backend = in_bfloat16(backend) if bfloat16 else backend
+        self._padded = isinstance(backend, FusedBackend)  # it need not know how many edges are kept
         self._knowledge, self._kg_mask = packed.knowledge, None
         self._interactions, self._scale = packed.interactions, 1.0
         self._by_heads: dict[int, KnowledgePattern] = {packed.n_entities: packed.knowledge}
@@ -66,17 +73,19 @@ class PackedAggregator:
         if kg_mask is not None:
             dropped._kg_mask, dropped._by_heads = kg_mask, {}
         if interaction_mask is not None:
-            dropped._interactions = self._interactions.keep(interaction_mask)
+            dropped._interactions = self._interactions.keep(interaction_mask, padded=self._padded)
         dropped._scale = scale
         return dropped
 
     def _heads(self, n_heads: int) -> KnowledgePattern:
         if n_heads not in self._by_heads:
-            self._by_heads[n_heads] = self._knowledge.keep(self._kg_mask, n_heads)
+            self._by_heads[n_heads] = self._knowledge.keep(self._kg_mask, n_heads, padded=self._padded)
         return self._by_heads[n_heads]
 
     def entities(self, entity: Tensor, relation: Tensor, n_heads: int) -> Tensor:
         """See :meth:`Aggregator.entities`."""
+        if self.bfloat16:  # once for all, since the inner products of a message must be those of the same vectors
+            entity, relation = rounded(entity), rounded(relation)
         return relation_transitive_mean(self.backend, self._heads(n_heads), entity, relation, self.rule)
 
     def item_sum(self, user: Tensor) -> Tensor:

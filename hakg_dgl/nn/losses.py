@@ -13,7 +13,7 @@ from hakg_dgl.geometry.cones import cone_angle, euclidean_cone_angle, euclidean_
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
-from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import edge_dot
 from hakg_dgl.nn.model import Embeddings
 
@@ -72,6 +72,8 @@ def hinge_over_negatives(backend: SparseBackend, x: Tensor, z: Tensor, negatives
     Tensor
         ``[batch]``.
     """
+    if isinstance(backend, FusedBackend):
+        return backend.hinge_over_negatives(x, z, negatives, margin, COUNT_FLOOR)
     result: Tensor = _HingeOverNegatives.apply(backend, x, z, negatives, margin)  # type: ignore[no-untyped-call]
     return result
 

@@ -5,6 +5,7 @@ Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", S
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import PackedGraph
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.interface import FusedBackend, choose_backend
 from hakg_dgl.nn.aggregators import Aggregator, PackedAggregator
 from hakg_dgl.nn.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.randomness import torch_generator
@@ -63,7 +64,10 @@ class HAKG(nn.Module):
     Raises
     ------
     ConfigError
-        If ``kernels="readable"`` and only packed views are given.
+        If ``kernels="readable"`` and only packed views are given, the kernels do not run on the graph's device, or
+        ``precision="bf16"`` is to be combined with float64.
+    MissingDependencyError
+        If the library of the kernels cannot be imported.
 
     Examples
     --------
@@ -83,6 +87,8 @@ class HAKG(nn.Module):
         self.settings = s = settings or ModelSettings()
         self.graph = graph if isinstance(graph, PackedGraph) else _pack(graph)
         packed = self.graph
+        if s.precision == "bf16" and dtype == torch.float64:
+            raise ConfigError("precision = 'bf16' halves float32 tables, but dtype = 'float64': leave one of them out")
         self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(dtype))
         self.aggregator = self._choose_aggregator(graph)
 
@@ -101,8 +107,12 @@ class HAKG(nn.Module):
             self.gate_entity = nn.ParameterList(parameter(f"gate_entity_{i}", s.dim) for i in range(s.layers))
 
     def _choose_aggregator(self, graph: Any) -> Aggregator:
+        self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
         if self.settings.kernels != "readable":
-            return PackedAggregator(self.graph, choose_backend(self.settings.kernels), self.rule)
+            backend = choose_backend(self.settings.kernels, self.graph.knowledge.relation.device)
+            if isinstance(backend, FusedBackend):
+                self._gate = backend.gated_items
+            return PackedAggregator(self.graph, backend, self.rule, bfloat16=self.settings.precision == "bf16")
         if isinstance(graph, PackedGraph):
             raise ConfigError("kernels = 'readable' runs on the DGL heterograph: give HAKG that, not its packed views")
         from hakg_dgl.graph.heterograph import pack_relation_types
@@ -133,8 +143,7 @@ class HAKG(nn.Module):
             return knowledge
         if not self.settings.gate:
             return (item + knowledge) / 2.0
-        gate = torch.sigmoid(item @ self.gate_item[layer].T + knowledge @ self.gate_entity[layer].T)
-        return torch.lerp(knowledge, item, gate)
+        return self._gate(item, knowledge, self.gate_item[layer], self.gate_entity[layer])
 
     def layer(
         self, number: int, aggregator: Aggregator, user: Tensor, entity: Tensor, item: Tensor | None, n_heads: int
@@ -212,6 +221,10 @@ class HAKG(nn.Module):
         if self.settings.score == "fused":
             return user, _normalise(entity + item)
         return user, _normalise(entity) + _normalise(item)
+
+
+def _mixed_by_gate(item: Tensor, knowledge: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
+    return torch.lerp(knowledge, item, torch.sigmoid(item @ gate_item.T + knowledge @ gate_entity.T))
 
 
 def _pack(graph: Any) -> PackedGraph:

@@ -69,7 +69,7 @@ class Objective:
         self.model, self.settings = model, settings.loss
         loss, device = settings.loss, model.device
         kernels = settings.model.kernels
-        self.backend = choose_backend("auto" if kernels == "readable" else kernels)
+        self.backend = choose_backend("auto" if kernels == "readable" else kernels, device)
         self.generators = {name: torch_generator(settings.run.seed, name, device) for name in STREAMS}
         self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=device)
         relations = relation_ids(dataset, loss.hierarchical_relations)

@@ -1,0 +1,84 @@
+"""Triton's sparse products, and the stages of a training step that it computes in one pass each."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.errors import ConfigError, MissingDependencyError
+from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.packed import Grouping, KnowledgePattern
+
+try:
+    import triton
+except ImportError as error:
+    raise MissingDependencyError(
+        f"kernels = 'triton' needs Triton, which cannot be imported: {error}\n"
+        "Install it with: python -m pip install 'triton>=3'  (Linux), or set kernels = auto."
+    ) from error
+
+from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products
+
+INTERPRETED = not isinstance(products._dot_kernel, triton.JITFunction)
+"""Whether Triton's interpreter runs the kernels, as ``TRITON_INTERPRET=1`` makes it: on a CPU too, but slowly."""
+
+
+class TritonBackend:
+    """See :class:`~hakg_dgl.kernels.interface.FusedBackend`; on CUDA, and in Triton's interpreter on any device.
+
+    Results are the same bits every time: no sum is made by atomic additions.
+
+    Parameters
+    ----------
+    device
+        Where it shall run.
+
+    Raises
+    ------
+    ConfigError
+        If Triton's kernels do not run there.
+    """
+
+    name = "triton"
+
+    def __init__(self, device: torch.device | str = "cuda") -> None:
+        if not INTERPRETED and torch.device(device).type != "cuda":
+            raise ConfigError(
+                f"kernels = 'triton' runs on a CUDA device, not on {torch.device(device).type!r}: "
+                "use --device cuda, or kernels = auto. (TRITON_INTERPRET=1 runs it on a CPU: a test, and slow.)"
+            )
+        self._grouped: tuple[weakref.ref[Tensor], int, negatives.ByItem] | None = None
+
+    def dot(self, by_row: Grouping, cols: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """SDDMM: a program for each 256 edges of a row."""
+        return products.dot(by_row, cols, x, y)
+
+    def weighted_sum(self, by_row: Grouping, cols: Tensor, weights: Tensor | None, y: Tensor) -> Tensor:
+        """SpMM: a program for each 256 edges of a row; those of weight zero are not loaded."""
+        return products.weighted_sum(by_row, cols, weights, y)
+
+    def relation_transitive_mean(
+        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+    ) -> Tensor:
+        """Messages and their mean in one pass over the edges."""
+        return aggregation.relation_transitive_mean(graph, entity, relation, rule)
+
+    def hinge_over_negatives(self, x: Tensor, z: Tensor, drawn: Tensor, margin: float, count_floor: float) -> Tensor:
+        """Cosines, hinge and the gradient of x in one pass over the negatives."""
+        return negatives.hinge_over_negatives(x, z, drawn, self._by_item(drawn, len(z)), margin, count_floor)
+
+    def gated_items(self, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
+        """Both products, the sigmoid and the mixture in one kernel."""
+        return negatives.gated_items(item, entity, gate_item, gate_entity)
+
+    def _by_item(self, drawn: Tensor, n_items: int) -> negatives.ByItem:
+        """The grouping of a batch's negatives, made once for both tables of items."""
+        if self._grouped is not None:
+            seen, version, grouped = self._grouped
+            if seen() is drawn and version == drawn._version and len(grouped.indptr) == n_items + 1:
+                return grouped
+        grouped = negatives.group_by_item(drawn, n_items)
+        self._grouped = weakref.ref(drawn), drawn._version, grouped
+        return grouped
