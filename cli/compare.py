@@ -59,7 +59,7 @@ def compare_command(
     test: Any, resamples: int, seed: int, yardsticks: bool, mixed_protocols: bool, form: str | None, out: Path | None,
     data: Path | None, device: str,
 ) -> None:  # fmt: skip
-    """Compare runs on one data set: means over seeds, intervals, significance.
+    """Compare runs: means over seeds, intervals, significance.
 
     Runs whose settings differ in nothing but the seed are one group. Each group is compared, user by user, with one of
     them: by a paired bootstrap and a paired test, corrected for the number of comparisons (Holm). docs/comparing.md

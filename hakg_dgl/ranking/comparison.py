@@ -16,7 +16,7 @@ import pandas as pd
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
-from hakg_dgl.ranking.evaluation import Evaluation, IntArray
+from hakg_dgl.ranking.evaluation import Evaluation
 from hakg_dgl.ranking.metrics import METRICS
 from hakg_dgl.ranking.run_groups import listed
 from hakg_dgl.ranking.statistics import (
@@ -238,21 +238,21 @@ def _checked(
     return first
 
 
-def _common_users(groups: Mapping[str, Mapping[str, Evaluation]]) -> tuple[IntArray, list[str]]:
+def _common_users(groups: Mapping[str, Mapping[str, Evaluation]]) -> tuple[pd.Index, list[str]]:
     names = [name for runs in groups.values() for name in runs]
-    measured = [_table(run)["user"].to_numpy() for runs in groups.values() for run in runs.values()]
-    users = reduce(np.intersect1d, measured)
+    measured = [pd.Index(_table(run)["user"]) for runs in groups.values() for run in runs.values()]
+    users = reduce(pd.Index.intersection, measured)
     if len(users) < 2:
         found = "no user" if not len(users) else "a single user"
         raise DataError(
             f"the runs have {found} in common ({listed(names)}), and statistics need at least 2",
             remedy="Compare runs measured on the same users; a split needs more of them (--valid, --test).",
         )
-    left_out = len(reduce(np.union1d, measured)) - len(users)
+    left_out = len(reduce(pd.Index.union, measured)) - len(users)
     return users, [f"{left_out:,} users were not measured in every run and are left out."] if left_out else []
 
 
-def _values(run: Evaluation, users: IntArray, metrics: Sequence[str]) -> FloatArray:
+def _values(run: Evaluation, users: pd.Index, metrics: Sequence[str]) -> FloatArray:
     return _table(run).set_index("user").loc[users, list(metrics)].to_numpy(np.float64)
 
 
