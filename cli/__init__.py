@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from .compare import compare_command
+from .doctor import doctor_command
 from .evaluate import evaluate_command
 from .explain import explain_command
 from .export import export_command
@@ -46,5 +47,6 @@ for _command in (
     recommend_command,
     explain_command,
     export_command,
+    doctor_command,
 ):
     main.add_command(_command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.config import PRESETS, Device, Kind, Protocol
+from hakg_dgl.config import PRESETS, Device, Kind, Precision, Protocol
 
 from .failures import Failure, after_interrupt
 from .progress import epochs as epochs_bar
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Most epochs; the same as --set epochs=N.")
 @click.option("--seed", type=int, help="Of initialisation, batches, negatives and dropout.")
 @click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="bf16: propagation gathers bfloat16 rows.")
 @click.option(
     "--protocol",
     type=click.Choice(get_args(Protocol)),

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "nn": {"errors", "randomness", "config", "geometry", "graph", "kernels"},
     "sampling": {"errors", "randomness"},
     "ranking": {"errors", "randomness", "data"},
+    "doctor": {"errors", "graph", "kernels"},
 }
 ALLOWED["training"] = set(ALLOWED)
 ALLOWED["baselines"] = set(ALLOWED)
