@@ -12,8 +12,10 @@ from scipy import stats
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
+from hakg_dgl.ranking import statistics
 from hakg_dgl.ranking.statistics import (
     TIE,
+    USERS_PER_BLOCK,
     bootstrap_means,
     bootstrap_p_values,
     holm,
@@ -36,14 +38,34 @@ def test_resamples_are_draws_with_replacement():
     assert stats.chisquare(found, 20_000 * expected[sums] / 27).pvalue > 1e-3
 
 
-def test_columns_share_their_draws_and_blocks_change_nothing():
+def test_columns_share_their_draws_and_drawing_in_parts_changes_nothing():
     values = draw("values").random((101, 3))
     values = np.c_[values, values[:, 0] - values[:, 1]]
     means = bootstrap_means(values, 250, draw("a"))
     np.testing.assert_allclose(means[:, 3], means[:, 0] - means[:, 1], atol=1e-14)
-    for block in (1, 101, 1000, 1 << 20):
-        np.testing.assert_allclose(bootstrap_means(values, 250, draw("a"), draws_per_block=block), means, atol=1e-14)
+    for part in (1, 101, 1000, 1 << 20):
+        np.testing.assert_allclose(bootstrap_means(values, 250, draw("a"), draws_at_once=part), means, atol=1e-14)
     assert not np.array_equal(bootstrap_means(values, 250, draw("b")), means)
+
+
+def test_many_users_in_blocks_are_drawn_as_few_are(monkeypatch):
+    monkeypatch.setattr(statistics, "USERS_PER_BLOCK", 2)  # five users in blocks of 2, 2 and 1
+    means = bootstrap_means([[1.0], [10.0], [100.0], [1000.0], [10000.0]], 40_000, draw("blocks"))
+    sums, found = np.unique(np.round(5 * means[:, 0]).astype(int), return_counts=True)
+    counts = np.array([[total // 10**place % 10 for place in range(5)] for total in sums])
+    assert len(sums) == 126  # every multiset of five of five
+    assert (counts.sum(1) == 5).all()
+    expected = stats.multinomial(5, [0.2] * 5).pmf(counts) * 40_000
+    assert stats.chisquare(found, expected).pvalue > 1e-3
+
+
+def test_more_users_than_a_block_holds():
+    values = np.random.default_rng(0).random((USERS_PER_BLOCK + 5, 1))
+    means = bootstrap_means(np.c_[values, np.ones_like(values)], 300, draw("large"))
+    np.testing.assert_allclose(means[:, 1], 1, rtol=1e-12)  # as many draws as users, always
+    error = values.std() / len(values) ** 0.5
+    assert means[:, 0].std() == pytest.approx(error, rel=0.15)
+    assert means[:, 0].mean() == pytest.approx(values.mean(), abs=0.25 * error)
 
 
 def test_percentile_intervals_are_those_of_scipy():

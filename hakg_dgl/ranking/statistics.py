@@ -18,22 +18,23 @@ from hakg_dgl.errors import ConfigError, DataError
 FloatArray: TypeAlias = NDArray[np.float64]
 PairedTest = Literal["t", "wilcoxon"]
 
-DRAWS_PER_BLOCK = 1 << 18
-"""Users drawn at once: their counts, 2 MiB, stay in the cache."""
+USERS_PER_BLOCK = 1 << 14
+DRAWS_AT_ONCE = 1 << 17
+"""Their counts, 1 MiB, stay in the cache."""
 TIE = 1e-12
 """Differences up to this are ties: means over seeds of equal metrics differ by rounding."""
 
 
 def bootstrap_means(
-    values: ArrayLike, resamples: int, generator: np.random.Generator, *, draws_per_block: int = DRAWS_PER_BLOCK
+    values: ArrayLike, resamples: int, generator: np.random.Generator, *, draws_at_once: int = DRAWS_AT_ONCE
 ) -> FloatArray:
     r"""Means of ``n`` users drawn with replacement, once a resample.
 
     .. math:: m^*_b = \frac1n \sum_u c_{bu} x_u, \qquad c_b \sim \mathrm{Multinomial}(n; 1/n, \dots, 1/n)
 
     (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 6.) A resample draws the same users for all
-    columns, so what is paired stays paired. Memory is that of one block of counts, whatever the number of resamples;
-    the result does not depend on the block.
+    columns, so what is paired stays paired. Drawn are first how many of the ``n`` fall into each block of users, then
+    which ones within it: the same distribution, in a memory that depends on neither ``n`` nor ``resamples``.
 
     Parameters
     ----------
@@ -43,8 +44,8 @@ def bootstrap_means(
         How many means, at least 1.
     generator
         Where the draws come from.
-    draws_per_block
-        Users drawn at once; at least one resample is.
+    draws_at_once
+        About how many; changes nothing in the result but rounding.
 
     Returns
     -------
@@ -62,16 +63,23 @@ def bootstrap_means(
     if resamples < 1:
         raise ConfigError(f"resamples is {resamples}; it must be at least 1")
     n = len(table)
-    means = np.empty((resamples, table.shape[1]))
-    rows = min(resamples, max(1, draws_per_block // n))
-    offsets = n * np.arange(rows)[:, None]
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        drawn = generator.integers(n, size=(size, n))
-        drawn += offsets[:size]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[start : start + size] = counts.astype(np.float64) @ table / n
-    return means
+    blocks = np.array_split(table, -(-n // USERS_PER_BLOCK))
+    sizes = np.array([len(block) for block in blocks])
+    drawn = generator.multinomial(n, sizes / n, size=resamples)
+    sums = np.zeros((resamples, table.shape[1]))
+    for block, draws in zip(blocks, drawn.T, strict=True):
+        rows = max(1, draws_at_once // len(block))
+        for start in range(0, resamples, rows):
+            part = slice(start, start + rows)
+            sums[part] += _counts(len(block), draws[part], generator) @ block
+    return sums / n
+
+
+def _counts(n_users: int, draws: NDArray[np.int64], generator: np.random.Generator) -> FloatArray:
+    """How often each user is drawn, ``[len(draws), n_users]``, when row ``b`` draws ``draws[b]`` times."""
+    users = generator.integers(n_users, size=draws.sum(), dtype=np.int32)
+    cells = users + np.repeat(n_users * np.arange(len(draws)), draws)
+    return np.bincount(cells, minlength=len(draws) * n_users).reshape(len(draws), n_users).astype(np.float64)
 
 
 def percentile_intervals(means: FloatArray, level: float = 0.95) -> FloatArray:
