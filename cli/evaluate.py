@@ -69,13 +69,13 @@ def evaluate_command(
         begin("yardsticks")
         results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
         results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.folder.settings.run.seed))
-    if str(json_file) != "-":
-        click.echo("\n\n".join([*opened.notes, *_tables(results, groups)]))
     if per_user is not None:
         write_tables([_with_original_ids(results["model"], dataset)], per_user)
     if json_file is not None:
         measured = {name: result.to_dict() for name, result in results.items()}
         write_json({**opened.about(), "split": split, **measured}, json_file)
+    if str(json_file) != "-":  # files first: what is printed says that all was written
+        click.echo("\n\n".join([*opened.notes, *_tables(results, groups)]))
 
 
 def _tables(results: dict[str, Evaluation], groups: bool) -> list[str]:

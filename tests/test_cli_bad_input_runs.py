@@ -433,6 +433,13 @@ def test_lists_and_a_full_disk(suffix: str) -> None:
         refuse(re.compile(f".*{os.strerror(errno.EFBIG)}.*"), "recommend", "R", "--out", f"lists.{suffix}")
 
 
+@pytest.mark.parametrize("option", [("--json", "m.json"), ("--per-user", "u.csv"), ("--per-user", "u.parquet")])
+def test_metrics_and_a_full_disk(option: tuple[str, str]) -> None:
+    Path(option[1]).write_text("something good")
+    with no_file_beyond(100):
+        refuse(f"{option[1]}: {os.strerror(errno.EFBIG)}", *EVALUATE, *option)
+
+
 def test_training_and_a_full_disk() -> None:
     before = contents(Path.cwd())
     with no_file_beyond(2000):
