@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .files import ResultPath, write_json, write_text_file
-from .progress import bar
+from .progress import bar, stages
 from .report import shown, table
 from .runs import OpenedRun, device_option, open_run
 
@@ -81,7 +81,9 @@ def compare_command(
     if yardsticks:
         seeds = {card.flat_settings["seed"] for card, _ in opened}
         measured |= _yardsticks(evaluator, opened[0][1].dataset, sorted(seeds), metrics)
-    found = compare(measured, metrics, against=against, test=test, resamples=resamples, seed=seed, notes=notes)
+    with stages(1) as begin:
+        begin("resampling")
+        found = compare(measured, metrics, against=against, test=test, resamples=resamples, seed=seed, notes=notes)
     form = form or _FORMATS.get("" if out is None else out.suffix, "table")
     if form == "json":
         write_json({**found.to_dict(), "data": opened[0][1].about()["data"], "runs": _about(groups)}, out or Path("-"))
