@@ -80,8 +80,9 @@ def tune_command(
     counts = ", ".join(f"{count} {state}" for state, count in report["counts"].items() if count)
     click.echo(f"{report['metric']} on the validation split; trials: {counts or 'none'}")
     if best:
+        several = f" with {len(report['commands'])} seeds" if len(report["commands"]) > 1 else ""
         commands = "\n".join(f"  {command}" for command in report["commands"])
-        click.echo(f"\n{table(rows)}\n\nTrain the best with three seeds:\n{commands}")
+        click.echo(f"\n{table(rows)}\n\nTrain the best{several}:\n{commands}")
     click.echo(f"\nWrote {out}: report.md, report.json{', best.toml' if best else ''}")
 
 

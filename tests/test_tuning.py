@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from small_demo import small_demo, small_settings, with_interactions
 from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
+from hakg_dgl.training import trainer
 from hakg_dgl.tuning.report import ranked
 from hakg_dgl.tuning.space import SearchSpace
 from hakg_dgl.tuning.study import Study, StudyProgress
@@ -25,7 +27,7 @@ from hakg_dgl.tuning.study import Study, StudyProgress
 pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 
 SPACE = {"lr": {"low": 1e-3, "high": 0.1, "log": True}, "margin": {"low": 0.3, "high": 0.8}, "gate": [True, False]}
-TRIALS = 12
+TRIALS = 11  # one more than are drawn at random
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,24 @@ def test_a_trial_that_fails_is_recorded_with_the_reason(demo: Dataset, tmp_path:
     assert "## Failed trials" in (tmp_path / "study" / "report.md").read_text()
 
 
+def test_a_loss_that_becomes_nan_is_recorded(demo: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda lr, *_: math.nan if lr == 0.02 else lr)
+    report = begin(tmp_path / "study", demo, {"lr": [0.01, 0.02]}).run(5)
+    state = {0.01: "completed", 0.02: "failed"}
+    assert [trial["state"] for trial in report["trials"]] == [state[t["settings"]["lr"]] for t in report["trials"]]
+    assert report["counts"]["failed"] > 0
+    reasons = [trial["reason"] for trial in report["trials"] if trial["state"] == "failed"]
+    assert all(reason.startswith("NumericalError: the loss became nan in epoch 1") for reason in reasons)
+
+
+def test_a_mistake_of_ours_is_not_hidden(demo: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "learning_rate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        begin(tmp_path / "study", demo).run(5)
+    report = json.loads((tmp_path / "study" / "report.json").read_bytes())
+    assert [trial["reason"] for trial in report["trials"]] == ["ZeroDivisionError: division by zero"]
+
+
 def test_a_study_of_failures_gives_up(demo: Dataset, tmp_path: Path) -> None:
     study = begin(tmp_path / "study", demo, {"hierarchical_relations": [["nothing"], ["nowhere"]]})
     with pytest.raises(ConfigError, match=r"all of the first 10 trials failed.*\n.*no(thing|where)"):
@@ -225,6 +245,7 @@ def test_the_settings_of_a_baseline_are_searched_in_its_own_space(demo: Dataset,
     assert Settings.resolve(file=tmp_path / "study" / "best.toml").baseline.ease_l2 == (
         report["best"]["settings"]["ease_l2"],
     )
+    assert report["commands"] == [f"hakg train DATA --out {tmp_path}/study-best --config {tmp_path}/study/best.toml"]
 
 
 # --- what does not fit --------------------------------------------------------------------------------------------

@@ -149,7 +149,11 @@ def test_popularity_has_nothing_to_search() -> None:
 
 FLOATS = {"lr": (1e-8, 100.0), "margin": (-1.0, 1.0), "angle_weight": (0.0, 1e3), "message_dropout": (0.0, 0.99)}
 INTEGERS = {"layers": (1, 16), "dim": (1, 4096), "negatives": (1, 100_000)}
-CHOICES = {"gate": [True, False], "formulation": ["paper", "released"], "score": ["fused", "separate"]}
+CHOICES: dict[str, list[Any]] = {
+    "gate": [True, False],
+    "formulation": ["paper", "released"],
+    "score": ["fused", "separate"],
+}
 
 
 @st.composite
@@ -168,7 +172,7 @@ def ranges(draw: st.DrawFn, key: str) -> dict[str, Any]:
 @st.composite
 def spaces(draw: st.DrawFn) -> dict[str, Any]:
     keys = draw(st.lists(st.sampled_from([*FLOATS, *INTEGERS, *CHOICES]), min_size=1, max_size=5, unique=True))
-    written = {key: draw(st.permutations(CHOICES[key]) if key in CHOICES else ranges(key)) for key in keys}
+    written = {key: draw(st.permutations(CHOICES[key])) if key in CHOICES else draw(ranges(key)) for key in keys}
     return {setting_keys()[key] + "." + key if draw(st.booleans()) else key: written[key] for key in keys}
 
 

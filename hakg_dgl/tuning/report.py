@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hakg_dgl.baselines.training import CLOSED_FORMS
 from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
@@ -60,8 +61,6 @@ def summary(
     trials = [_trial(trial, space, again.get(trial.number)) for trial in frozen]
     states = [trial["state"] for trial in trials]
     best = _best(trials)
-    out = shlex.quote(str(path))
-    data = "DATA" if data_path is None else shlex.quote(str(data_path))
     return {
         "metric": settings.training.select_by,
         "split": "valid",
@@ -71,11 +70,7 @@ def summary(
         "wanted": wanted,
         "counts": {state: states.count(state) for state in dict.fromkeys([*_STATES.values(), "repeated"])},
         "best": best,
-        "commands": [
-            f"hakg train {data} --out {out}-seed-{seed} --config {out}/best.toml --seed {seed}" for seed in SEEDS
-        ]
-        if best
-        else [],
+        "commands": _commands(path, data_path, settings) if best else [],
         "importance": _importance(study),
         "trials": trials,
         "slices": _slices(trials, space),
@@ -121,8 +116,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         commands = "\n".join(report["commands"])
         parts += [
             f"## Best\n\nTrial {best['number']}: {metric} {best['value']:.4f} in epoch {best['epoch']}.\n\n{settings}",
-            "`best.toml` holds all settings. Its validation metric is the best of many, so it flatters; train it with "
-            f"other seeds:\n\n```\n{commands}\n```",
+            "`best.toml` holds all settings. Its validation metric is the best of many, so it flatters; train it again "
+            f"for the test metrics:\n\n```\n{commands}\n```",
         ]
     keys = list(report["search"])
     rows = [
@@ -167,6 +162,20 @@ def _trial(trial: optuna.trial.FrozenTrial, space: SearchSpace, again: int | Non
         "reason": reason,
         "curve": [list(point) for point in curve],
     }
+
+
+def _commands(path: Path, data_path: Path | None, settings: Settings) -> list[str]:
+    """To train the best: with three seeds, but a closed-form model, in which nothing is drawn by chance, once."""
+    data = "DATA" if data_path is None else shlex.quote(str(data_path))
+    config = shlex.quote(str(path / "best.toml"))
+
+    def command(name: str, *options: str) -> str:
+        out = shlex.quote(f"{path}-{name}")
+        return " ".join(["hakg train", data, "--out", out, "--config", config, *options])
+
+    if settings.model.kind in CLOSED_FORMS:
+        return [command("best")]
+    return [command(f"seed-{seed}", "--seed", str(seed)) for seed in SEEDS]
 
 
 def _best(trials: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -455,6 +455,6 @@ def _refuse_hopeless(path: Path, known: list[optuna.trial.FrozenTrial]) -> None:
 
 def _may_happen(error: Exception) -> bool:
     """Whether settings can be to blame, so that other trials may go well."""
-    if isinstance(error, (NumericalError, ConfigError, MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (NumericalError, ConfigError, MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
