@@ -20,7 +20,7 @@ def plain(x: np.ndarray, l2: float) -> np.ndarray:
     p = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
     b = p / -np.diag(p)
     np.fill_diagonal(b, 0.0)
-    return b
+    return np.asarray(b)
 
 
 def random_interactions(seed: int = 0, users: int = 40, items: int = 17) -> np.ndarray:

@@ -185,7 +185,7 @@ def closed(work: Path) -> list[str]:
     [
         ("margn=1", "there is no setting 'margn'; did you mean 'margin'?"),
         ("loss.dim=3", "there is no setting 'loss.dim'; did you mean 'dim'?"),
-        ("zzz=1", re.compile("there is no setting 'zzz'; the settings are formulation, dim, [a-z_, ]+")),
+        ("zzz=1", re.compile("there is no setting 'zzz'; the settings are kind, formulation, dim, [a-z0-9_, ]+")),
         ("margin", "--set 'margin': write it as key=value, for example lr=0.001"),
         ("=1", "--set '=1': write it as key=value, for example lr=0.001"),
         ("dim=1\nlr=2", r"--set 'dim=1\nlr=2': one setting each, please"),
@@ -257,7 +257,7 @@ def test_train_options(options: str, message: str) -> None:
         (b"lr = " + b"[" * 5000, "is not valid TOML: .+"),
         (b"lr = 'x'", "lr = 'x': must be a number"),
         (b"[training]\ndim = 4", "there is no setting 'training.dim'; did you mean 'dim'?"),
-        (b"[trainig]\nlr = 1", "there is no section 'trainig'; the sections are model, loss, training, run"),
+        (b"[trainig]\nlr = 1", "there is no section 'trainig'; the sections are model, loss, training, run, baseline"),
         (None, "cannot be read: No such file or directory"),
     ],
 )
