@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -254,7 +255,7 @@ def test_totals_count_paths_beyond_those_kept(dataset: Dataset, graph: Any, monk
 
 @pytest.fixture(scope="module")
 def trained_model(dataset: Dataset) -> HAKG:
-    trainer = Trainer(dataset, small_settings(dim=16, layers=3, epochs=6))
+    trainer = Trainer(dataset, small_settings(dim=16, layers=3, epochs=15))
     trainer.fit()
     return trainer.model
 
@@ -284,16 +285,18 @@ def test_without_its_strongest_edges_the_score_falls_more_than_without_random_on
             edge = (facts.pairs.rows == item) & (facts.relation == fact["relation"])
             falls[f"{prefix}fact"].append(without(knowledge=~(edge & (facts.pairs.cols == fact["entity"]))))
     means = {kind: np.mean(values) for kind, values in falls.items()}
-    assert means["past"] > 2 * max(means["random past"], 0.005), means
+    assert means["past"] > 1.5 * max(means["random past"], 0.005), means
     assert means["fact"] > 1.5 * max(means["random fact"], 0.005), means
 
 
-def test_rank_counts_what_the_user_is_not_trained_on(dataset: Dataset, trained_model: HAKG) -> None:
+def test_the_rank_is_that_of_the_recommendation_list(dataset: Dataset, trained_model: HAKG) -> None:
     explainer = Explainer(trained_model, dataset)
-    lists = recommend(EmbeddingScorer(*trained_model.ranking_vectors()), np.arange(5), 60, dataset.positives("train"))
+    lists = recommend(EmbeddingScorer(*trained_model.ranking_vectors()), np.arange(5), 60, dataset.positives())
     for user, rank, item in lists.loc[[0, 17, 70], ["user", "rank", "item"]].to_numpy():
         x = explainer(int(user), int(item))
         assert (x.rank, x.n_ranked) == (rank, (lists["user"] == user).sum())
+    known = dataset.pairs("test")[0]
+    assert explainer(*known.tolist()).n_ranked == (lists["user"] == known[0]).sum() + 1
 
 
 # --- components ---------------------------------------------------------------------------------------------------
@@ -441,6 +444,19 @@ def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) ->
     texts = {text.get_text() for text in network.texts}
     first = x.to_dict(1)["paths"]["entity"]["rows"][0]
     assert {first["entity"]["name"], first["past_item"]["name"], dataset.items["name"].iloc[item]} <= texts
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are(dataset: Dataset, graph: Any, tmp_path: Path) -> None:
+    """No mathematics between dollars, no control characters, which XML forbids, no warning about scripts."""
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.insight.picture import save_picture
+
+    names = [f"$a_1$ \x0b\x00 <&> 漢 {number}" for number in range(dataset.n_items)]
+    named = dataclasses.replace(dataset, items=dataset.items.assign(name=names))
+    save_picture(Explainer(untrained(graph), named)(7, 31), tmp_path / "why.svg")
+    texts = [element.text for element in ElementTree.parse(tmp_path / "why.svg").iter() if element.text]
+    assert "$a_1$ ?? <&> 漢 31" in texts
 
 
 def test_without_matplotlib_the_rest_still_works(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ class Explanation:
     score
         As the model ranks, the inner product of its ranking vectors.
     rank, n_ranked
-        Place of the item among the items that the user is not trained on (and the item itself), and their number.
+        Place of the item among the items that the user is not known to have in any split (and the item itself), as in a
+        recommendation list, and their number.
     components
         ``component``, ``contribution``: the named parts of the score. They add up to it.
     past_items
@@ -219,6 +220,7 @@ class Explainer:
         self.components = list(hakg_components(self.trace) if components is None else components)
         users, items = model.ranking_vectors()
         self._vectors = users.cpu(), items.cpu()
+        self._known = dataset.pairs()
 
     @torch.no_grad()
     def __call__(self, user: int, item: int) -> Explanation:
@@ -271,14 +273,13 @@ class Explainer:
         )
 
     def _rank(self, user: int, item: int) -> tuple[float, int, int]:
-        """Score, rank and number of ranked items; what the user is trained on is not ranked."""
+        """Score, rank and number of ranked items; what the user is known to have is not ranked."""
         users, items = self._vectors
         scores = items @ users[user]
-        score = float(scores[item])
-        past = self.trace.past_items(user)
-        better = scores > scores[item]
-        better[past] = False
-        return score, int(better.sum()) + 1, self.dataset.n_items - len(past) + int((past == item).any())
+        ranked = torch.ones(len(scores), dtype=torch.bool)
+        ranked[torch.from_numpy(self._known[self._known[:, 0] == user, 1])] = False
+        ranked[item] = True
+        return float(scores[item]), int((scores[ranked] > scores[item]).sum()) + 1, int(ranked.sum())
 
     def _past_items(self, user: int, from_user: pd.DataFrame) -> pd.DataFrame:
         """A row for each past item, a column for each way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import pandas as pd
 
@@ -75,7 +76,8 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
 
     def write(temporary: Path) -> None:
         # A fixed salt, since SVG ids are random otherwise.
-        with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}):
+        with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}), catch_warnings():
+            filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks: boxes are drawn
             figure.savefig(temporary, format=kind, dpi=150, **undated)
 
     try:
@@ -140,5 +142,5 @@ def _network(axes: Any, explanation: Explanation, paths: list[dict[str, Any]]) -
 
 
 def _short(label: dict[str, Any], length: int = 24) -> str:
-    name = str(label["name"]).replace("$", r"\$")  # no mathematics
-    return name if len(name) <= length else name[: length - 1] + "…"
+    name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are no XML
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # no mathematics
