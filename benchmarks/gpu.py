@@ -1,0 +1,144 @@
+"""What a training step takes on a GPU, on generated graphs of the sizes of Last-FM and Yelp2018.
+
+    python benchmarks/gpu.py --json gpu.json
+
+L 3, batch 4096, 400 negatives, d 64. For each graph prints Markdown: the time of a step by stage, of a step in all and
+of an epoch, peak memory, the yardstick's step in the same run where it fits in memory, and how much of the time the
+bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after each, so
+together they take longer than a step does. Without a GPU this ends with exit code 2; ``--tiny --device cpu`` runs its
+code on graphs so small that the numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import (
+    copy_bandwidth,
+    describe_machine,
+    duration,
+    free_memory,
+    gigabytes,
+    machine_facts,
+    markdown,
+    median_seconds,
+    peak_memory,
+    write_results,
+)
+from naive import NaiveObjective
+from stages import stage_rows, stage_table
+from training_step import add_options, endless_batches, naive_memory, resolve, step
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
+from hakg_dgl.data.synthetic import generate_like
+from hakg_dgl.doctor import examine
+from hakg_dgl.kernels.interface import explain_backend
+from hakg_dgl.training.trainer import Trainer
+
+GRAPHS = ("last-fm", "yelp2018")
+TINY = {"users": 60, "items": 90, "entities": 300, "relations": 5, "triples": 700, "train": 900, "test": 200}
+SETTINGS = ("layers=3", "batch_size=4096", "negatives=400", "dim=64")
+STEPS = 20
+"""Steps that are timed together, as in training, where the loss is read every few steps."""
+MUST, AIM = 0.010, 0.003
+"""Seconds that a step at Last-FM's size may take on an H200."""
+
+
+def train_for(trainer: Trainer, batches: Any, steps: int) -> None:
+    """Training steps that read nothing back."""
+    for _ in range(steps):
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.objective(*next(batches)).backward()  # type: ignore[no-untyped-call]
+        trainer.optimizer.step()
+
+
+def measure_graph(name: str, dataset: Dataset, arguments: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
+    """Everything about one graph, but for the yardstick."""
+    device = torch.device(arguments.device)
+    settings = resolve(name, [*SETTINGS, *arguments.overrides], arguments.device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = Trainer(dataset, settings)
+    batches, steps = endless_batches(trainer), 1 if arguments.tiny else STEPS
+    seconds = median_seconds(lambda: train_for(trainer, batches, steps), arguments.repeats, device) / steps
+    peak = peak_memory(device)
+    stages = stage_rows(trainer, arguments.repeats, bandwidth)
+    moved = {key: sum(row[f"{key}_s"] for row in stages) / seconds for key in ("least", "gathered")}
+    found = {
+        "graph": name, "step_seconds": seconds, "steps_an_epoch": len(trainer.batches),
+        "epoch_seconds": seconds * len(trainer.batches), "peak_bytes": peak, "share_of_bandwidth": moved,
+        "stages": stages,
+    }  # fmt: skip
+    return found | {"naive": measure_naive(trainer, arguments.naive_steps, device)}
+
+
+def measure_naive(trainer: Trainer, repeats: int, device: torch.device) -> dict[str, Any]:
+    """The yardstick's step on the same data, settings and device, where it fits."""
+    needed, free = naive_memory(trainer), free_memory(device)
+    if repeats < 1 or needed > free:
+        why = "as asked" if repeats < 1 else f"it needs about {gigabytes(needed)}, {gigabytes(free)} are free"
+        return {"left_out": why}
+    batches, yardstick = endless_batches(trainer), NaiveObjective(trainer.objective)
+    seconds = median_seconds(lambda: step(trainer, yardstick, next(batches)), repeats, device)
+    return {"step_seconds": seconds, "peak_bytes": peak_memory(device)}
+
+
+def summary(rows: Sequence[dict[str, Any]], tiny: bool) -> str:
+    """A row a graph."""
+    header = ["graph", "step", "epoch", "peak memory", "yardstick's step", "yardstick / hakg_dgl"]
+    header += ["share of bandwidth, at least", "with gathers", "met"]
+    lines = []
+    for row in rows:
+        seconds, slow = row["step_seconds"], row["naive"].get("step_seconds")
+        met = "aim" if seconds <= AIM else "must" if seconds <= MUST else "**missed**"
+        lines.append([
+            row["graph"], duration(seconds), duration(row["epoch_seconds"]), gigabytes(row["peak_bytes"]),
+            duration(slow) if slow else row["naive"]["left_out"], f"{slow / seconds:.3g}x" if slow else "",
+            *(f"{row['share_of_bandwidth'][key]:.0%}" for key in ("least", "gathered")),
+            met if row["graph"] == "last-fm" and not tiny else "",
+        ])  # fmt: skip
+    return markdown(header, lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
+    parser.add_argument("--naive-steps", type=int, default=2, help="steps of the yardstick to time; 0 for none")
+    parser.add_argument("--tiny", action="store_true", help="graphs so small that the numbers mean nothing")
+    parser.add_argument("--json", type=Path, help="where to write the numbers; a bare name goes to benchmarks/results")
+    add_options(parser)
+    parser.set_defaults(device="cuda")
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cpu" and not arguments.tiny:
+        parser.error(
+            "these graphs are for a GPU: add --tiny to run the code on a CPU; benchmarks/speed.py measures CPUs"
+        )
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.exit(2, f"no GPU: PyTorch {torch.__version__} finds no CUDA device (hakg doctor says more)\n")
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    choice = explain_backend(device)
+    print(f"{describe_machine(machine_facts(device))}\nkernels = auto is {choice.name}: {choice.reason}\n", flush=True)
+    bandwidth = copy_bandwidth(device, 1 << (22 if arguments.tiny else 30))
+    rows = []
+    for name in arguments.graphs:
+        dataset = preprocess(generate_like(TINY if arguments.tiny else name), PreprocessOptions(valid=0.0))
+        rows.append(measure_graph(name, dataset, arguments, bandwidth))
+        size = f"{dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.triples):,} triples"
+        print(f"Stages of a training step, {name} ({size}):\n\n{stage_table(rows[-1]['stages'])}\n", flush=True)
+    print(
+        f"{summary(rows, arguments.tiny)}\n\n- Copy bandwidth: {bandwidth / 1e9:.1f} GB/s, reading and writing counted."
+    )
+    if arguments.json is not None:
+        values = {"doctor": examine(), "copy_bandwidth": bandwidth, "graphs": rows}
+        write_results(arguments.json, values, device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The GPU benchmark runs from end to end at a tiny size, and refuses to measure what it cannot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import gpu
+
+FEW = ["--repeats", "1", "--threads", "1", "--naive-steps", "1", "--set", "batch_size=64", "negatives=4", "dim=8"]
+
+
+def test_tiny_graphs_run_on_a_cpu_without_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--tiny", "--device", "cpu", "--json", str(tmp_path / "gpu.json"), *FEW, "layers=1"])
+    out = capsys.readouterr().out
+    assert "missed" not in out
+    saved = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["graph"] for row in saved["graphs"]] == list(gpu.GRAPHS)
+    for row in saved["graphs"]:
+        assert row["epoch_seconds"] == pytest.approx(row["step_seconds"] * row["steps_an_epoch"])
+        assert row["naive"]["step_seconds"] > 0
+        assert 0 < row["share_of_bandwidth"]["least"] < row["share_of_bandwidth"]["gathered"]
+    assert saved["doctor"]["kernels"]["cpu"]["backend"] == "torch"
+
+
+def test_a_step_is_judged_at_the_size_it_is_about() -> None:
+    row = {"graph": "last-fm", "step_seconds": 0.005, "epoch_seconds": 1.0, "peak_bytes": 1e9}
+    row |= {"naive": {"left_out": "as asked"}, "share_of_bandwidth": {"least": 0.1, "gathered": 0.5}}
+    lines = gpu.summary([row, row | {"step_seconds": 0.02}, row | {"graph": "yelp2018"}], tiny=False).splitlines()[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["must", "**missed**", ""]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        gpu.main([])
+    assert stop.value.code == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_large_graphs_are_not_for_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(["--device", "cpu"])
+    assert stop.value.code == 2
+    assert "--tiny" in capsys.readouterr().err
