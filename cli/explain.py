@@ -155,8 +155,10 @@ def _named(row: dict[str, Any], prefix: str = "") -> str:
 
 
 def _amount(row: dict[str, Any]) -> dict[str, Any]:
-    return {"contribution": row["contribution"], "share": _percent(row)}
+    return {"contribution": f"{row['contribution']: .6f}", "share": _percent(row)}
 
 
 def _percent(row: dict[str, Any]) -> str:
-    return "-" if row["share"] is None else f"{row['share']:.1%}"
+    if row["share"] is None:
+        return "-"
+    return f"{row['share']:.1%}" if abs(row["share"]) >= 0.01 else f"{row['share']:.3%}"

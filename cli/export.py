@@ -19,10 +19,10 @@ from .runs import device_option, open_run
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def export_command(run: Path, out: Path, data: Path | None, device: str) -> None:
-    """Write the embeddings of RUN with their ids, as Parquet and NumPy files.
+    """Write embeddings and ids of RUN for other programs.
 
-    Inner products of the ranking vectors rank as the model does, so a nearest-neighbour index can serve them.
-    docs/export.md lists the files. An earlier export in the folder is replaced, anything else is not.
+    Files are Parquet and NumPy; docs/export.md lists them. Inner products of the ranking vectors rank as the model
+    does, so a nearest-neighbour index can serve them. An earlier export in the folder is replaced, nothing else is.
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.insight.export import export, refuse_foreign
