@@ -64,9 +64,9 @@ class FusedBackend(SparseBackend, Protocol):
     """
 
     def relation_transitive_mean(
-        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, bfloat16: bool = False
     ) -> Tensor:
-        """See :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`."""
+        """See :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`; ``bfloat16``: from tables of that type."""
         ...
 
     def hinge_over_negatives(self, x: Tensor, z: Tensor, drawn: Tensor, margin: float, count_floor: float) -> Tensor:

@@ -51,10 +51,10 @@ class FusedBFloat16Tables(BFloat16Tables):
         self.fused = inner
 
     def relation_transitive_mean(
-        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, bfloat16: bool = True
     ) -> Tensor:
-        """See :meth:`FusedBackend.relation_transitive_mean`; its tables are rounded by who calls."""
-        return self.fused.relation_transitive_mean(graph, entity, relation, rule)
+        """See :meth:`FusedBackend.relation_transitive_mean`."""
+        return self.fused.relation_transitive_mean(graph, entity, relation, rule, bfloat16=bfloat16)
 
     def hinge_over_negatives(self, x: Tensor, z: Tensor, drawn: Tensor, margin: float, count_floor: float) -> Tensor:
         """See :meth:`FusedBackend.hinge_over_negatives`; in float32."""
