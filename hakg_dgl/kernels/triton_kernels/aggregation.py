@@ -372,10 +372,10 @@ class _Outer(NamedTuple):
 
 
 def _tile(dim: int, mean_degree: float) -> TileShape:
-    """8 to 32 edges at a time: few where most heads have few."""
+    """8 to 32 edges at a time, few where most heads have few; a warp for 512 numbers, which its registers hold."""
     dims = triton.next_power_of_2(dim)
     rows = min(32, max(8, (512 if mean_degree < 12 else 1024) // dims))
-    return TileShape(rows, dims, min(8, max(1, rows * dims // 1024)))
+    return TileShape(rows, dims, min(8, max(1, rows * dims // 512)))
 
 
 def _forward(launch: _Launch, graph: KnowledgePattern, entity: Tensor, relation: Tensor) -> tuple[Tensor, _Outer]:
