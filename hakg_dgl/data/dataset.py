@@ -23,7 +23,9 @@ from pandas.api.types import infer_dtype, is_float_dtype
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from hakg_dgl.data.parquet import ParquetColumns, listed
 from hakg_dgl.data.readers import SPLITS
+from hakg_dgl.data.splits import STRATEGIES
 from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
 
 Int64 = npt.NDArray[np.int64]
@@ -203,8 +205,9 @@ class Dataset:
         files = {}
         for table in _TABLES:
             file = folder / f"{table}.parquet"
-            pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), file)
-            files[file.name] = {"sha256": _sha256(file), "bytes": file.stat().st_size}
+            with file.open("wb") as handle:  # Arrow itself opens no path that is not UTF-8
+                pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), handle)
+            files[file.name] = {"sha256": _sha256(file.read_bytes()), "bytes": file.stat().st_size}
         about = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -217,7 +220,8 @@ class Dataset:
             "report": dict(self.report),
             "files": files,
         }
-        (folder / "dataset.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # ASCII, for names of folders and files that are not UTF-8
+        (folder / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
 
     def _rows(self, splits: tuple[str, ...]) -> npt.NDArray[np.bool_]:
         unknown = [split for split in splits if split not in SPLITS]
@@ -252,9 +256,10 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
         file = path / f"{table}.parquet"
         if not file.is_file():
             raise DataError("the file is missing", path=file, remedy="Run 'hakg preprocess' again.")
-        if verify and _sha256(file) != _noted_digest(about, file):
+        data = _read_bytes(file)
+        if verify and _sha256(data) != _noted_digest(about, file):
             raise IntegrityError("the file was changed after preprocessing", path=file, remedy=_AGAIN)
-        tables[table] = _read_parquet(file, columns)
+        tables[table] = _read_parquet(file, data, columns)
     described: dict[str, Any] = {key: about[key] for key in ("name", "options", "sources", "report", "split_strategy")}
     try:
         dataset = Dataset(**described, **tables)
@@ -303,6 +308,8 @@ def _read_about(path: Path) -> dict[str, Any]:
     kinds: dict[str, type] = dict.fromkeys(("name", "digest", "split_strategy"), str)
     kinds |= dict.fromkeys(("counts", "options", "sources", "report", "files"), dict)
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    if "split_strategy" not in wrong and about["split_strategy"] not in STRATEGIES:
+        wrong.append("split_strategy")
     if "report" not in wrong and not all(type(count) is int for count in about["report"].values()):
         wrong.append("report")
     if wrong:
@@ -310,17 +317,22 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _read_parquet(file: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read_bytes(file: Path) -> bytes:
     try:
-        frame: pd.DataFrame = pq.ParquetFile(file).read().to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        first = str(error).partition("\n")[0]
-        raise DataError(f"not a readable Parquet file: {first}", path=file, remedy=_AGAIN) from error
-    missing = [column for column in columns if list(frame.columns).count(column) != 1]
-    if missing:
-        problem = f"has the columns {', '.join(map(str, frame.columns))}, where {', '.join(columns)} are needed once"
+        return file.read_bytes()
+    except OSError as error:
+        remedy = "Check its permissions, or run 'hakg preprocess' again."
+        raise DataError(f"cannot be read: {error.strerror or error}", path=file, remedy=remedy) from error
+
+
+def _read_parquet(file: Path, data: bytes, columns: tuple[str, ...]) -> pd.DataFrame:
+    table = ParquetColumns(file, data, remedy=_AGAIN)
+    names = [*columns, *(["timestamp"] if "split" in columns and "timestamp" in table.column_names else [])]
+    if any(table.column_names.count(column) != 1 for column in names):
+        problem = f"has the columns {listed(table.column_names)}, where {', '.join(names)} are needed once"
         raise DataError(problem, path=file, remedy=_AGAIN)
-    return frame
+    # the split stays categorical
+    return pd.DataFrame({name: table.column(name, decode=name != "split").to_pandas() for name in names})
 
 
 def _require_text(values: pd.Series[Any], name: str) -> None:
@@ -350,8 +362,11 @@ def _canonical(frame: pd.DataFrame, table: str, limits: Mapping[str, int]) -> pd
     order = np.argsort(keys[0]) if len(keys) == 1 else np.lexsort(keys[::-1])
     repeated = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
     if repeated.any():
-        row = tuple(int(value) for value in frame[list(limits)].iloc[order[np.argmax(repeated)]])
-        raise DataError(f"{table}: {tuple(limits)} = {row} occurs twice", remedy="Drop repeats; splits are disjoint.")
+        twice = frame.iloc[order[np.argmax(repeated) :][:2]]
+        row = tuple(int(value) for value in twice[list(limits)].iloc[0])
+        where = " and ".join(map(repr, sorted(set(twice["split"])))) if table == "interactions" else ""
+        problem = f"{table}: {tuple(limits)} = {row} occurs twice" + (f", in {where}" if where else "")
+        raise DataError(problem, remedy="Drop repeats; splits are disjoint.")
     return frame.iloc[order].reset_index(drop=True)
 
 
@@ -368,8 +383,8 @@ def _counts(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def refuse_foreign(path: Path) -> None:
@@ -387,7 +402,7 @@ def refuse_foreign(path: Path) -> None:
     if entries:
         try:
             ours = json.loads((path / "dataset.json").read_bytes()).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             ours = False
         if not ours:
             raise DataError("exists and is not a data set", path=path, remedy=remedy)

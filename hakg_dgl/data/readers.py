@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -30,8 +31,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
+from hakg_dgl.data.parquet import ParquetColumns, listed
 from hakg_dgl.errors import DataError
 
 Int64 = npt.NDArray[np.int64]
@@ -607,7 +608,7 @@ class _Table:
     """Columns of a file, and where each row stands in it."""
 
     path: Path
-    table: pa.Table
+    table: pa.Table | ParquetColumns
     text: bytes | None = None  # of text files, to find the line of a row
     delimiter: str = ","
     quoted: bool = True
@@ -646,14 +647,7 @@ class _Table:
     @classmethod
     def from_parquet(cls, path: Path, data: bytes) -> _Table:
         _refuse_empty(path, data)
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-            table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            first = str(error).partition("\n")[0]
-            raise DataError(
-                f"not a readable Parquet file: {first}", path=path, remedy="Write or download it again."
-            ) from error
+        table = ParquetColumns(path, data, remedy="Write or download it again.")
         _refuse_repeats(path, table.column_names)
         return cls(path, table)
 
@@ -672,7 +666,10 @@ class _Table:
     def floats(self, column: str, *, dates: bool = False) -> pd.Series[float]:
         """A column of finite numbers; with ``dates`` also dates, as seconds since 1970."""
         values = self._column(column)
-        if pa.types.is_temporal(values.type):
+        if not (dates and _is_moment(values.type)) and not _is_number(values.type) and not _is_text(values.type):
+            wanted = "numbers or dates" if dates else "numbers"
+            raise DataError(f"column {column!r} holds {values.type}, not {wanted}", path=self.path, remedy=_OTHER)
+        if _is_moment(values.type):
             values = pc.cast(values, pa.timestamp("us"))
             numbers = pd.Series(pc.cast(values, pa.int64()).to_pandas(), dtype="float64") / 1e6
         else:
@@ -704,7 +701,7 @@ class _Table:
     def _column(self, column: str) -> Any:
         if column not in self.columns:
             raise DataError(
-                f"no column {column!r}; there are: {', '.join(map(repr, self.columns))}",
+                f"no column {column!r}; there are: {listed(self.columns)}",
                 path=self.path,
                 line=None if self.text is None else 1,
                 remedy="Name the column to read, or rename it."
@@ -721,9 +718,11 @@ class _Table:
             try:
                 values = pc.cast(pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values), pa.int64())
             except pa.ArrowInvalid as error:
-                raise DataError(f"ids of column {column!r} are not whole numbers", path=self.path) from error
+                problem = f"ids of column {column!r} are not whole numbers"
+                raise DataError(problem, path=self.path, remedy=_OTHER) from error
         if not (pa.types.is_integer(values.type) or _is_text(values.type)):
-            raise DataError(f"column {column!r} holds {values.type}, not ids (text or integers)", path=self.path)
+            problem = f"column {column!r} holds {values.type}, not ids (text or integers)"
+            raise DataError(problem, path=self.path, remedy=_OTHER)
         values = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
         return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
 
@@ -765,6 +764,7 @@ class _Table:
 
 
 _SEPARATORS = {",": "commas", "\t": "tabs"}
+_OTHER = "Name another column, or convert this one."
 
 
 def _counted(count: int, what: str) -> str:
@@ -780,6 +780,14 @@ def _refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = No
 
 def _is_text(kind: Any) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _is_moment(kind: Any) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -805,31 +813,39 @@ class _SourceFiles:
 def _existing_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError("not a folder" if folder.exists() else "no such folder", path=folder)
+        problem, remedy = ("not a folder", "Name the folder") if folder.exists() else ("no such folder", "Name one")
+        raise DataError(problem, path=folder, remedy=f"{remedy} that holds the files.")
     return folder
 
 
 def _locate(folder: Path, name: str) -> Path | None:
     """The file of this name, or its compressed form."""
     for path in (folder / f"{name}{end}" for end in ("", ".gz", ".zip")):
-        if path.is_file():
-            return path
         if os.path.lexists(path):
-            what = (
-                "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "no plain file"
-            )
-            raise DataError(f"is {what}; a file is expected", path=path, remedy="Put the file there, or remove it.")
+            _refuse_no_file(path)
+            return path
     return None
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Pipes and devices may have no end."""
+    if os.path.lexists(path) and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file" if path.exists() else "a link that leads nowhere"
+        raise DataError(f"is {what}; a file is expected", path=path, remedy="Put the file there, or remove it.")
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
     """Digest and size on disk, and the contents, decompressed in memory within bounds."""
     try:
+        _refuse_no_file(path)
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"cannot be read: {error.strerror or error}", path=path, remedy="Check the path and its permissions."
         ) from error
+    except MemoryError as error:
+        problem = f"its {path.stat().st_size:,} bytes do not fit into memory"
+        raise DataError(problem, path=path, remedy="Give a part of the data, or a machine with more memory.") from error
     on_disk = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
     if path.suffix not in (".gz", ".zip"):
         return on_disk, raw
@@ -837,7 +853,10 @@ def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         with _open_archive(path, io.BytesIO(raw)) as stream:
             data = stream.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except DataError:
+        raise
+    # what the libraries raise of damaged archives, ValueError for offsets that lie before the file
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise DataError(
             f"damaged, truncated or unsupported archive: {error}", path=path, remedy="Download it again, or unpack it."
         ) from error
@@ -846,6 +865,16 @@ def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
             f"expands to more than {limit:,} bytes", path=path, remedy="Unpack it yourself, if you trust it."
         )
     return on_disk, data
+
+
+_NO_FILE = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 
 
 def _open_archive(path: Path, raw: io.BytesIO) -> BinaryIO:
@@ -861,14 +890,19 @@ def _open_archive(path: Path, raw: io.BytesIO) -> BinaryIO:
             path=path,
             remedy="An archive must hold exactly one file.",
         )
-    place = PurePosixPath(names[0].replace("\\", "/"))
-    if place.is_absolute() or ".." in place.parts or stat.S_ISLNK(members[0].external_attr >> 16):
-        what = "a link" if stat.S_ISLNK(members[0].external_attr >> 16) else "a place outside the archive"
+    place, kind = PurePosixPath(names[0].replace("\\", "/")), stat.S_IFMT(members[0].external_attr >> 16)
+    what = _NO_FILE.get(kind)
+    if place.is_absolute() or ".." in place.parts or re.match("[A-Za-z]:", names[0]):
+        what = "a place outside the archive"
+    if what is not None:
         raise DataError(
             f"its member {_shown(names[0])} is {what}", path=path, remedy="An archive must hold exactly one plain file."
         )
     if members[0].flag_bits & 1:
         raise DataError("is encrypted", path=path, remedy="Unpack it yourself.")
+    if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GiB of memory
+        problem = f"is packed by method {members[0].compress_type}; stored and deflated members are read"
+        raise DataError(problem, path=path, remedy="Unpack it yourself, or pack it as others do.")
     return cast(BinaryIO, archive.open(members[0]))
 
 

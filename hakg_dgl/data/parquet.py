@@ -1,0 +1,145 @@
+"""Parquet files that others wrote: columns one by one, after what the file says of its sizes was checked.
+
+A few hundred bytes of Parquet can stand for any number of rows, and a short file can repeat one long text in all of
+them. Both are refused before memory is taken for them, and columns that nobody asked for are not read at all.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hakg_dgl.errors import DataError
+
+ROWS_FLOOR, ROWS_PER_BYTE = 2**22, 32
+"""A file may hold this many rows, or as many for each of its bytes: runs of pairs and triples stay well below this."""
+
+TEXT_FLOOR, TEXT_RATIO = 2**26, 200
+"""The text of a column may take this many bytes, or as many for each byte of the file."""
+
+_SHOWN = 20
+"""Columns that a message lists."""
+
+
+class ParquetColumns:
+    """The columns of a Parquet file.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    source
+        Where to read: its bytes, or the path itself.
+    remedy
+        How to mend a damaged file.
+
+    Attributes
+    ----------
+    column_names
+        Of the top level, in order.
+    rows
+        Number of rows.
+
+    Raises
+    ------
+    DataError
+        If it is no Parquet file, or says that it holds more rows than its size allows.
+    """
+
+    def __init__(self, path: Path, source: bytes | Path, *, remedy: str) -> None:
+        self.path, self.remedy = path, remedy
+        self._source = source
+        self._size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        try:
+            about = self._open().metadata
+            self.rows: int = about.num_rows
+            groups = [about.row_group(index).num_rows for index in range(about.num_row_groups)]
+            self.column_names: list[str] = list(self._schema.names)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from error
+        if min(groups, default=0) < 0 or sum(groups) != self.rows:
+            raise self._damaged(f"it says {self.rows} rows, and its parts add up to {sum(groups)}")
+        if self.rows > max(ROWS_FLOOR, ROWS_PER_BYTE * self._size):
+            problem = f"says that it holds {self.rows:,} rows, in {self._size:,} bytes; no table is that dense"
+            raise DataError(problem, path=path, remedy=remedy)
+
+    def column(self, name: str, *, decode: bool = True) -> Any:
+        """A column as a ``pyarrow.ChunkedArray``, validated; text is a dictionary unless ``decode``.
+
+        Raises
+        ------
+        DataError
+            If the column holds neither text nor numbers nor dates, is damaged, or decodes to far more than the file's
+            size.
+        """
+        kind = self._schema.field(name).type
+        if not _is_plain(kind):
+            raise DataError(
+                f"column {name!r} holds {_cut(str(kind))}, not text, numbers or dates",
+                path=self.path,
+                remedy="Name another column, or write this one as text or numbers.",
+            )
+        try:
+            values = self._open(read_dictionary=[name]).read(columns=[name]).column(name)
+            values.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from error
+        if len(values) != self.rows:
+            raise self._damaged(f"column {name!r} has {len(values)} of {self.rows} rows")
+        if not pa.types.is_dictionary(values.type):
+            return values
+        self._refuse_long_text(name, values)
+        return pc.cast(values, values.type.value_type) if decode else values
+
+    @cached_property
+    def _schema(self) -> Any:
+        return self._open().schema_arrow
+
+    def _open(self, **options: Any) -> Any:
+        source = pa.BufferReader(self._source) if isinstance(self._source, bytes) else self._source
+        # No list or text of the footer is longer than the file, whatever it says of its length.
+        limits = {f"thrift_{what}_size_limit": max(1, min(self._size, 2**20)) for what in ("string", "container")}
+        return pq.ParquetFile(source, **limits, **options)
+
+    def _refuse_long_text(self, name: str, values: Any) -> None:
+        if not _is_text(values.type.value_type):
+            return
+        lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in values.chunks)
+        total = sum(pc.sum(pc.cast(chunk, pa.int64())).as_py() or 0 for chunk in lengths)
+        if total > max(TEXT_FLOOR, TEXT_RATIO * self._size):
+            problem = f"column {name!r} decodes to {total:,} bytes of text, from a file of {self._size:,}"
+            raise DataError(problem, path=self.path, remedy="Check what wrote it; ids are short texts.")
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return self._damaged(str(error).partition("\n")[0])
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(f"not a readable Parquet file: {_cut(why)}", path=self.path, remedy=self.remedy)
+
+
+def listed(columns: list[str]) -> str:
+    """Names of columns for a message: quoted, each cut to a readable length, and not more than a few."""
+    shown = [repr(name) if len(name) <= 60 else repr(name[:56] + "...") for name in columns[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else "")
+
+
+def _is_plain(kind: Any) -> bool:
+    """One value a row, of a few bytes or text."""
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return _is_text(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind) or any(is_(kind) for is_ in numbers)
+
+
+def _is_text(kind: Any) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def _cut(text: str) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= 200 else text[:197] + "..."
