@@ -25,9 +25,20 @@ else:
     import tomli as tomllib
 
 
+TOML_BYTES, TOML_DOTS = 2**17, 500
+"""A TOML file may have this many bytes, and a line of it this many dots: the parser takes quadratic time on dots."""
+
+
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{key} = {value!r} is not allowed: it must be {allowed}")
+        raise ConfigError(f"{key} = {_shown(value)} is not allowed: it must be {allowed}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # TOML's 0xFFF... may be longer than Python writes in decimal
+        return "a number of thousands of digits"
 
 
 def _require_range(settings: object, low: float, high: float, *keys: str, open_high: bool = False) -> None:
@@ -294,7 +305,7 @@ class Settings:
             For an unknown preset or key, a value of the wrong type or out of range, or an unreadable file.
         """
         given, parsed = _preset(preset), _parse_overrides(overrides)
-        read = {} if file is None else _read_toml(file)
+        read = {} if file is None else read_toml(file)
 
         def over(settings: Settings) -> Settings:
             settings = settings.replace(given)
@@ -369,13 +380,34 @@ def _preset(name: str) -> dict[str, Any]:
     return PRESETS[name]
 
 
-def _read_toml(path: str | Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is far longer than settings are, or is not TOML.
+    """
+    file = Path(path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device may have no end
+            raise ConfigError(f"{path}: is no plain file; write the settings to a file, and give that")
+        if file.is_file() and file.stat().st_size > TOML_BYTES:
+            raise ConfigError(f"{path}: is longer than {TOML_BYTES:,} bytes, which settings never are; check the path")
+        return _parse_toml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or what its parser lets through
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > TOML_DOTS:
+            raise ValueError(f"line {number} has more than {TOML_DOTS} dots; put long lists over several lines")
+    return tomllib.loads(text)
 
 
 def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -388,7 +420,7 @@ def _parse_overrides(overrides: Iterable[str] | Mapping[str, Any]) -> dict[str, 
             raise ConfigError(f"--set {item!r}: write it as key=value, for example lr=0.001")
         key, text = key.strip(), text.strip()
         try:
-            document = tomllib.loads(f"value = {text}")
+            document = _parse_toml(f"value = {text}")
         except (ValueError, RecursionError) as error:
             if text.startswith(("[", "{", '"', "'")):
                 raise ConfigError(f"--set {item!r}: {text} is not valid TOML: {error}") from error
@@ -433,14 +465,17 @@ def _coerce(key: str, value: Any, expected: Any) -> Any:
             return tuple(_coerce(key, v, element) for v in (value if isinstance(value, (list, tuple)) else (value,)))
         except ConfigError as error:
             wanted = {str: "names", int: "whole numbers", float: "numbers"}[element]
-            raise ConfigError(f"{key} = {value!r}: must be a list of {wanted}") from error
+            raise ConfigError(f"{key} = {_shown(value)}: must be a list of {wanted}") from error
     if origin is Literal:
         return value
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{key}: a whole number of {value.bit_length():,} bits is too large") from error
     if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
-        raise ConfigError(f"{key} = {value!r}: must be {wanted}")
+        raise ConfigError(f"{key} = {_shown(value)}: must be {wanted}")
     if expected is float and value != value:
         raise ConfigError(f"{key} = nan: must be a number")
     return value

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.config import Settings, read_toml, setting_keys
 from hakg_dgl.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     import optuna
@@ -137,12 +130,7 @@ class SearchSpace:
         ConfigError
             Naming the file and the key.
         """
-        try:
-            values = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or what its parser lets through
-            raise ConfigError(f"{file}: is not valid TOML: {error}") from error
+        values = read_toml(file)
         try:
             return cls.from_dict(values, settings)
         except ConfigError as error:
@@ -266,8 +254,8 @@ def _step(key: str, step: Any, low: float, high: float) -> float:
     whole = isinstance(low, int)
     if isinstance(step, bool) or not isinstance(step, int if whole else (int, float)):
         raise ConfigError(f"{key}: step = {step!r} must be a {'whole ' if whole else ''}number")
-    if not (math.isfinite(step) and 0 < step <= high - low):
-        raise ConfigError(f"{key}: step = {step!r} must be above 0, and at most high - low")
+    if not 0 < step <= high - low:
+        raise ConfigError(f"{key}: step must be above 0, and at most high - low = {high - low!r}")
     # In decimals, as the sampler counts: 0.3 is three steps of 0.1, which it is not in binary.
     low_exact, high_exact, step_exact = (Decimal(str(number)) for number in (low, high, step))
     try:
