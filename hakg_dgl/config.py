@@ -31,10 +31,11 @@ TOML_BYTES, TOML_DOTS = 2**17, 500
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{key} = {_shown(value)} is not allowed: it must be {allowed}")
+        raise ConfigError(f"{key} = {shown_value(value)} is not allowed: it must be {allowed}")
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
+    """A setting's value for a message."""
     try:
         return repr(value)
     except ValueError:  # TOML's 0xFFF... may be longer than Python writes in decimal
@@ -465,7 +466,7 @@ def _coerce(key: str, value: Any, expected: Any) -> Any:
             return tuple(_coerce(key, v, element) for v in (value if isinstance(value, (list, tuple)) else (value,)))
         except ConfigError as error:
             wanted = {str: "names", int: "whole numbers", float: "numbers"}[element]
-            raise ConfigError(f"{key} = {_shown(value)}: must be a list of {wanted}") from error
+            raise ConfigError(f"{key} = {shown_value(value)}: must be a list of {wanted}") from error
     if origin is Literal:
         return value
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
@@ -475,7 +476,7 @@ def _coerce(key: str, value: Any, expected: Any) -> Any:
             raise ConfigError(f"{key}: a whole number of {value.bit_length():,} bits is too large") from error
     if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
-        raise ConfigError(f"{key} = {_shown(value)}: must be {wanted}")
+        raise ConfigError(f"{key} = {shown_value(value)}: must be {wanted}")
     if expected is float and value != value:
         raise ConfigError(f"{key} = nan: must be a number")
     return value

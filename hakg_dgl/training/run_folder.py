@@ -121,7 +121,9 @@ class RunFolder:
                 path=self.about_file,
                 remedy="Install a newer hakg_dgl, or train again.",
             )
-        if not isinstance(version, int) or not isinstance(data, dict) or not {"name", "digest"} <= set(data):
+        if type(version) is not int or version < 1:
+            raise _damaged(self.about_file, f"its format version is {version!r}")
+        if not isinstance(data, dict) or not all(isinstance(data.get(key), str) for key in ("name", "digest")):
             raise _damaged(self.about_file, "it does not name a data set")
         if not isinstance(data.get("path"), (str, type(None))):
             raise _damaged(self.about_file, f"the path of the data set is {data['path']!r}")
@@ -155,7 +157,7 @@ class RunFolder:
         lines = self.metrics_file.read_bytes().splitlines(keepends=True)
         try:
             values = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _damaged(self.metrics_file, error) from error
         if not all(isinstance(value, dict) and isinstance(value.get("epoch"), int) for value in values):
             raise _damaged(self.metrics_file, "a line is no JSON object with an epoch")
@@ -201,7 +203,7 @@ class RunFolder:
         try:
             with safe_open(file, framework="pt") as handle:
                 metadata = json.loads((handle.metadata() or {})["hakg"])
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
             raise _damaged(file, error) from error
         if not isinstance(metadata, dict):
             raise _damaged(file, "its metadata are no JSON object")
@@ -234,6 +236,8 @@ class RunFolder:
             write_json(file, value)
 
     def _require(self, file: Path) -> None:
+        if file.exists() and not file.is_file():  # a pipe or a device may have no end
+            raise _damaged(file, "it is no plain file")
         if not file.exists():
             raise CheckpointError(
                 f"{self.path}: has no {file.name}, so it is not a run, or one that has not come so far; "

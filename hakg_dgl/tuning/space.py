@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hakg_dgl.config import Settings, read_toml, setting_keys
+from hakg_dgl.config import Settings, read_toml, setting_keys, shown_value
 from hakg_dgl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _step(key: str, step: Any, low: float, high: float) -> float:
     if isinstance(step, bool) or not isinstance(step, int if whole else (int, float)):
         raise ConfigError(f"{key}: step = {step!r} must be a {'whole ' if whole else ''}number")
     if not 0 < step <= high - low:
-        raise ConfigError(f"{key}: step must be above 0, and at most high - low = {high - low!r}")
+        raise ConfigError(f"{key}: step = {shown_value(step)} must be above 0, and at most high - low")
     # In decimals, as the sampler counts: 0.3 is three steps of 0.1, which it is not in binary.
     low_exact, high_exact, step_exact = (Decimal(str(number)) for number in (low, high, step))
     try:
