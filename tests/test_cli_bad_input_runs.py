@@ -293,7 +293,7 @@ def test_a_checkpoint_of_another_run() -> None:
     refuse(
         re.compile(
             "R/model.safetensors: does not fit R/config.toml: [0-9]+ tensors are missing, too many, or of another "
-            "shape, such as 'entity'; train again, or restore it"
+            "shape or type, such as 'entity'; train again, or restore it"
         ),
         *EVALUATE,
     )
@@ -308,7 +308,7 @@ def test_a_checkpoint_with_other_tensors() -> None:
     other = {"user": tensors["user"][:-1].clone(), "spare": tensors["user"]}
     folder.save_tensors(folder.model_file, tensors | other, about)
     refuse(
-        "R/model.safetensors: does not fit R/config.toml: 2 tensors are missing, too many, or of another shape, "
+        "R/model.safetensors: does not fit R/config.toml: 2 tensors are missing, too many, or of another shape or type, "
         "such as 'spare'; train again, or restore it",
         *EVALUATE,
     )

@@ -127,6 +127,7 @@ class Checkpoint:
                 different.append(f"device (was {about['device']!r}, now {self._device!r})")
             known = {"refit_from": None, **about["standing"]}  # which earlier versions did not write
             standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
+            _refuse_other_types(standing)
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{file}: does not say where training stood ({error!r}); train again") from error
         refuse_changed_settings(self.folder, different)
@@ -159,6 +160,19 @@ class Checkpoint:
     def _device(self) -> str:
         """Kind of device, on which the generators' states depend."""
         return next(self.model.parameters()).device.type
+
+
+def _refuse_other_types(standing: Standing) -> None:
+    """Raise TypeError for a value that is no number, or no count, where one is written."""
+    for name, value in asdict(standing).items():
+        default = getattr(Standing(), name)
+        for number in value.values() if isinstance(default, dict) else [value]:
+            missing = number is None and default is None
+            fits = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if isinstance(default, int):
+                fits = fits and isinstance(number, int) and number >= 0
+            if not fits and not missing:
+                raise TypeError(f"{name} is {value!r}")
 
 
 def changed_settings(theirs: dict[str, Any], ours: Settings) -> list[str]:

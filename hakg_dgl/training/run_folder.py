@@ -349,12 +349,12 @@ def trained_tensors(folder: RunFolder, dataset: Dataset) -> tuple[dict[str, Tens
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
     """Give a model its trained tensors, and make it ready to rank; CheckpointError if they do not fit."""
-    found, expected = ({name: tensor.shape for name, tensor in of.items()} for of in (tensors, model.state_dict()))
+    found, expected = ({n: (t.shape, t.dtype) for n, t in of.items()} for of in (tensors, model.state_dict()))
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
         raise CheckpointError(
             f"{folder.model_file}: does not fit {folder.config_file}: {len(wrong)} tensors are missing, too many, or "
-            f"of another shape, such as {wrong[0]!r}; train again, or restore it"
+            f"of another shape or type, such as {wrong[0]!r}; train again, or restore it"
         )
     model.load_state_dict(tensors)
     model.eval()
