@@ -37,7 +37,7 @@ def estimate(scale: float, done: Sequence[dict[str, Any]]) -> float:
     slope = float(last["peak_bytes"] / last["scale"])
     if len(done) > 1:
         slope = float((last["peak_bytes"] - done[-2]["peak_bytes"]) / (last["scale"] - done[-2]["scale"]))
-    return float(last["peak_bytes"]) + max(0.0, slope) * (scale - float(last["scale"]))
+    return float(last["peak_bytes"]) + max(FIRST_GUESS / 4, slope) * (scale - float(last["scale"]))
 
 
 def measure_scale(scale: float, arguments: argparse.Namespace) -> dict[str, Any]:

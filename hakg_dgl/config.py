@@ -66,7 +66,8 @@ class _Section:
 Kind = Literal["hakg", "popularity", "item-knn", "ease", "bpr-mf", "lightgcn"]
 Formulation = Literal["released", "paper"]
 Geometry = Literal["poincare", "euclidean"]
-Score = Literal["fused", "separate"]
+Score = Literal["fused", "separate", "inner"]
+Ranking = Literal["hinge", "softmax"]
 Kernels = Literal["auto", "readable", "torch", "dgl", "triton"]
 Precision = Literal["float32", "bf16"]
 AngleMask = Literal["step", "edge"]
@@ -98,7 +99,11 @@ class ModelSettings(_Section):
     dual_item_embeddings
         Off: items have the knowledge embedding only.
     score
-        ``fused``: cosine(u, e_i + v_i); ``separate``: cos(u, e_i) + cos(u, v_i), which is what the loss trains.
+        ``fused``: cosine(u, e_i + v_i); ``separate``: cos(u, e_i) + cos(u, v_i), which is what the hinge trains;
+        ``inner``: the inner product of u with the mean of e_i and v_i.
+    linear_weight, linear_l2, linear_rank
+        Weight of the linear item-item term in the score (0: none), λ of its closed form and the singular vectors it
+        uses; see :func:`~hakg_dgl.nn.item_item.item_item_factors`.
     kg_edge_dropout, interaction_dropout, message_dropout
         Rates: the share of KG edges, of interactions and of layer output coordinates dropped in a training step.
     kernels
@@ -110,12 +115,15 @@ class ModelSettings(_Section):
     kind: Kind = "hakg"
     formulation: Formulation = "paper"
     dim: int = 64
-    layers: int = 3
+    layers: int = 2
     geometry: Geometry = "poincare"
     curvature: float = 1.0
     gate: bool = True
     dual_item_embeddings: bool = True
-    score: Score = "separate"
+    score: Score = "inner"
+    linear_weight: float = 8.0
+    linear_l2: float = 400.0
+    linear_rank: int = 256
     kg_edge_dropout: float = 0.5
     interaction_dropout: float = 0.5
     message_dropout: float = 0.1
@@ -133,8 +141,13 @@ class ModelSettings(_Section):
         _require_range(self, 1, 16, "layers")
         _require_range(self, 0.0, 1.0, "kg_edge_dropout", "interaction_dropout", "message_dropout", open_high=True)
         _require_range(self, 1e-4, 1e4, "curvature")
+        _require_range(self, 0.0, 1e6, "linear_weight")
+        _require_range(self, 1e-3, 1e9, "linear_l2")
+        _require_range(self, 1, 4096, "linear_rank")
         if self.precision == "bf16" and self.kernels == "readable":
-            raise ConfigError("precision = 'bf16' is not for kernels = 'readable', the reference: leave one of them out")
+            raise ConfigError(
+                "precision = 'bf16' is not for kernels = 'readable', the reference: leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -143,8 +156,14 @@ class LossSettings(_Section):
 
     Attributes
     ----------
+    ranking_loss
+        ``softmax``: cross-entropy of each positive among the candidates, on the score; ``hinge``: the published
+        contrastive loss with a margin, on both cosines.
+    temperature, candidates
+        Of the softmax: what scores are divided by, and the items a batch's positives compete with, drawn anew each
+        step; all items where the catalogue has no more.
     negatives, margin
-        Negatives per positive, and the cosine above which one counts.
+        Of the hinge: negatives per positive, and the cosine above which one counts.
     angle_weight
         Weight of the angle loss; 0 switches it off.
     angle_direction
@@ -160,6 +179,9 @@ class LossSettings(_Section):
         ``["all"]``, ``["auto"]`` (estimated from the graph) or names of relations the angle loss uses.
     """
 
+    ranking_loss: Ranking = "softmax"
+    temperature: float = 1.0
+    candidates: int = 4096
     negatives: int = 200
     margin: float = 0.6
     angle_weight: float = 0.005
@@ -171,8 +193,11 @@ class LossSettings(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_choice(self, "ranking_loss", Ranking)
         _require_choice(self, "angle_mask", AngleMask)
         _require_choice(self, "angle_direction", AngleDirection)
+        _require_range(self, 1e-3, 1e3, "temperature")
+        _require_range(self, 1, 10_000_000, "candidates")
         _require_range(self, 1, 100_000, "negatives")
         _require_range(self, -1.0, 1.0, "margin")
         _require_range(self, 0.0, 1e3, "angle_weight")
@@ -206,7 +231,7 @@ class TrainingSettings(_Section):
         as many epochs, so that the model left behind has seen all that is known of its users.
     """
 
-    lr: float = 1e-3
+    lr: float = 3e-3
     lr_schedule: Literal["constant", "cosine"] = "constant"
     batch_size: int = 4096
     epochs: int = 200
@@ -214,7 +239,7 @@ class TrainingSettings(_Section):
     patience: int = 10
     select_by: str = "ndcg@20"
     protocol: Protocol = "validation"
-    refit: bool = False
+    refit: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -350,17 +375,20 @@ class Settings:
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
 _TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
-_RELEASED = {"formulation": "released", "score": "fused"}
+_HINGE = {"ranking_loss": "hinge", "linear_weight": 0.0, "layers": 3, "lr": 1e-3, "refit": False}
+_RELEASED = {**_HINGE, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
 _PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "released": {**_RELEASED, "negatives": 200, "margin": 0.6, "layers": 3, "lr": 1e-3},
+    "released": _RELEASED,
+    "paper": {**_RELEASED, "formulation": "paper", "score": "separate"},
     "alibaba-ifashion": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 200, "margin": 0.6},
     "yelp2018": {**_PUBLISHED, "lr": 5e-4, "layers": 2, "negatives": 400, "margin": 0.8},
     "last-fm": {**_PUBLISHED, "lr": 1e-4, "layers": 3, "negatives": 400, "margin": 0.7},
 }
-"""Named settings: ``default``; ``released`` as the released code was run on small data sets; the published
-hyper-parameters of the three data sets of the publication (its section 5.1.4 and the released code's scripts)."""
+"""Named settings: ``default``; ``released`` as the released code was run on small data sets; ``paper``, the published
+equations and loss, scored by what that loss trains; the published hyper-parameters of the three data sets of the
+publication (its section 5.1.4 and the released code's scripts)."""
 
 
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -35,5 +35,14 @@ def with_interactions(dataset: Dataset, interactions: pd.DataFrame) -> Dataset:
 
 def small_settings(**overrides: Any) -> Settings:
     """Four steps an epoch, a few hundredths of a second."""
-    small = {"dim": 8, "layers": 1, "negatives": 10, "batch_size": 160, "lr": 0.01, "epochs": 5, "device": "cpu"}
+    small = {
+        "dim": 8,
+        "layers": 1,
+        "negatives": 10,
+        "batch_size": 160,
+        "lr": 0.01,
+        "epochs": 5,
+        "device": "cpu",
+        "refit": False,
+    }
     return Settings.resolve(overrides=small | overrides)

@@ -60,7 +60,7 @@ def make_trainer(dataset: Any, **changes: Any) -> Trainer:
         "negatives": 8,
         "angle_weight": 0.5,
     }
-    return Trainer(dataset, Settings.resolve(overrides=base | {"batch_size": 128} | changes))
+    return Trainer(dataset, Settings.resolve(preset="paper", overrides=base | {"batch_size": 128} | changes))
 
 
 def loss_and_gradients(trainer: Trainer, objective: Any) -> tuple[float, list[Tensor]]:

@@ -16,7 +16,7 @@ from hakg_dgl import RunFolder, load_dataset, load_model
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 
-SMALL = ("--set", "dim=8", "--set", "negatives=8", "--set", "layers=1")
+SMALL = ("--set", "dim=8", "--set", "negatives=8", "--set", "layers=1", "--set", "refit=false")
 METRICS = {"recall@20", "ndcg@20", "precision@20", "hit@20", "mrr@20"}
 
 
@@ -95,6 +95,15 @@ def test_train_touches_no_run_and_no_other_folder_unasked(data: Path, run: Path)
     refuse("is a file", "train", data, "--out", run / "config.toml")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert load_dataset(data).name == "demo"
+
+
+def test_after_a_refit_validation_is_no_longer_measured(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "run"
+    succeed("train", data, "--out", out, "--epochs", 2, *SMALL, "--set", "refit=true")
+    best = RunFolder(out).result["best_epoch"]
+    assert [line["epoch"] for line in RunFolder(out).metrics] == list(range(1, 3 + best))
+    assert "test:" in succeed("evaluate", out).stdout
+    refuse("trained again on train and validation (refit)", "evaluate", out, "--split", "valid")
 
 
 def test_overwrite_trains_anew(tmp_path: Path, data: Path, run: Path) -> None:

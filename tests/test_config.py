@@ -48,7 +48,7 @@ valid_settings = st.builds(
         curvature=real(1e-4, 1e4),
         gate=st.booleans(),
         dual_item_embeddings=st.booleans(),
-        score=st.sampled_from(["fused", "separate"]),
+        score=st.sampled_from(["fused", "separate", "inner"]),
         kg_edge_dropout=rates,
         interaction_dropout=rates,
         message_dropout=rates,
@@ -134,13 +134,14 @@ def test_every_value_can_be_set_by_an_override(value):
 def test_every_setting_survives_being_changed_alone():
     """One other value a key, so that none is forgotten by a section, the dictionary or the file."""
     other = {
-        "kind": "ease", "formulation": "released", "dim": 32, "layers": 2, "geometry": "euclidean", "curvature": 0.5,
-        "gate": False, "dual_item_embeddings": False, "score": "fused", "kg_edge_dropout": 0.1,
+        "kind": "ease", "formulation": "released", "dim": 32, "layers": 3, "geometry": "euclidean", "curvature": 0.5,
+        "gate": False, "dual_item_embeddings": False, "score": "fused", "linear_weight": 0.0, "linear_l2": 20.0,
+        "linear_rank": 3, "kg_edge_dropout": 0.1, "ranking_loss": "hinge", "temperature": 0.2, "candidates": 9,
         "interaction_dropout": 0.2, "message_dropout": 0.0, "kernels": "dgl", "precision": "bf16", "negatives": 7,
         "margin": -0.5, "angle_weight": 0.0, "angle_direction": "attribute", "angle_dropout": 0.25,
         "angle_mask": "edge", "aperture": 0.2, "hierarchical_relations": ("genre", "film.director"), "lr": 0.1,
         "lr_schedule": "cosine", "batch_size": 1, "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5",
-        "protocol": "published", "refit": True, "seed": 0, "device": "cpu", "dtype": "float64", "tensorboard": True,
+        "protocol": "published", "refit": False, "seed": 0, "device": "cpu", "dtype": "float64", "tensorboard": True,
         "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard", "ease_l2": (3.0,), "weight_decay": 0.0,
     }  # fmt: skip
     assert {k for k in setting_keys() if k not in other} == set(), "give the new setting another value here"

@@ -41,7 +41,7 @@ switches = pytest.mark.parametrize(
 
 
 def model_of(path, dtype=torch.float64, graph=GRAPH, **settings):
-    settings = {"dim": 4, "layers": 2, "kernels": path, **settings}
+    settings = {"dim": 4, "layers": 2, "kernels": path, "linear_weight": 0.0, **settings}
     return HAKG(graph.heterograph(), ModelSettings(**settings), seed=3, dtype=dtype)
 
 
@@ -272,10 +272,11 @@ def test_gate_by_hand():
 
 @paths
 @switches
-def test_ranking_vectors_rank_by_cosines(path, formulation, geometry, gate, dual):
+def test_ranking_vectors_rank_by_the_score(path, formulation, geometry, gate, dual):
     settings = {"formulation": formulation, "geometry": geometry, "gate": gate, "dual_item_embeddings": dual}
     fused = model_of(path, score="fused", **settings)
     separate = model_of(path, score="separate", **settings)
+    inner = model_of(path, score="inner", **settings)
     embeddings = fused.propagate()
 
     def cosines(items):
@@ -284,7 +285,8 @@ def test_ranking_vectors_rank_by_cosines(path, formulation, geometry, gate, dual
     entity, item = embeddings.entity, embeddings.item
     together = cosines(entity if item is None else entity + item)
     apart = cosines(entity) if item is None else cosines(entity) + cosines(item)
-    for model, expected in ((fused, together), (separate, apart)):
+    product = embeddings.user @ (entity if item is None else (entity + item) / 2).T
+    for model, expected in ((fused, together), (separate, apart), (inner, product)):
         users, items = model.ranking_vectors()
         assert users.shape == (8, 4)
         assert items.shape == (6, 4)
@@ -339,7 +341,7 @@ def test_a_switch_leaves_the_other_parameters_as_drawn():
 def test_packed_views_will_do_for_the_fast_paths(path):
     """With eleven relations, whose names sort differently from their numbers."""
     graph = odd_graph()
-    settings = ModelSettings(dim=4, kernels=path)
+    settings = ModelSettings(dim=4, layers=3, linear_weight=0.0, kernels=path)
     packed = HAKG(graph.packed(), settings, seed=3, dtype=torch.float64)
     assert_same(
         values_and_gradients(packed, packed.propagate()),

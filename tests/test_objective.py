@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset, hierarchical_relations
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.nn.losses import contrastive_loss
+from hakg_dgl.nn.losses import contrastive_loss, softmax_loss
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.training.objective import STREAMS, Objective, relation_ids
 from hakg_dgl.training.trainer import build_model, training_splits
@@ -43,7 +43,7 @@ def drawn_from(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: Dataset) -> None:
-    sut = objective(demo, angle_weight=0.3)
+    sut = objective(demo, ranking_loss="hinge", angle_weight=0.3)
     users, items = batch(demo)
     negatives, dropout, angle = (torch_generator(2020, name) for name in ("negatives", "dropout", "angle"))
     drawn = sut.sampler.sample(users, 10, negatives)
@@ -54,14 +54,29 @@ def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: 
     torch.testing.assert_close(sut(users, items), contrastive + 0.3 * cones, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("candidates", [20, 4096])
+def test_the_softmax_is_over_a_sample_of_the_items_or_all(demo: Dataset, candidates: int) -> None:
+    sut = objective(demo, angle_weight=0.0, candidates=candidates, temperature=0.5)
+    users, items = batch(demo)
+    user, item = sut.model.score_vectors(sut.model.propagate(dropout=torch_generator(2020, "dropout")))
+    sample = None
+    if candidates < demo.n_items:
+        sample = torch.randperm(demo.n_items, generator=torch_generator(2020, "negatives"))[:candidates]
+    indptr, known = (torch.tensor(ids) for ids in demo.positives("train"))
+    expected = softmax_loss(user, item, users, items, (indptr, known), candidates=sample, temperature=0.5)
+    torch.testing.assert_close(sut(users, items), expected, rtol=1e-12, atol=0)
+
+
 def test_a_step_draws_from_its_streams_alone(demo: Dataset) -> None:
     users, items = batch(demo)
     everything = torch.get_rng_state()
     for overrides, used in (
-        ({}, {"negatives", "dropout", "angle"}),
-        ({"angle_weight": 0.0}, {"negatives", "dropout"}),
-        ({"angle_dropout": 0.0}, {"negatives", "dropout"}),
-        ({"kg_edge_dropout": 0.0, "interaction_dropout": 0.0, "message_dropout": 0.0}, {"negatives", "angle"}),
+        ({"ranking_loss": "hinge"}, {"negatives", "dropout", "angle"}),
+        ({}, {"dropout", "angle"}),  # all items are candidates
+        ({"candidates": 10}, {"negatives", "dropout", "angle"}),
+        ({"angle_weight": 0.0}, {"dropout"}),
+        ({"angle_dropout": 0.0}, {"dropout"}),
+        ({"kg_edge_dropout": 0.0, "interaction_dropout": 0.0, "message_dropout": 0.0}, {"angle"}),
     ):
         sut = objective(demo, **overrides)
         before = states(sut)
@@ -72,7 +87,7 @@ def test_a_step_draws_from_its_streams_alone(demo: Dataset) -> None:
 
 
 def test_the_number_of_negatives_leaves_all_other_draws_alone(demo: Dataset) -> None:
-    few, many = objective(demo, negatives=3), objective(demo, negatives=40)
+    few, many = (objective(demo, ranking_loss="hinge", negatives=n) for n in (3, 40))
     for one, other in zip(few.model.parameters(), many.model.parameters(), strict=True):
         assert torch.equal(one, other)
     for _ in range(2):

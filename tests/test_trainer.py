@@ -645,7 +645,7 @@ def test_metrics_and_result_hold_what_is_promised(demo: Dataset, tmp_path: Path)
     result = Trainer(demo, settings, run=run, data_path=tmp_path / "data").fit()
     first, second = RunFolder(run).metrics
     assert set(first) == {"epoch", "seconds", "loss"}
-    assert set(second) == {"epoch", "seconds", "loss", "split"} | METRICS
+    assert set(second) == {"epoch", "seconds", "loss", "split", "learned"} | METRICS
     assert 0 < first["seconds"] < 60
     assert result == json.loads((run / "result.json").read_text())
     assert result["data"] == {"name": "demo", "digest": demo.digest, "path": str(tmp_path / "data")}

@@ -1,7 +1,8 @@
-"""The two losses: contrastive with a margin, and the angle loss that keeps items in the cones of their attributes."""
+"""The losses: softmax or contrastive with a margin, and the angle loss that keeps items in their attributes' cones."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,10 @@ from hakg_dgl.nn.model import Embeddings
 
 COUNT_FLOOR = 1e-5
 """Added to the number of active negatives of a positive, by which their sum is divided."""
+SCORES_PER_BLOCK = 1 << 20
+"""Scores of users with candidates held at once on a CPU: 4 MiB of float32, which its caches hold in part."""
+LOGSUM_FLOOR = -1e30
+"""Log-sum of the scores of a user who knows all candidates: none of them counts, and no NaN arises."""
 
 
 class _HingeOverNegatives(torch.autograd.Function):
@@ -104,15 +109,137 @@ def contrastive_loss(
     Tensor
         Scalar.
     """
-    user = F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR)[users]
+    # index_select throughout: on several threads the gradient of x[ids] adds up in the order they happen to come in.
+    user = F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR).index_select(0, users)
     tables = [embeddings.entity] if embeddings.item is None else [embeddings.entity, embeddings.item]
     missing = torch.full_like(user[:, 0], float(len(tables)))
     excess = torch.zeros_like(missing)
     for table in tables:
         unit = F.normalize(table, dim=1, eps=ROW_NORM_FLOOR)
-        missing = missing - (user * unit[positives]).sum(1)
+        missing = missing - (user * unit.index_select(0, positives)).sum(1)
         excess = excess + hinge_over_negatives(backend, user, unit, negatives, margin)
     return (missing.clamp_min(0.0) + excess).mean()
+
+
+class _SoftmaxOverCandidates(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, user: Tensor, item: Tensor, users: Tensor, positives: Tensor, rivals: _Rivals, temperature: float
+    ) -> Tensor:
+        # A row a user, not a pair: the pairs of a user share their sums. On a GPU, finding them would wait for it.
+        rows, row = users, torch.arange(len(users), device=users.device)
+        if not users.is_cuda:
+            rows, row = users.unique(return_inverse=True)
+        x, z = user.index_select(0, rows) / temperature, rivals.rows_of(item)
+        of_positive = (x.index_select(0, row) * item.index_select(0, positives)).sum(1)
+        grad_x, grad_z = torch.empty_like(x), torch.zeros_like(z)
+        order = row.argsort(stable=True)
+        ends = row.bincount(minlength=len(rows)).cumsum(0)
+        excess, pull = torch.empty_like(of_positive), torch.empty_like(of_positive)
+        size = len(rows) if users.is_cuda else max(1, SCORES_PER_BLOCK // max(1, len(z)))
+        for start in range(0, len(rows), size):
+            stop = min(start + size, len(rows))
+            logits = rivals.without_known(x[start:stop] @ z.T, rows[start:stop])
+            total = logits.logsumexp(1).clamp_min_(LOGSUM_FLOOR)
+            pairs = order[int(ends[start - 1]) if start else 0 : int(ends[stop - 1])] if size < len(rows) else order
+            at = row.index_select(0, pairs) - start
+            gap = total.index_select(0, at) + rivals.log_scale - of_positive.index_select(0, pairs)
+            excess[pairs], pull[pairs] = F.softplus(gap), gap.sigmoid()
+            push = torch.zeros_like(total).index_add_(0, at, pull[pairs])
+            weights = logits.sub_(total.unsqueeze(1)).exp_().mul_(push.unsqueeze(1))
+            torch.mm(weights, z, out=grad_x[start:stop])
+            grad_z.addmm_(weights.T, x[start:stop])
+        pull.neg_()
+        grad_x.index_add_(0, row, pull.unsqueeze(1) * item.index_select(0, positives))
+        to_positive = pull.unsqueeze(1) * x.index_select(0, row)
+        grad_user = torch.zeros_like(user).index_add_(0, rows, grad_x.div_(temperature))
+        grad_item = rivals.scatter(grad_z, item).index_add_(0, positives, to_positive)
+        ctx.save_for_backward(grad_user.div_(len(users)), grad_item.div_(len(users)))
+        return excess.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grad_user, grad_item = ctx.saved_tensors
+        return grad_user * grad, grad_item * grad, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """The items that positives compete with in a step, and which of them each user is known to have."""
+
+    items: Tensor | None
+    """Distinct ids, int64 ``[m]``; None for all items."""
+    indptr: Tensor
+    known: Tensor
+    n_items: int
+
+    @property
+    def log_scale(self) -> float:
+        """What makes the sum over a sample of the items that over all of them, on average."""
+        return 0.0 if self.items is None else math.log(self.n_items / len(self.items))
+
+    def rows_of(self, table: Tensor) -> Tensor:
+        return table if self.items is None else table.index_select(0, self.items)
+
+    def scatter(self, grad: Tensor, table: Tensor) -> Tensor:
+        return grad if self.items is None else torch.zeros_like(table).index_copy_(0, self.items, grad)
+
+    def without_known(self, logits: Tensor, users: Tensor) -> Tensor:
+        """Set the logits ``[B, m]`` of known items to minus infinity, in place."""
+        first = self.indptr.index_select(0, users)
+        count = self.indptr.index_select(0, users + 1) - first
+        row = torch.repeat_interleave(count)
+        place = torch.arange(len(row), device=row.device) + (first - count.cumsum(0) + count).index_select(0, row)
+        column = self.known.index_select(0, place)
+        if self.items is not None:
+            slot = torch.full((self.n_items + 1,), -1, dtype=torch.int64, device=row.device)
+            slot[self.items] = torch.arange(len(self.items), device=row.device)
+            column = slot.index_select(0, column)
+            row, column = row[column >= 0], column[column >= 0]
+        return logits.index_put_((row, column), logits.new_tensor(-torch.inf))
+
+
+def softmax_loss(
+    user: Tensor,
+    item: Tensor,
+    users: Tensor,
+    positives: Tensor,
+    known: tuple[Tensor, Tensor],
+    *,
+    candidates: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    r"""Cross-entropy of each positive among items its user is not known to have.
+
+    Mean over pairs (u, i) of :math:`\log(1 + \frac{n}{m} \sum_{j \in C \setminus N_u} e^{(s_{uj} - s_{ui})/\tau})`
+    with inner products s, the known items :math:`N_u` and the candidates C, m of the n items drawn uniformly (sampled
+    softmax; Jean et al. 2015, arXiv 1412.2007, section 3, for a uniform distribution).
+
+    The gradient is computed with the value, block by block of users: nothing larger than a block of scores is kept.
+
+    Parameters
+    ----------
+    user, item
+        Vectors ``[n_users, d]`` and ``[n_items, d]``.
+    users, positives
+        int64 ``[batch]``.
+    known
+        ``(indptr [n_users + 1], items)``, int64: the items of each user, left out of the sum.
+    candidates
+        Distinct items, int64 ``[m]``; None for all.
+    temperature
+        τ, above 0.
+
+    Returns
+    -------
+    Tensor
+        Scalar, differentiable once in ``user`` and ``item``.
+    """
+    rivals = _Rivals(candidates, known[0], known[1], len(item))
+    result: Tensor = _SoftmaxOverCandidates.apply(  # type: ignore[no-untyped-call]
+        user, item, users, positives, rivals, temperature
+    )
+    return result
 
 
 @dataclass(frozen=True)
@@ -188,7 +315,7 @@ class AngleLoss:
 
     def _masked_by_edge(self, entity: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         keep = self._coordinates((self.pairs.n_edges, entity.shape[1]), generator, entity)
-        item, attribute = entity[self.pairs.rows] * keep, entity[self.pairs.cols] * keep
+        item, attribute = (entity.index_select(0, ids) * keep for ids in (self.pairs.rows, self.pairs.cols))
         return item.square().sum(1), attribute.square().sum(1), (item * attribute).sum(1)
 
 

@@ -21,6 +21,7 @@ from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend
 from hakg_dgl.nn.aggregators import Aggregator, PackedAggregator
 from hakg_dgl.nn.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.nn.item_item import item_item_factors
 from hakg_dgl.randomness import torch_generator
 
 
@@ -45,6 +46,8 @@ class Embeddings:
 
 class HAKG(nn.Module):
     """Hierarchy-aware knowledge gated network.
+
+    The linear item-item term of its score is no parameter: :meth:`fit_linear_term` solves for it.
 
     All parameters are tangent vectors at the origin of the Poincaré ball, Xavier-uniform, each drawn from a random
     stream of its own.
@@ -74,6 +77,9 @@ class HAKG(nn.Module):
     >>> model = HAKG(build_heterograph(dataset), ModelSettings(dim=32))
     >>> embeddings = model.propagate()
     """
+
+    linear_left: Tensor
+    linear_right: Tensor
 
     def __init__(
         self,
@@ -105,6 +111,10 @@ class HAKG(nn.Module):
         if s.dual_item_embeddings and s.gate:
             self.gate_item = nn.ParameterList(parameter(f"gate_item_{i}", s.dim) for i in range(s.layers))
             self.gate_entity = nn.ParameterList(parameter(f"gate_entity_{i}", s.dim) for i in range(s.layers))
+        if s.linear_weight > 0.0:
+            rank = min(s.linear_rank, packed.n_users, packed.n_items)
+            for name in ("linear_left", "linear_right"):
+                self.register_buffer(name, torch.zeros(packed.n_items, rank, dtype=dtype))
 
     def _choose_aggregator(self, graph: Any) -> Aggregator:
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
@@ -208,19 +218,48 @@ class HAKG(nn.Module):
         interaction_mask = draw_mask(self.graph.interactions.n_edges, s.interaction_dropout, generator)
         return self.aggregator.drop(kg_mask, interaction_mask, 1.0 / (1.0 - s.interaction_dropout))
 
-    @torch.no_grad()
-    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
-        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products rank as the model does.
+    def score_vectors(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products are the learned score.
 
-        ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i).
+        ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i). ``"inner"``: the inner
+        product of u with the mean of e_i and v_i. Without dual item embeddings v_i is left out. Differentiable.
         """
-        embeddings = self.propagate()
-        user, entity, item = _normalise(embeddings.user), embeddings.entity, embeddings.item
+        user, entity, item = embeddings.user, embeddings.entity[: self.graph.n_items], embeddings.item
+        if self.settings.score == "inner":
+            return user, entity if item is None else (entity + item) / 2.0
+        user = _normalise(user)
         if item is None:
             return user, _normalise(entity)
         if self.settings.score == "fused":
             return user, _normalise(entity + item)
         return user, _normalise(entity) + _normalise(item)
+
+    @property
+    def n_learned_columns(self) -> int:
+        """Columns of :meth:`ranking_vectors` that come from parameters; those of the linear term follow."""
+        return self.settings.dim
+
+    @torch.no_grad()
+    def fit_linear_term(self) -> None:
+        """Solve for the linear item-item term of the score on the graph's interactions; until then it is zero."""
+        s = self.settings
+        if s.linear_weight > 0.0:
+            left, right = item_item_factors(self.graph.interactions, s.linear_l2, s.linear_rank)
+            self.linear_left.copy_(left)
+            self.linear_right.copy_(right)
+
+    @torch.no_grad()
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        r"""User ``[n_users, d + r]`` and item ``[n_items, d + r]`` vectors whose inner products rank as the model does.
+
+        The first d columns are those of :meth:`score_vectors`. The last r are those of the linear item-item term
+        :math:`w \sum_{j \in N_u} B_{ji}` (Steck 2019) of :meth:`fit_linear_term`; r is 0 without that term.
+        """
+        user, item = self.score_vectors(self.propagate())
+        if self.settings.linear_weight == 0.0:
+            return user, item
+        linear = self.settings.linear_weight * self.aggregator.user_sum(self.linear_left)
+        return torch.cat([user, linear], dim=1), torch.cat([item, self.linear_right], dim=1)
 
 
 def _mixed_by_gate(item: Tensor, knowledge: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The state of training at the end of an epoch: all that resuming needs, in one file."""
+"""The state of training at the end of an epoch or within one: all that resuming needs, in one file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
 from hakg_dgl.training.run_folder import RunFolder, settings_differences
 
-STATE_FORMAT_VERSION = 1
+STATE_FORMAT_VERSION = 2
+"""2: a state may be from within an epoch."""
 STATE_SHARE = 0.05
 """Largest share of the time that writing the state may take."""
+STATE_AGE = 300.0
+"""Seconds since the state was last written after which it is written within an epoch too."""
 
 Weights = dict[str, Tensor]
 
@@ -33,21 +36,33 @@ class Standing:
         The last one done, 0 before the first.
     best_epoch, best_value, best_metrics
         Of the best evaluation so far; 0, None and empty before the first.
+    best_learned
+        The best value of the score without its linear term so far, None where that is the whole score.
     worse
-        Evaluations since then.
+        Evaluations since either of them was better than before.
     seconds
         Spent in epochs.
     refit_from
         The last epoch before the refit began, None until then.
+    step, step_loss, step_seconds
+        Steps done of the next epoch, the sum of their losses, and their time.
     """
 
     epoch: int = 0
     best_epoch: int = 0
     best_value: float | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
+    best_learned: float | None = None
     worse: int = 0
     seconds: float = 0.0
     refit_from: int | None = None
+    step: int = 0
+    step_loss: float = 0.0
+    step_seconds: float = 0.0
+
+
+_ALWAYS_WRITTEN = ("epoch", "best_epoch", "best_value", "best_metrics", "worse", "seconds")
+"""Fields that every version wrote; the others have their defaults where they are missing."""
 
 
 class Checkpoint:
@@ -76,20 +91,37 @@ class Checkpoint:
         self.generators = generators
         self._written, self._cost = time.monotonic(), 0.0
 
-    def save(self, standing: Standing, best: Weights, *, force: bool = False) -> bool:
+    @property
+    def age(self) -> float:
+        """Seconds since the state was last written, or since the beginning."""
+        return time.monotonic() - self._written
+
+    def save(self, standing: Standing, best: Weights, *, force: bool = False, order: Tensor | None = None) -> bool:
         """Write the state, unless the last write was too short a while ago to afford one; whether it was written.
 
         A run killed after a skipped write resumes from an earlier epoch and repeats the epochs since.
+
+        Parameters
+        ----------
+        standing, best
+            Where training stands, and the best weights so far.
+        force
+            Write in any case.
+        order
+            Within an epoch, the state of the batches' generator at the beginning of that epoch.
         """
         began = time.monotonic()
         if not force and (began - self._written) * STATE_SHARE < self._cost:
             return False
         tensors = _prefixed("model", self.model.state_dict())
-        if best and standing.best_epoch != standing.epoch:
+        if best and (standing.step or standing.best_epoch != standing.epoch):
             tensors |= _prefixed("best", best)
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{index}", {name: torch.as_tensor(slots[name]) for name in slots})
-        tensors |= _prefixed("random", {name: generator.get_state() for name, generator in self.generators.items()})
+        random = {name: generator.get_state() for name, generator in self.generators.items()}
+        if order is not None:
+            random["batches"] = order
+        tensors |= _prefixed("random", random)
         about = {
             "format_version": STATE_FORMAT_VERSION,
             "settings": self.settings.to_dict(),
@@ -125,7 +157,8 @@ class Checkpoint:
             different = changed_settings(about["settings"], self.settings)
             if about["device"] != self._device:
                 different.append(f"device (was {about['device']!r}, now {self._device!r})")
-            known = {"refit_from": None, **about["standing"]}  # which earlier versions did not write
+            new = {name: value for name, value in asdict(Standing()).items() if name not in _ALWAYS_WRITTEN}
+            known = new | about["standing"]
             standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
             _refuse_other_types(standing)
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -135,7 +168,7 @@ class Checkpoint:
             best = self._restore_tensors(tensors)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{file}: does not fit this run: {error}; train again") from error
-        if standing.best_epoch == standing.epoch:
+        if standing.best_epoch == standing.epoch and not standing.step and standing.refit_from is None:
             best = copied(self.model)
         if standing.best_epoch and not best and standing.refit_from is None:
             raise CheckpointError(f"{file}: lacks the best weights, of epoch {standing.best_epoch}; train again")

@@ -11,8 +11,8 @@ from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset, hierarchical_relations
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.nn.losses import AngleLoss, contrastive_loss, item_attribute_pairs
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.nn.losses import AngleLoss, contrastive_loss, item_attribute_pairs, softmax_loss
+from hakg_dgl.nn.model import HAKG, Embeddings
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.sampling import NegativeSampler
 
@@ -71,6 +71,8 @@ class Objective:
         kernels = settings.model.kernels
         self.backend = choose_backend("auto" if kernels == "readable" else kernels, device)
         self.generators = {name: torch_generator(settings.run.seed, name, device) for name in STREAMS}
+        indptr, items = (torch.tensor(a, dtype=torch.int64, device=device) for a in dataset.positives(*splits))
+        self.known = (indptr, items)
         self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=device)
         relations = relation_ids(dataset, loss.hierarchical_relations)
         self.angle = AngleLoss(
@@ -84,10 +86,24 @@ class Objective:
 
     def __call__(self, users: Tensor, positives: Tensor) -> Tensor:
         """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the model's parameters."""
-        negatives = self.sampler.sample(users, self.settings.negatives, self.generators["negatives"])
         embeddings = self.model.propagate(dropout=self.generators["dropout"])
-        total = contrastive_loss(self.backend, embeddings, users, positives, negatives, self.settings.margin)
+        total = self.ranking_loss(embeddings, users, positives)
         if self.settings.angle_weight > 0.0:
             angle = self.angle(self.backend, self.model.entity, self.generators["angle"])
             total = total + self.settings.angle_weight * angle
         return total
+
+    def ranking_loss(self, embeddings: Embeddings, users: Tensor, positives: Tensor) -> Tensor:
+        """The part of the loss that ranks, from the embeddings after propagation: a scalar."""
+        loss, generator = self.settings, self.generators["negatives"]
+        if loss.ranking_loss == "hinge":
+            negatives = self.sampler.sample(users, loss.negatives, generator)
+            return contrastive_loss(self.backend, embeddings, users, positives, negatives, loss.margin)
+        user, item = self.model.score_vectors(embeddings)
+        candidates = None
+        if loss.candidates < len(item):
+            order = torch.randperm(len(item), generator=generator, device=generator.device)
+            candidates = order[: loss.candidates].sort().values
+        return softmax_loss(
+            user, item, users, positives, self.known, candidates=candidates, temperature=loss.temperature
+        )

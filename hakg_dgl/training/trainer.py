@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +27,7 @@ from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.sampling import EpochBatches
 from hakg_dgl.training.allocator import keep_freed_memory
 from hakg_dgl.training.checkpoint import (
+    STATE_AGE,
     Checkpoint,
     Standing,
     Weights,
@@ -32,7 +35,7 @@ from hakg_dgl.training.checkpoint import (
     require_run,
     restart,
 )
-from hakg_dgl.training.objective import Objective
+from hakg_dgl.training.objective import Objective, relation_ids
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.tensorboard import ScalarLog
 
@@ -157,6 +160,18 @@ def build_model(
     return model.to(device)
 
 
+def angle_loss_warnings(objective: Objective, dataset: Dataset, settings: Settings) -> list[str]:
+    """Why the angle loss does nothing though it has a weight, in a text; empty where it does something."""
+    if settings.loss.angle_weight == 0.0 or objective.angle.pairs.n_edges:
+        return []
+    names = settings.loss.hierarchical_relations
+    chosen = relation_ids(dataset, names)
+    why = f"no triple of hierarchical_relations = {list(names)} joins an item and an entity that is no item"
+    if chosen is not None and not len(chosen):
+        why = f"hierarchical_relations = {list(names)} finds no hierarchical relation in data set {dataset.name!r}"
+    return [f"The angle loss is off: {why}; name other relations (hakg info DATA lists them), or set angle_weight = 0"]
+
+
 class Trainer:
     """Trains HAKG on a data set.
 
@@ -219,8 +234,13 @@ class Trainer:
             self._scalars = ScalarLog(self.folder.tensorboard)
         self._standing = Standing()
         self._best: Weights = {}
-        self._fresh = True
+        self._fresh, self._stop_asked = True, False
         self._set_up(training_splits(self.settings))
+        self.warnings = self._warnings()
+        """Settings that turned out to do nothing, also in ``result.json``."""
+
+    def _warnings(self) -> list[str]:
+        return angle_loss_warnings(self.objective, self.dataset, self.settings)
 
     def _set_up(self, splits: tuple[str, ...]) -> None:
         """Everything that training changes, as it is before the first epoch on these splits."""
@@ -238,12 +258,21 @@ class Trainer:
     def _model_and_objective(self, splits: tuple[str, ...]) -> tuple[HAKG, Objective]:
         """What is trained on these splits, freshly initialised."""
         model = build_model(self.dataset, self.settings, self.device, splits)
+        model.fit_linear_term()
         return model, Objective(model, self.dataset, self.settings, splits)
+
+    def interrupt(self) -> None:
+        """Have :meth:`fit` save the state after the step it is in, and raise KeyboardInterrupt.
+
+        It only sets a flag, so a handler of signals, another thread or ``on_progress`` may call it. A run that is
+        past its last step ends as it would have.
+        """
+        self._stop_asked = True
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
         """Train to the end (or from the last saved state on) and evaluate the best model, which ``model`` then is.
 
-        Interrupted by an exception or a kill at any moment, a run continues with ``resume`` from the last saved epoch
+        Interrupted by an exception or a kill at any moment, a run continues with ``resume`` from the last saved state
         to the same result. Without ``resume``, the folder is cleared and training starts anew.
 
         Parameters
@@ -261,13 +290,24 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            If there is nothing to resume, the run has other settings, or the folder cannot be written.
+            If there is nothing to resume, the run has other settings, another process is training in the folder, or
+            it cannot be written.
         IntegrityError
             If the run belongs to another data set.
         NumericalError
             If training yields NaN or infinity; the best model and the last good state stay in the run folder, and
-            ``model`` is the best so far.
+            ``model`` is the best so far, of the search for the best epoch where the refit fails.
+        KeyboardInterrupt
+            After :meth:`interrupt`.
         """
+        if self.folder is None:
+            return self._fit(resume)
+        if resume:
+            require_run(self.folder)
+        with self.folder.sole_writer():
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> dict[str, Any]:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if not self._fresh:
@@ -285,13 +325,24 @@ class Trainer:
                 self._epoch()
             self._refit()
         except NumericalError:
-            if self._best:
-                self.model.load_state_dict(self._best)
+            self._set_back()
             raise
         finally:
+            self._stop_asked = False
             if self._scalars is not None:
                 self._scalars.close()
         return self._finish()
+
+    def _set_back(self) -> None:
+        """Make ``model`` the best of the search for the best epoch, if there is one."""
+        best, splits = self._best, training_splits(self.settings)
+        if not best and self._standing.refit_from is not None and self.folder is not None:
+            with suppress(CheckpointError):  # a resumed refit does not hold it
+                best = self.folder.load_tensors(self.folder.model_file)[0]
+        if best and self.splits != splits:
+            self._set_up(splits)
+        if best:
+            self.model.load_state_dict(best)
 
     def _reason_to_stop(self) -> str | None:
         """Why the search for the best epoch is over, None while it is not."""
@@ -312,9 +363,9 @@ class Trainer:
         standing, training = self._standing, self.settings.training
         if standing.refit_from is None:
             self._set_up(("train", "valid"))
-            standing.refit_from = standing.epoch
+            standing.refit_from, standing.step = standing.epoch, 0
         while (number := standing.epoch - standing.refit_from + 1) <= standing.best_epoch:
-            began = time.perf_counter()
+            began = time.perf_counter() - standing.step_seconds
             lr = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
             loss = self._steps(number, lr, began)
             standing.epoch += 1
@@ -333,23 +384,27 @@ class Trainer:
             self._report(
                 Progress(number, standing.best_epoch, steps, steps, loss, seconds, stopped=stopped, refit=True)
             )
+            self._stop_after_epoch()
+        self._evaluate_selection(standing.best_epoch)  # for its error, before the best model of the search is replaced
         self._best = copied(self.model)
         self._save_best()
 
     def _epoch(self) -> None:
         standing, training = self._standing, self.settings.training
-        began, number = time.perf_counter(), standing.epoch + 1
+        began, number = time.perf_counter() - standing.step_seconds, standing.epoch + 1
         lr = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
         loss = self._steps(number, lr, began)
-        metrics, best = {}, False
+        metrics, best, learned = {}, False, None
         if number % training.eval_every == 0 or number == training.epochs:
-            metrics = self._evaluate_selection(number)
-            best = self._note(metrics, number)
+            metrics, learned = self._evaluate_selection(number)
+            best = self._note(metrics, learned, number)
         standing.epoch = number
         seconds = time.perf_counter() - began
         standing.seconds += seconds
         if self.folder is not None:
             line = {"epoch": number, "seconds": round(seconds, 4), "loss": loss}
+            if learned is not None:
+                line["learned"] = learned
             self.folder.append_metrics({**line, "split": self.selected_on, **metrics} if metrics else line)
         stopped = self._reason_to_stop()
         if self._checkpoint is not None:
@@ -359,23 +414,27 @@ class Trainer:
             self._scalars.write(number, scalars | {f"{self.selected_on}/{key}": metrics[key] for key in metrics})
         steps = len(self.batches)
         self._report(Progress(number, training.epochs, steps, steps, loss, seconds, metrics or None, best, stopped))
+        self._stop_after_epoch()
 
     def _steps(self, number: int, lr: float, began: float) -> float:
-        """One pass over the training interactions; the mean loss."""
+        """One pass over the training interactions, or what is left of it; the mean loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
-        steps, total = len(self.batches), 0.0
-        refit = self._standing.refit_from is not None
-        epochs = self._standing.best_epoch if refit else self.settings.training.epochs
+        standing = self._standing
+        steps, total, done = len(self.batches), standing.step_loss if standing.step else 0.0, standing.step
+        refit = standing.refit_from is not None
+        epochs = standing.best_epoch if refit else self.settings.training.epochs
         pending: list[Tensor] = []
-        for step, (users, positives) in enumerate(self.batches, start=1):
+        order = self.batches.generator.get_state()
+        for step, (users, positives) in enumerate(itertools.islice(self.batches, done, None), start=done + 1):
+            pause = step < steps and (self._stop_asked or self._state_is_old)
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.objective(users, positives)
             loss.backward()  # type: ignore[no-untyped-call]
             pending.append(loss.detach())
             # Reading the loss waits for a GPU, so there it is read every few steps; parameters change after the check.
-            if self.device.type == "cpu" or step == steps or len(pending) == 32:
+            if self.device.type == "cpu" or step == steps or pause or len(pending) == 32:
                 for earlier, value in enumerate(torch.stack(pending).tolist(), start=step - len(pending) + 1):
                     if not math.isfinite(value):
                         raise self._numerical_error(f"the loss became {value}", number, f"step {earlier}")
@@ -385,22 +444,58 @@ class Trainer:
                     seconds = time.perf_counter() - began
                     self._report(Progress(number, epochs, step, steps, total / step, seconds, refit=refit))
             self.optimizer.step()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._numerical_error("a parameter became NaN or infinite", number, f"step {steps}")
+            if pause:
+                self._require_finite(number, step)
+                standing.step, standing.step_loss, standing.step_seconds = step, total, time.perf_counter() - began
+                self._save_state(order)
+                if self._stop_asked:
+                    raise KeyboardInterrupt
+        self._require_finite(number, steps)
+        standing.step, standing.step_loss, standing.step_seconds = 0, 0.0, 0.0
         return total / steps
 
-    def _evaluate_selection(self, number: int) -> dict[str, float]:
+    def _require_finite(self, number: int, step: int) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._numerical_error("a parameter became NaN or infinite", number, f"step {step}")
+
+    @property
+    def _state_is_old(self) -> bool:
+        return self._checkpoint is not None and self._checkpoint.age > STATE_AGE
+
+    def _save_state(self, order: Tensor | None = None) -> None:
+        """Write the state in any case; within an epoch, ``order`` is what its batches were drawn from."""
+        if self._checkpoint is not None:
+            best = self._best if self._standing.refit_from is None else {}
+            self._checkpoint.save(self._standing, best, force=True, order=order)
+
+    def _stop_after_epoch(self) -> None:
+        """KeyboardInterrupt after :meth:`interrupt`, with the state written."""
+        if self._stop_asked:
+            self._save_state()
+            raise KeyboardInterrupt
+
+    def _evaluate_selection(self, number: int) -> tuple[dict[str, float], float | None]:
+        """Metrics on the split that selects, and the selecting one without the linear term, if there is that term."""
         if self._evaluator is None:
             self._evaluator = Evaluator(self.dataset, self.selected_on, self.cuts)
         self.model.eval()
         try:
-            return dict(self._evaluator(EmbeddingScorer(*self.model.ranking_vectors())).metrics)
+            user, item = self.model.ranking_vectors()
+            metrics = dict(self._evaluator(EmbeddingScorer(user, item)).metrics)
+            learned = getattr(self.model, "n_learned_columns", user.shape[1])
+            if learned == user.shape[1]:
+                return metrics, None
+            alone = self._evaluator(EmbeddingScorer(user[:, :learned], item[:, :learned])).metrics
+            return metrics, alone[self.settings.training.select_by]
         except NumericalError as error:
             raise self._numerical_error(f"a score became NaN ({error})", number, "in the evaluation") from error
 
-    def _note(self, metrics: dict[str, float], number: int) -> bool:
+    def _note(self, metrics: dict[str, float], learned: float | None, number: int) -> bool:
         """Keep the model if it is the best so far."""
         standing, value = self._standing, metrics[self.settings.training.select_by]
+        # Beside a strong linear term the score falls before it rises: training goes on while what is learned improves.
+        if learned is not None and (standing.best_learned is None or learned > standing.best_learned):
+            standing.best_learned, standing.worse = learned, -1
         if standing.best_value is not None and not value > standing.best_value:
             standing.worse += 1
             return False
@@ -426,11 +521,15 @@ class Trainer:
         scorer = EmbeddingScorer(*self.model.ranking_vectors())
         test: dict[str, float] | None = None
         if len(self.dataset.pairs("test")):
-            test = dict(Evaluator(self.dataset, "test", self.cuts)(scorer).metrics)
+            try:
+                test = dict(Evaluator(self.dataset, "test", self.cuts)(scorer).metrics)
+            except NumericalError as error:
+                raise self._numerical_error(f"a score became NaN ({error})", standing.epoch, "in the test") from error
         published = self.settings.training.protocol == "published"
         result = {
             "protocol": self.settings.training.protocol,
             "note": PUBLISHED_NOTE if published else None,
+            "warnings": self.warnings,
             "best_epoch": standing.best_epoch,
             "epochs_run": standing.epoch if standing.refit_from is None else standing.refit_from,
             "refit": None

@@ -1,0 +1,79 @@
+"""The linear item-item term of the score: EASE in the span of the leading singular vectors.
+
+Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019 (arXiv 1905.03375), whose weights in closed form
+become inner products of short vectors here, so that a score stays the inner product of a user and an item vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from hakg_dgl.graph.packed import SparsePattern
+
+FloatArray = NDArray[np.float64]
+DENSE_UP_TO = 2048
+"""Users or items, whichever are fewer, up to which all singular vectors are computed at once; beyond, by Lanczos."""
+
+
+def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tuple[Tensor, Tensor]:
+    r"""Factors of the weights of EASE: :math:`B_{ij} = \langle left_i, right_j\rangle` for i ≠ j.
+
+    EASE scores by :math:`x_u B` with :math:`B = I - P \,\mathrm{diag}(P)^{-1}`,
+    :math:`P = (X^\top X + \lambda I)^{-1}` (Steck 2019, eq. 8). With the singular value decomposition
+    :math:`X = U S V^\top`, :math:`P = (I - V D V^\top) / \lambda` where :math:`D = S^2 / (S^2 + \lambda)`, so off the
+    diagonal :math:`B_{ij} = (V D V^\top)_{ij} / (1 - q_j)`, :math:`q_j = (V D V^\top)_{jj}`. Directions with
+    :math:`S^2 \ll \lambda` hardly count, and the leading ``rank`` of them suffice; with all of them it is EASE itself.
+    The diagonal differs, but concerns only items a user has, which are not ranked for the user.
+
+    Parameters
+    ----------
+    interactions
+        Pattern users x items, X.
+    l2
+        λ, above 0.
+    rank
+        Singular vectors used, fewer where there are fewer users or items.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``left`` and ``right``, float64 ``[n_items, r]`` on the pattern's device, r = min(rank, n_users, n_items).
+        Zero rows for items without interaction.
+    """
+    pattern = interactions
+    n_users, n_items = pattern.n_rows, pattern.n_cols
+    r = min(rank, n_users, n_items)
+    indptr, cols = pattern.by_row.indptr.cpu().numpy(), pattern.cols.cpu().numpy()
+    matrix = sparse.csr_matrix((np.ones(len(cols)), cols, indptr), (n_users, n_items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    squared, vectors = _leading(matrix, r)
+    share = squared / (squared + l2)
+    left = vectors * share
+    right = vectors / (1.0 - (left * vectors).sum(1, keepdims=True))
+    device = pattern.cols.device
+    return torch.from_numpy(left).to(device), torch.from_numpy(right).to(device)
+
+
+def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
+    """The ``r`` largest squared singular values and their right vectors ``[n_cols, r]``, float64."""
+    n_rows, n_cols = matrix.shape
+    if not matrix.nnz:
+        return np.zeros(r), np.zeros((n_cols, r))
+    if min(n_rows, n_cols) > max(DENSE_UP_TO, r):
+        start = np.ones(min(n_rows, n_cols))  # the search begins at the same vector each time
+        _, values, transposed = svds(matrix, k=r, v0=start, solver="arpack")
+        return np.square(values), transposed.T.copy()
+    wide = n_rows < n_cols
+    gram = (matrix @ matrix.T if wide else matrix.T @ matrix).toarray()
+    squared, vectors = np.linalg.eigh(gram)
+    squared, vectors = squared[::-1][:r].clip(min=0.0), vectors[:, ::-1][:, :r]
+    if wide:  # from the left vectors to the right ones; those of zero values do not matter
+        scale = np.sqrt(squared)
+        vectors = (matrix.T @ vectors) / np.where(scale > 1e-7 * scale.max(), scale, np.inf)
+    return squared, np.ascontiguousarray(vectors)
