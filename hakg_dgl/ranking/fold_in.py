@@ -1,0 +1,236 @@
+r"""New users without training: vectors and scores that follow from a user's items alone.
+
+A trained model gives every user a vector of parameters and of what propagation gathers from the user's items. A new
+user has the second part only. docs/recommending.md defines it for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.ranking.topk import IdArray, Scorer, checked_ids, id_tensor
+
+
+class UserPart(Protocol):
+    """Some columns of a user's vector, as a function of the user's items."""
+
+    @property
+    def width(self) -> int:
+        """How many columns."""
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, width]`` of n users whose items are ``items[indptr[u]:indptr[u + 1]]``."""
+
+
+class FoldIn(Protocol):
+    """What a trained model makes of users it has not seen."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items; their ids are 0..n_items-1."""
+
+    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
+        """A scorer whose users 0..n-1 are those with the items ``items[indptr[u]:indptr[u + 1]]``."""
+
+
+@dataclass(frozen=True)
+class SumOfUnitMeans:
+    r"""The part that HAKG's propagation gathers.
+
+    .. math:: u = \sum_{l=1}^{L} \frac{m^{(l)}}{\|m^{(l)}\|}, \qquad
+              m^{(l)} = \frac{1}{|I_u|} \sum_{i \in I_u} f_i^{(l-1)}
+
+    That is :meth:`hakg_dgl.HAKG.propagate` for a user whose parameters are zero, the items' values being those of the
+    trained graph; a user without items has zero.
+
+    Attributes
+    ----------
+    layers
+        The fused items :math:`f^{(l)}`, ``[n_items, d]`` each, l = 0..L-1.
+    unit
+        Divide u by its norm, for scores that are cosines.
+    floor
+        Rows are divided by their L2 norm, or by this where it is larger.
+    """
+
+    layers: Sequence[Tensor]
+    unit: bool
+    floor: float = 1e-12
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.layers[0].shape[1]
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, d]``."""
+        means = [_pooled(layer, indptr, items, "mean") for layer in self.layers]
+        total = torch.stack([F.normalize(mean, dim=1, eps=self.floor) for mean in means]).sum(0)
+        return F.normalize(total, dim=1, eps=self.floor) if self.unit else total
+
+
+@dataclass(frozen=True)
+class SumOfRows:
+    r"""The sum of rows of the user's items, :math:`|I_u|^{-p} \sum_{i \in I_u} t_i`: any linear item-item term.
+
+    Attributes
+    ----------
+    table
+        ``[n_items, width]``: t.
+    power
+        p: 0 for the sum, 1/2 for LightGCN's normalisation, 1 for the mean.
+    """
+
+    table: Tensor
+    power: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Columns of the table."""
+        return self.table.shape[1]
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, width]``; zero for a user without items."""
+        total = _pooled(self.table, indptr, items, "sum")
+        if not self.power:
+            return total
+        return total * indptr.diff().clamp_min(1).to(total.dtype).pow(-self.power).unsqueeze(1)
+
+
+class EmbeddingFoldIn:
+    """Folds users into a model that ranks by inner products.
+
+    Parameters
+    ----------
+    parts
+        What the user vectors consist of, column after column.
+    item_vectors
+        ``[n_items, d]``: the second of the model's ``ranking_vectors()``.
+
+    Raises
+    ------
+    ConfigError
+        If the parts have another number of columns than the item vectors.
+    """
+
+    def __init__(self, parts: Sequence[UserPart], item_vectors: Tensor) -> None:
+        widths = [part.width for part in parts]
+        if sum(widths) != item_vectors.shape[1]:
+            raise ConfigError(
+                f"the parts of a new user's vector have {' + '.join(map(str, widths))} columns, the item vectors "
+                f"{item_vectors.shape[1]}: give one part for each term of the score"
+            )
+        self.parts, self.item_vectors = list(parts), item_vectors.detach()
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.item_vectors)
+
+    @torch.no_grad()
+    def fold_in(self, indptr: IdArray, items: IdArray) -> Tensor:
+        """Vectors of users by their items.
+
+        Parameters
+        ----------
+        indptr, items
+            int64: the items of user u are ``items[indptr[u]:indptr[u + 1]]``, each once, in any order.
+
+        Returns
+        -------
+        Tensor
+            ``[n, d]`` on the device of the item vectors; their inner products with these are the scores.
+
+        Raises
+        ------
+        DataError
+            If an item does not exist, or the lists do not fit together.
+        """
+        bounds, rows = checked_lists(indptr, items, self.n_items)
+        return self._vectors(bounds, rows)
+
+    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
+        """A scorer of these users; vectors are made block by block, so any number of users fits in memory."""
+        return _FoldedScorer(self, *checked_lists(indptr, items, self.n_items))
+
+    def _vectors(self, indptr: Tensor, items: Tensor) -> Tensor:
+        device = self.item_vectors.device
+        indptr, items = indptr.to(device), items.to(device)
+        return torch.cat([part(indptr, items) for part in self.parts], dim=1)
+
+
+class _FoldedScorer:
+    """Scores of folded-in users (a :class:`~hakg_dgl.ranking.topk.Scorer`)."""
+
+    def __init__(self, fold: EmbeddingFoldIn, indptr: Tensor, items: Tensor) -> None:
+        self._fold, self._indptr, self._items = fold, indptr, items
+
+    @property
+    def n_users(self) -> int:
+        return len(self._indptr) - 1
+
+    @property
+    def n_items(self) -> int:
+        return self._fold.n_items
+
+    @torch.no_grad()
+    def scores(self, users: Tensor) -> Tensor:
+        indptr, items = lists_of(self._indptr, self._items, users.cpu())
+        return self._fold._vectors(indptr, items) @ self._fold.item_vectors.T
+
+
+@dataclass(frozen=True)
+class ScorerFoldIn:
+    """Folds users into a model whose scores are made from the users' items anyway.
+
+    Attributes
+    ----------
+    n_items
+        Number of items.
+    make
+        ``make(indptr, items)``, int64 tensors on the CPU, gives the scorer of those users.
+    """
+
+    n_items: int
+    make: Callable[[Tensor, Tensor], Scorer]
+
+    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
+        """A scorer of these users; DataError if an item does not exist, or the lists do not fit together."""
+        return self.make(*checked_lists(indptr, items, self.n_items))
+
+
+def checked_lists(indptr: IdArray, items: IdArray, n_items: int) -> tuple[Tensor, Tensor]:
+    """Packed lists as int64 tensors on the CPU; DataError if they are not such lists of items 0..n_items-1."""
+    bounds, rows = id_tensor(indptr).cpu(), checked_ids(items, n_items, "item").cpu()
+    if bounds.ndim != 1 or not len(bounds) or int(bounds[0]) != 0 or int(bounds[-1]) != len(rows):
+        ends = f"{int(bounds[0])} to {int(bounds[-1])}" if bounds.numel() else "empty"
+        raise DataError(
+            f"indptr is {ends}, and there are {len(rows)} items",
+            remedy="It must go from 0 to the number of items, as Dataset.positives has it.",
+        )
+    if bool((bounds.diff() < 0).any()):
+        raise DataError("indptr goes down", remedy="It must not, as Dataset.positives has it.")
+    return bounds, rows
+
+
+def lists_of(indptr: Tensor, items: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """The packed lists of some users, in their order."""
+    starts = indptr[users]
+    degrees = indptr[users + 1] - starts
+    bounds = F.pad(degrees.cumsum(0), (1, 0))
+    rows = torch.repeat_interleave(degrees)
+    return bounds, items[torch.arange(len(rows)) + (starts - bounds[:-1])[rows]]
+
+
+def _pooled(table: Tensor, indptr: Tensor, items: Tensor, mode: str) -> Tensor:
+    """Sum or mean of the rows of each user's items; zero where there are none."""
+    if not len(items):  # which embedding_bag refuses
+        return table.new_zeros(len(indptr) - 1, table.shape[1])
+    return F.embedding_bag(items, table, indptr, mode=mode, include_last_offset=True)
