@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .files import table_path, write_tables
 from .progress import bar
-from .report import shown, table
-from .runs import device_option, list_length, open_run
+from .report import counted, shown, table
+from .runs import OpenedRun, device_option, list_length, open_run
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from hakg_dgl import Dataset
+    from hakg_dgl.ranking.topk import Scorer, UserItems
+
+_ROWS_AT_ONCE = 1 << 17
+"""Rows that are written at once: row groups of Parquet are best of about this size."""
 
 
 @click.command(
     "recommend",
     epilog="\b\nExamples:\n"
     "  hakg recommend runs/demo --user user_7 --user user_8 --k 5\n"
-    "  hakg recommend runs/demo --k 50 --out lists.parquet\n",
+    "  hakg recommend runs/demo --k 50 --out lists.parquet\n"
+    "  hakg recommend runs/demo --user user_7 --where made_by=maker_3\n"
+    "  hakg recommend runs/demo --new-users visitors.csv --out lists.csv\n",
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--user", "user_ids", multiple=True, metavar="ID", help="Original id of a user; repeatable.")
@@ -31,59 +38,129 @@ if TYPE_CHECKING:
 @click.option("--out", type=table_path(), help="Write the lists (.csv, .parquet or .jsonl); by default of all users.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="Also items the user is known to have (in any split).")
+@click.option("--item", "item_ids", multiple=True, metavar="ID", help="Choose among these items only; repeatable.")
+@click.option("--items", "item_file", type=click.Path(path_type=Path), help="The same from a file (.txt or a table).")
+@click.option(
+    "--where", multiple=True, metavar="REL=ENTITY", help="Only items with this fact, by name or id; repeatable."
+)
+@click.option("--new-users", type=click.Path(path_type=Path), help="Users to fold in: a table of their interactions.")
+@click.option(
+    "--unknown-items", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
+    help="Of --new-users, that the data set does not have.",
+)  # fmt: skip
+@click.option("--user-col", default="user", show_default=True, help="Column of --new-users.")
+@click.option("--item-col", default="item", show_default=True, help="Column of --new-users and --items.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def recommend_command(
     run: Path, user_ids: tuple[str, ...], k: int, out: Path | None, as_json: bool, include_seen: bool,
-    data: Path | None, device: str,
+    item_ids: tuple[str, ...], item_file: Path | None, where: tuple[str, ...], new_users: Path | None,
+    data: Path | None, device: str, **reading: Any,
 ) -> None:  # fmt: skip
     """List the best items of users, by the model of RUN.
 
     Columns: user, rank, item (both by original id), name of the item, score. Without --include-seen no item of the
-    user's is recommended, whichever split it is in.
+    user's is recommended, whichever split it is in. With --new-users, which need no training, lists are of the users
+    in that file. docs/recommending.md says how.
     """
-    import numpy as np
-    import pandas as pd
-
-    from hakg_dgl.data.id_maps import IdMap
     from hakg_dgl.ranking.recommendation import iter_recommendations
-    from hakg_dgl.training.trainer import training_splits
 
-    if not user_ids and out is None and not as_json:
+    if not user_ids and out is None and not as_json and new_users is None:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     if out is not None and as_json:
         raise click.UsageError("--json prints, --out writes a file: give one of them (--out lists.jsonl for JSON)")
     opened = open_run(run, data)
     dataset = opened.dataset
-    known = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"])
-    users = (
-        np.array([known.index(user, "user") for user in dict.fromkeys(user_ids)])
-        if user_ids
-        else np.arange(dataset.n_users)
-    )
-    untrained = int((np.diff(dataset.positives(*training_splits(opened.folder.settings))[0])[users] == 0).sum())
-    notes = opened.notes
-    if untrained:
-        notes.append(f"{untrained:,} of these users have no training interaction: their lists mean little.")
-    for note in notes:
-        click.echo(f"Note: {note}", err=True)
-    seen = None if include_seen else dataset.positives()
-    blocks = iter_recommendations(opened.scorer(device), users, min(k, dataset.n_items), seen)
-    named = _with_original_ids(blocks, dataset, len(users))
-    if out is not None:
-        rows = write_tables(named, out)
-        click.echo(f"Wrote {out}: {rows:,} rows, {len(users):,} users")
-    elif as_json:
-        for block in named:
-            click.echo(block.to_json(orient="records", lines=True, force_ascii=False), nl=False)
+    candidates = _candidates(dataset, item_ids, item_file, where, reading["item_col"])
+    if new_users is None:
+        ids, users, seen, scorer, notes = _trained_users(opened, user_ids, device)
     else:
-        _print(pd.concat(list(named), ignore_index=True))
+        ids, users, seen, scorer, notes = _folded_users(opened, user_ids, new_users, reading, device)
+    for note in [*opened.notes, *notes]:
+        click.echo(f"Note: {note}", err=True)
+    length = min(k, dataset.n_items if candidates is None else len(candidates))
+    blocks = iter_recommendations(scorer, users, length, None if include_seen else seen, candidates)
+    named = _with_original_ids(blocks, ids, dataset, len(users))
+    if out is not None:
+        rows = write_tables(_joined(named), out)
+        click.echo(f"Wrote {out}: {rows:,} rows, {len(users):,} users")
+        return
+    for block in named:
+        if as_json:
+            click.echo(block.to_json(orient="records", lines=True, force_ascii=False), nl=False)
+        else:
+            _print(block)
 
 
-def _with_original_ids(blocks: Iterator[pd.DataFrame], dataset: Dataset, n_users: int) -> Iterator[pd.DataFrame]:
+def _candidates(
+    dataset: Dataset, ids: Sequence[str], file: Path | None, where: Sequence[str], item_col: str
+) -> np.ndarray | None:
+    """Items that may be listed: those named, in the file or as options, of which all conditions are true."""
+    import numpy as np
+
+    from hakg_dgl.data.id_files import read_item_ids
+    from hakg_dgl.errors import DataError
+    from hakg_dgl.ranking.candidates import items_where, known_items
+
+    found = None
+    if ids or file is not None:
+        found = known_items(dataset, [*ids, *([] if file is None else read_item_ids(file, item_col=item_col))])
+    if where:
+        having = items_where(dataset, *where)
+        found = having if found is None else np.intersect1d(found, having)
+        if not len(found):
+            raise DataError(
+                f"of the items named none has {' and '.join(where)}", remedy="Name others, or no condition."
+            )
+    return found
+
+
+_Users = tuple["np.ndarray", "np.ndarray", "UserItems", "Scorer", list[str]]
+"""Original ids of a scorer's users, the users asked for, what all have, the scorer, and notes."""
+
+
+def _trained_users(opened: OpenedRun, wanted: Sequence[str], device: str) -> _Users:
+    import numpy as np
+
+    dataset = opened.dataset
+    ids = dataset.users["original_id"].to_numpy()
+    users = _numbers(ids, dataset.users["name"], wanted)
+    trained = np.diff(dataset.positives(*opened.trained_on)[0])[users]
+    untrained = int((trained == 0).sum())
+    note = f"{untrained:,} of these users have no training interaction: their lists mean little."
+    return ids, users, dataset.positives(), opened.scorer(device), [note] if untrained else []
+
+
+def _folded_users(opened: OpenedRun, wanted: Sequence[str], file: Path, reading: dict[str, Any], device: str) -> _Users:
+    from hakg_dgl.baselines.fold_in import load_fold_in
+    from hakg_dgl.data.id_files import read_new_users
+    from hakg_dgl.training.trainer import choose_device
+
+    fold = load_fold_in(opened.folder.path, opened.dataset, device=choose_device(device))
+    new = read_new_users(file, opened.dataset, **reading)
+    ids = new.ids.to_numpy()
+    users = _numbers(ids, new.ids.to_series(), wanted)
+    return ids, users, new.lists, fold.scorer(*new.lists), [f"{file}: {line}." for line in counted(new.report)]
+
+
+def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> np.ndarray:
+    """The users with these original ids, each once; all, if none is named."""
+    import numpy as np
+    import pandas as pd
+
+    from hakg_dgl.data.id_maps import IdMap
+
+    if not wanted:
+        return np.arange(len(ids))
+    known = IdMap(pd.Index(ids), names)
+    return np.array([known.index(user, "user") for user in dict.fromkeys(wanted)])
+
+
+def _with_original_ids(
+    blocks: Iterator[pd.DataFrame], users: np.ndarray, dataset: Dataset, n_users: int
+) -> Iterator[pd.DataFrame]:
     """Blocks with original ids and the items' names, counted on a bar."""
-    users, items = dataset.users["original_id"].to_numpy(), dataset.items["original_id"].to_numpy()
-    names = dataset.items["name"].to_numpy()
+    items, names = dataset.items["original_id"].to_numpy(), dataset.items["name"].to_numpy()
     with bar(total=n_users, unit="user") as progress:
         for block in blocks:
             item = block["item"].to_numpy()
@@ -91,6 +168,20 @@ def _with_original_ids(blocks: Iterator[pd.DataFrame], dataset: Dataset, n_users
             yield block.assign(user=users[block["user"].to_numpy()], item=items[item], name=names[item])[
                 ["user", "rank", "item", "name", "score"]
             ]
+
+
+def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The same rows in larger blocks: with many items, the lists of few users are made at once."""
+    import pandas as pd
+
+    waiting: list[pd.DataFrame] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= _ROWS_AT_ONCE:
+            yield pd.concat(waiting, ignore_index=True)
+            waiting = []
+    if waiting:
+        yield pd.concat(waiting, ignore_index=True)
 
 
 def _print(lists: pd.DataFrame) -> None:

@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hakg_dgl.baselines.fold_in import load_fold_in
     from hakg_dgl.baselines.training import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
     from hakg_dgl.config import Settings
     from hakg_dgl.data.cards import fetch, list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
+    from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers import RawData, read_kgat, read_recbole, read_tables
     from hakg_dgl.data.synthetic import generate_demo
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from hakg_dgl.insight.export import export
     from hakg_dgl.nn.model import HAKG
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.ranking.candidates import items_where
     from hakg_dgl.ranking.comparison import Comparison, compare
     from hakg_dgl.ranking.evaluation import Evaluation, evaluate
     from hakg_dgl.ranking.recommendation import recommend
@@ -35,10 +38,12 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "baselines.fold_in": ("load_fold_in",),
     "baselines.training": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
     "config": ("Settings",),
     "data.cards": ("fetch", "list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
+    "data.id_files": ("NewUsers", "read_new_users"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers": ("RawData", "read_kgat", "read_recbole", "read_tables"),
     "data.synthetic": ("generate_demo",),
@@ -48,6 +53,7 @@ _HOMES = {
     "insight.export": ("export",),
     "nn.model": ("HAKG",),
     "ranking.baselines": ("PopularityScorer", "RandomScorer"),
+    "ranking.candidates": ("items_where",),
     "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "evaluate"),
     "ranking.recommendation": ("recommend",),
@@ -71,6 +77,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "HakgError",
+    "NewUsers",
     "PairwiseTrainer",
     "PopularityScorer",
     "PreprocessOptions",
@@ -90,14 +97,17 @@ __all__ = [
     "export",
     "fetch",
     "generate_demo",
+    "items_where",
     "list_cards",
     "load_card",
     "load_dataset",
+    "load_fold_in",
     "load_model",
     "load_scorer",
     "make_trainer",
     "preprocess",
     "read_kgat",
+    "read_new_users",
     "read_recbole",
     "read_tables",
     "recommend",
