@@ -58,7 +58,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for key in dict.fromkeys((row["data"], row["model"], row["protocol"]) for row in rows):
         group = [row for row in rows if (row["data"], row["model"], row["protocol"]) == key]
-        chosen = [", ".join(f"{name} {value:g}" for name, value in row["selected"].items()) for row in group]
+        searched = [row["selected"] if row["tried"] > 1 else {} for row in group]
+        chosen = [", ".join(f"{name} {value:g}" for name, value in selected.items()) for selected in searched]
         metrics = [spread([row[name] for row in group]) for name in ("recall@20", "ndcg@20")]
         seconds = f"{statistics.mean(row['seconds'] for row in group):.1f}"
         lines.append([*key, *metrics, "; ".join(dict.fromkeys(filter(None, chosen))), seconds])
