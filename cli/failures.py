@@ -1,10 +1,15 @@
-"""What goes wrong, in one or a few lines on stderr and an exit code: 2 for bad input, 130 for an interruption."""
+"""What goes wrong, in one or a few lines on stderr and an exit code: 2 for bad input, 130 or 143 for a signal."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import IO, Any
 
 import click
@@ -24,16 +29,21 @@ class Failure(click.ClickException):
         click.echo(f"Error: {self.message}", file=file, err=file is None)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send: the command ends as by Ctrl-C, but with exit code 143."""
+
+
 class HakgGroup(click.Group):
     """A group whose commands end with a message instead of a traceback; ``HAKG_DEBUG=1`` shows that too."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and translate what it raises."""
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            with _handled({signal.SIGTERM: _terminate}):
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
             click.echo(f"\nInterrupted. {ctx.meta.get(_AFTER_INTERRUPT, 'Nothing was written.')}", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
             message = explain(error)
             if message is None:
@@ -46,6 +56,50 @@ class HakgGroup(click.Group):
 def after_interrupt(advice: str) -> None:
     """Say what to print when the running command is interrupted."""
     click.get_current_context().meta[_AFTER_INTERRUPT] = advice
+
+
+@contextmanager
+def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
+    """Have the first Ctrl-C or SIGTERM call ``ask``, after which what runs is to raise KeyboardInterrupt soon.
+
+    The second one raises it at once.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        # Not by print or echo: the signal may have come in the middle of one.
+        os.write(2, b"\nStopping after this step; a second signal stops at once.\n")
+        ask()
+
+    try:
+        with _handled({signal.SIGINT: handle, signal.SIGTERM: handle}):
+            yield
+    except KeyboardInterrupt as stop:
+        if received == [signal.SIGTERM]:
+            raise Terminated from stop
+        raise
+
+
+@contextmanager
+def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Handle signals this way, and afterwards as before; not those ignored (nohup), and only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def explain(error: Exception) -> str | None:

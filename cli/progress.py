@@ -21,6 +21,13 @@ def bar(iterable: Iterable[T] | None = None, **options: Any) -> Any:
     return tqdm(iterable, file=sys.stderr, disable=None, dynamic_ncols=True, leave=False, **options)
 
 
+def say(text: str) -> None:
+    """A line on stderr, above the bars."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
 @contextmanager
 def stages(total: int) -> Iterator[Callable[[str], None]]:
     """A bar over the named steps of a command; call the result when a step begins."""

@@ -10,8 +10,9 @@ import click
 
 from hakg_dgl.config import PRESETS, Device, Kind, Precision, Protocol
 
-from .failures import Failure, after_interrupt
+from .failures import Failure, after_interrupt, stopping_gently
 from .progress import epochs as epochs_bar
+from .progress import say
 from .report import table
 from .runs import protocol_notes
 
@@ -75,7 +76,10 @@ def train_command(
     with epochs_bar(settings.training.select_by) as progress:
         trainer = make_trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
         after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
-        result = trainer.fit(resume=resume)
+        for warning in trainer.warnings:
+            say(warning)
+        with stopping_gently(trainer.interrupt):
+            result = trainer.fit(resume=resume)
     for note in protocol_notes(result["protocol"]):
         click.echo(note + "\n")
     splits = {split: values for split, values in result["metrics"].items() if values}
@@ -102,7 +106,7 @@ def _refuse_occupied(folder: RunFolder, resume: bool, overwrite: bool) -> None:
         raise click.UsageError("--resume continues the run in OUT, --overwrite starts anew: give one of them")
     if resume or not folder.path.exists():
         return
-    if not folder.exists() and any(folder.path.iterdir()):
+    if not folder.exists() and folder.holds_other_files():
         raise Failure(f"{folder.path}: holds something else than a run; choose another folder, or empty it yourself")
     if folder.exists() and not overwrite:
         raise Failure(

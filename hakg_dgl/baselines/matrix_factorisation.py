@@ -110,9 +110,14 @@ class PairwiseObjective:
         """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the model's parameters."""
         negatives = self.sampler.sample(users, 1, self.generators["negatives"]).squeeze(1)
         user, item = self.model.propagate()
-        total = bpr_loss(user[users], item[positives], item[negatives])
+        total = bpr_loss(*_rows(user, item, users, positives, negatives))
         if self.weight_decay > 0.0:
-            drawn = self.model.user[users], self.model.item[positives], self.model.item[negatives]
+            drawn = _rows(self.model.user, self.model.item, users, positives, negatives)
             squares = sum((rows.square().sum() for rows in drawn), start=total.new_zeros(()))
             total = total + self.weight_decay * squares / (2 * len(users))
         return total
+
+
+def _rows(user: Tensor, item: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
+    """The rows of a batch, ``[batch, d]`` each; their gradients add up in the same order on any number of threads."""
+    return user.index_select(0, users), item.index_select(0, positives), item.index_select(0, negatives)

@@ -19,7 +19,7 @@ from hakg_dgl.baselines.lightgcn import LightGCN
 from hakg_dgl.baselines.matrix_factorisation import MatrixFactorisation, PairwiseObjective
 from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError
+from hakg_dgl.errors import CheckpointError, NumericalError
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.ranking.evaluation import Evaluator
@@ -69,6 +69,9 @@ class PairwiseTrainer(Trainer):
     ) -> tuple[MatrixFactorisation, PairwiseObjective]:
         model = build_pairwise_model(self.dataset, self.settings, self.device, splits)
         return model, PairwiseObjective(model, self.dataset, self.settings, splits)
+
+    def _warnings(self) -> list[str]:
+        return []
 
 
 _ALL_TRIED = "all settings tried"
@@ -135,6 +138,12 @@ class ClosedFormTrainer:
         self.cuts = tuple(sorted({20, int(training.select_by.partition("@")[2])}))
         self.scorer: Scorer | None = None
         """Of the best model, after :meth:`fit`."""
+        self.warnings: list[str] = []
+        self._stop_asked = False
+
+    def interrupt(self) -> None:
+        """Have :meth:`fit` raise KeyboardInterrupt after the choice of settings that it is at."""
+        self._stop_asked = True
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
         """Try all settings and evaluate the best.
@@ -152,10 +161,23 @@ class ClosedFormTrainer:
         Raises
         ------
         CheckpointError
-            If there is nothing to resume, the run has other settings, or the folder cannot be written.
+            If there is nothing to resume, the run has other settings, another process is training in the folder, or
+            it cannot be written.
         IntegrityError
             If the run belongs to another data set.
+        NumericalError
+            If a choice of settings cannot be solved for, or gives NaN.
+        KeyboardInterrupt
+            After :meth:`interrupt`.
         """
+        if self.folder is None:
+            return self._fit(resume)
+        if resume:
+            require_run(self.folder)
+        with self.folder.sole_writer():
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> dict[str, Any]:
         if resume:
             restart(require_run(self.folder), self.settings, self.dataset, self.data_path)
         elif self.folder is not None:
@@ -184,8 +206,7 @@ class ClosedFormTrainer:
         best: Solved | None = None
         for number, chosen in enumerate(candidates, start=1):
             began = time.perf_counter()
-            tensors = model.fit(chosen)
-            metrics = dict(evaluator(model.scorer(tensors)).metrics)
+            tensors, metrics = self._solved(model, chosen, evaluator)
             better = best is None or metrics[select_by] > best.metrics[select_by]
             if better:
                 best = Solved(number, len(candidates), chosen, metrics, tensors)
@@ -196,8 +217,26 @@ class ClosedFormTrainer:
                 self.folder.append_metrics(line)
             stopped = _ALL_TRIED if number == len(candidates) else None
             self._report(Progress(number, len(candidates), 1, 1, math.nan, seconds, metrics, better, stopped))
+            if self._stop_asked:
+                self._stop_asked = False
+                raise KeyboardInterrupt
         assert best is not None
         return best
+
+    def _solved(
+        self, model: ClosedForm, chosen: dict[str, float], evaluator: Evaluator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The tensors for a choice of settings, and their metrics."""
+        try:
+            tensors = model.fit(chosen)
+            return tensors, dict(evaluator(model.scorer(tensors)).metrics)
+        except (NumericalError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            settings = ", ".join(f"{key} = {value:g}" for key, value in chosen.items())
+            raise NumericalError(
+                f"{self.settings.model.kind} has no finite solution for {settings or 'this data set'} "
+                f"({str(error).splitlines()[0]})\n"
+                "Raise what regularises it (ease_l2, shrinkage), or leave that value out."
+            ) from error
 
     def _save(self, best: Solved, splits: tuple[str, ...]) -> None:
         if self.folder is not None:
@@ -215,6 +254,7 @@ class ClosedFormTrainer:
         result = {
             "protocol": self.settings.training.protocol,
             "note": PUBLISHED_NOTE if published else None,
+            "warnings": self.warnings,
             "best_epoch": best.number,
             "epochs_run": best.tried,
             "selected": best.chosen,

@@ -8,9 +8,10 @@ for, ``tensorboard/``. Nothing in it can run code.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hakg_dgl.config import Settings, setting_keys
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
 from hakg_dgl.nn.model import HAKG
+from hakg_dgl.training import lock
 from hakg_dgl.training.files import replace_file, sync_file, write_json, write_text
 
 RUN_FORMAT_VERSION = 1
@@ -31,6 +33,9 @@ _TRAINED_WITH = (
     "protocol", "dtype",
 )  # fmt: skip
 """Settings without which a trained model ranks otherwise than it did."""
+_TEMPORARY = re.compile(
+    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state)\.safetensors)\..+\.tmp|\.tmp.{6}"
+)
 
 
 class RunFolder:
@@ -55,10 +60,20 @@ class RunFolder:
         self.state_file = self.path / "state.safetensors"
         self.tensorboard = self.path / "tensorboard"
 
+    @contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Keep other trainers out of the folder, which is made if it is not there; CheckpointError if one is in it."""
+        with ExitStack() as held:
+            with self._writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock.sole_writer(self.path))
+            yield
+
     def create(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
         """Start the folder afresh: settings and data set are written, what an earlier run left is removed."""
         with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
             for file in (self.about_file, self.state_file, self.result_file, self.model_file, self.metrics_file):
                 file.unlink(missing_ok=True)
@@ -85,17 +100,14 @@ class RunFolder:
 
     def remove_temporaries(self) -> None:
         """Remove what writers killed in the middle left: our own temporaries, and those of safetensors."""
-        ours = (
-            self.config_file,
-            self.about_file,
-            self.metrics_file,
-            self.result_file,
-            self.model_file,
-            self.state_file,
-        )
-        for pattern in (*(f".{file.name}.*.tmp" for file in ours), ".tmp??????"):
-            for file in self.path.glob(pattern):
+        for file in self.path.iterdir():
+            if _TEMPORARY.fullmatch(file.name):
                 file.unlink(missing_ok=True)
+
+    def holds_other_files(self) -> bool:
+        """Whether there are files in the folder, those apart that a trainer killed at its very beginning leaves."""
+        names = [file.name for file in self.path.iterdir()]
+        return any(name != lock.LOCK_NAME and not _TEMPORARY.fullmatch(name) for name in names)
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -170,8 +182,9 @@ class RunFolder:
 
     def sync_metrics(self) -> None:
         """Return when the lines so far are on the disk: a state must not outlive the lines of its epochs."""
-        with self._writing(self.metrics_file):
-            sync_file(self.metrics_file)
+        if self.metrics_file.exists():
+            with self._writing(self.metrics_file):
+                sync_file(self.metrics_file)
 
     def truncate_metrics(self, epoch: int) -> None:
         """Keep the lines of epochs up to this one."""

@@ -428,11 +428,11 @@ class Trainer:
         pending: list[Tensor] = []
         order = self.batches.generator.get_state()
         for step, (users, positives) in enumerate(itertools.islice(self.batches, done, None), start=done + 1):
-            pause = step < steps and (self._stop_asked or self._state_is_old)
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.objective(users, positives)
             loss.backward()  # type: ignore[no-untyped-call]
             pending.append(loss.detach())
+            pause = step < steps and (self._stop_asked or self._state_is_old)
             # Reading the loss waits for a GPU, so there it is read every few steps; parameters change after the check.
             if self.device.type == "cpu" or step == steps or pause or len(pending) == 32:
                 for earlier, value in enumerate(torch.stack(pending).tolist(), start=step - len(pending) + 1):
