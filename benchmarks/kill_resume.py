@@ -1,0 +1,292 @@
+"""Kills training at random moments, resumes it, and compares the end with that of an uninterrupted run.
+
+    python benchmarks/kill_resume.py --kills 200 --fresh 20 --json kill_resume.json
+
+Every kill is a SIGKILL to a process that runs ``hakg train``, on a demo or on ``--data``. Most of these processes are
+forked from one that has imported everything, and are killed a random time after they enter a chosen phase (the steps of
+an epoch, an evaluation, the write of a checkpoint, ...); of those, the phase at death is known. With ``--fresh N``, N
+more are new interpreters, killed at any time between their start and their end. A run is resumed after each kill and
+killed again; after ``--each`` kills it is let come to its end. Then its metrics, line by line, its result and its
+weights must equal, bit by bit, those of a run without a kill, and no temporary file may be left. Exit code 1 if one
+differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import describe_machine, machine_facts, markdown, write_results
+
+from hakg_dgl import RunFolder
+from hakg_dgl.baselines.training import PairwiseTrainer
+from hakg_dgl.training.trainer import Trainer
+
+PHASES = ("starting", "beginning a run", "steps", "evaluation", "checkpoint", "line of metrics", "end", "between")
+AIMED = PHASES[1:7]
+"""Phases that kills wait for; the others are met by chance."""
+SMALL = ["epochs=6", "patience=6", "refit=true", "dim=8", "layers=1", "negatives=10", "batch_size=160", "lr=0.01"]
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.baselines.training"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """When to kill: ``delay`` seconds (a share of the phase's mean time) after the ``nth`` entry into a phase."""
+
+    phase: str
+    nth: int
+    share: float
+
+
+def command(data: Path, run: Path, kind: str, settings: list[str]) -> list[str]:
+    """Arguments of ``hakg`` that start a run, or continue it if there is one."""
+    resume = ["--resume"] if RunFolder(run).exists() else ["--set", f"kind={kind}"]
+    given = [] if resume == ["--resume"] else [word for setting in settings for word in ("--set", setting)]
+    return ["train", str(data), "--out", str(run), *resume, *given]
+
+
+def _train(arguments: list[str], phase: Any, refit: Any, seconds: Any, aim: Aim | None, reached: Any) -> None:
+    """In a process of its own: ``hakg train`` that tells the phase it is in, and when it comes to the one aimed at."""
+    from tqdm import tqdm
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is for several processes, and a kill would leave it behind
+    entries: Counter[str] = Counter()
+
+    def tell(owner: type, name: str, number: int) -> None:
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def outer(self: Any, *args: Any, **options: Any) -> Any:
+            before, phase.value, began = phase.value, number, time.perf_counter()
+            standing = getattr(self, "_standing", None)
+            if standing is not None:
+                refit.value = standing.refit_from is not None
+            entries[PHASES[number]] += 1
+            if aim is not None and (PHASES[number], entries[PHASES[number]]) == (aim.phase, aim.nth):
+                reached.send(None)
+            try:
+                return inner(self, *args, **options)
+            finally:
+                seconds[number] += time.perf_counter() - began
+                seconds[len(PHASES) + number] += 1
+                phase.value = before
+
+        setattr(owner, name, outer)
+
+    hooks = ((RunFolder, "create"), (Trainer, "_steps"), (Trainer, "_evaluate_selection"),
+             (RunFolder, "save_tensors"), (RunFolder, "append_metrics"), (Trainer, "_finish"))  # fmt: skip
+    for (owner, name), which in zip(hooks, AIMED, strict=True):
+        tell(owner, name, PHASES.index(which))
+    phase.value = PHASES.index("between")
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        import_module("hakg_dgl.cli").main(arguments, prog_name="hakg")
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One process: whether it was killed, in which phase, and what it took in each."""
+
+    killed: bool
+    phase: str
+    refit: bool
+    code: int | None
+    seconds: dict[str, float]
+
+
+def attempt(arguments: list[str], aim: Aim | None = None, means: dict[str, float] | None = None) -> Attempt:
+    """Train in a forked process; with an aim, kill it then, unless it comes to its end before."""
+    phase, refit = PROCESSES.Value("i", 0, lock=False), PROCESSES.Value("b", 0, lock=False)
+    seconds = PROCESSES.Array("d", 2 * len(PHASES), lock=False)
+    hears, reached = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_train, args=(arguments, phase, refit, seconds, aim, reached))
+    process.start()
+    reached.close()
+    if aim is not None:
+        with contextlib.suppress(EOFError):  # it came to its end
+            hears.recv()
+            time.sleep(aim.share * (means or {}).get(aim.phase, 0.0))
+            process.kill()
+    process.join()
+    counts = {name: seconds[len(PHASES) + i] for i, name in enumerate(PHASES)}
+    mean = {name: seconds[i] / counts[name] for i, name in enumerate(PHASES) if counts[name]}
+    return Attempt(process.exitcode == -9, PHASES[phase.value], bool(refit.value), process.exitcode, mean)
+
+
+def attempt_fresh(arguments: list[str], delay: float | None) -> tuple[bool, float]:
+    """``hakg train`` in a new interpreter, killed after a delay; whether it was, and its seconds."""
+    began, environment = time.perf_counter(), {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "hakg_dgl.cli", *arguments]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            _, stderr = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True, time.perf_counter() - began
+    if process.returncode:
+        raise SystemExit(f"hakg {' '.join(arguments)} ended with exit code {process.returncode}: {stderr.decode()}")
+    return False, time.perf_counter() - began
+
+
+def differences(run: Path, expected: Path) -> list[str]:
+    """What a finished run has otherwise than another one; settings and weights bit by bit."""
+    mine, theirs = RunFolder(run), RunFolder(expected)
+    different = []
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in folder.metrics] for folder in (mine, theirs)
+    ]
+    if lines[0] != lines[1]:
+        different.append("metrics.jsonl")
+    for key in ("best_epoch", "epochs_run", "stopped", "metrics", "refit", "settings"):
+        if mine.result[key] != theirs.result[key]:
+            different.append(f"{key} of result.json")
+    ours, others = (folder.load_tensors(folder.model_file)[0] for folder in (mine, theirs))
+    if ours.keys() != others.keys() or not all(torch.equal(ours[name], others[name]) for name in others):
+        different.append("weights")
+    return different + [f"left: {file.name}" for file in run.iterdir() if file.name.startswith(".")]
+
+
+class Campaign:
+    """Kills of runs on one data set, and what came of them.
+
+    Parameters
+    ----------
+    data, folder
+        The data set, and where runs are made.
+    kind, settings
+        Of model, and other settings.
+    seed
+        Of the moments.
+    """
+
+    def __init__(self, data: Path, folder: Path, kind: str, settings: list[str], seed: int) -> None:
+        self.data, self.folder, self.kind, self.settings = data, folder, kind, settings
+        self.chance, self.runs = random.Random(f"{seed} {kind}"), 0
+        self.expected = folder / f"{kind}-whole"
+        whole = attempt(command(data, self.expected, kind, settings))
+        if whole.code:
+            raise SystemExit(f"training {kind} without a kill ended with exit code {whole.code}")
+        self.means, self.wrong = whole.seconds, list[str]()
+        self.phases: Counter[str] = Counter()
+        self.epochs = len(RunFolder(self.expected).metrics)
+
+    def next_run(self) -> Path:
+        self.runs += 1
+        return self.folder / f"{self.kind}-{self.runs}"
+
+    def aim(self) -> Aim:
+        """A phase, an entry into it that a resumed run may still come to, and a share of its mean time."""
+        phase = self.chance.choice(AIMED)
+        most = {"beginning a run": 1, "end": 1, "checkpoint": self.epochs}.get(phase, max(1, self.epochs // 2))
+        return Aim(phase, self.chance.randint(1, most), self.chance.random())
+
+    def kill(self, kills: int, each: int) -> None:
+        """Make this many kills, ``each`` a run."""
+        while kills:
+            run, todo, tries = self.next_run(), min(each, kills), 0
+            while todo and tries < 10 * each:
+                tries += 1
+                end = attempt(command(self.data, run, self.kind, self.settings), self.aim(), self.means)
+                if end.killed:
+                    self.phases[f"{end.phase}, refit" if end.refit else end.phase] += 1
+                    todo, kills = todo - 1, kills - 1
+                elif end.code:
+                    self.wrong.append(f"{run.name}: exit code {end.code}")
+                    kills -= todo
+                    break
+                else:  # it came to its end before the moment aimed at
+                    break
+            self._finish(run)
+
+    def kill_fresh(self, kills: int, each: int) -> None:
+        """Make this many kills of new interpreters."""
+        whole = self.folder / f"{self.kind}-fresh"
+        _, seconds = attempt_fresh(command(self.data, whole, self.kind, self.settings), None)
+        while kills:
+            run = self.next_run()
+            for _ in range(min(each, kills)):
+                delay = self.chance.uniform(0.2, seconds)
+                killed, _ = attempt_fresh(command(self.data, run, self.kind, self.settings), delay)
+                if not killed:
+                    break
+                self.phases["any, new interpreter"] += 1
+                kills -= 1
+            self._finish(run)
+
+    def _finish(self, run: Path) -> None:
+        end = attempt(command(self.data, run, self.kind, self.settings))
+        found = [f"exit code {end.code}"] if end.code else differences(run, self.expected)
+        self.wrong += [f"{run.name}: {what}" for what in found]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="in chosen phases, over all models")
+    parser.add_argument("--fresh", type=int, default=0, help="further ones, of new interpreters")
+    parser.add_argument("--each", type=int, default=4, help="kills of a run before it is let come to its end")
+    parser.add_argument("--data", type=Path, help="folder made by hakg preprocess; the demo by default")
+    parser.add_argument("--models", nargs="+", default=["hakg", "lightgcn"], choices=["hakg", *PairwiseTrainer.kinds])
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--seed", type=int, default=2020)
+    parser.add_argument("--json", type=Path, help="also write the numbers (a bare name: into benchmarks/results)")
+    given = parser.parse_args(arguments)
+    began, n = time.perf_counter(), len(given.models)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = given.data or demo(folder / "data")
+        done = []
+        for place, kind in enumerate(given.models):
+            campaign = Campaign(data, folder, kind, [*SMALL, *given.overrides], given.seed)
+            campaign.kill(given.kills // n + (place < given.kills % n), given.each)
+            campaign.kill_fresh(given.fresh // n + (place < given.fresh % n), given.each)
+            done.append(campaign)
+    phases = list(dict.fromkeys(phase for campaign in done for phase in sorted(campaign.phases)))
+    rows = [[phase, *(str(campaign.phases[phase]) for campaign in done)] for phase in phases]
+    rows.append(["all", *(str(campaign.phases.total()) for campaign in done)])
+    rows.append(["runs", *(str(campaign.runs) for campaign in done)])
+    rows.append(["runs that ended otherwise", *(str(len({w.partition(":")[0] for w in c.wrong})) for c in done)])
+    device, wrong = torch.device("cpu"), [what for campaign in done for what in campaign.wrong]
+    print(markdown(["killed in", *given.models], rows), *wrong, sep="\n")
+    print(f"\n{time.perf_counter() - began:,.0f} s; {describe_machine(machine_facts(device))}")
+    if given.json is not None:
+        numbers = {c.kind: {"runs": c.runs, "kills": dict(c.phases), "wrong": c.wrong} for c in done}
+        write_results(given.json, {"models": numbers, "settings": [*SMALL, *given.overrides]}, device)
+    return 1 if wrong else 0
+
+
+def demo(path: Path) -> Path:
+    """The generated demo with 60 users, preprocessed, in this folder."""
+    from hakg_dgl.data.preprocess import preprocess
+    from hakg_dgl.data.synthetic import DemoSettings, generate_demo
+
+    sizes = dataclasses.replace(
+        DemoSettings.load(),
+        users=60,
+        items=50,
+        branching=(3, 3, 2),
+        makers=8,
+        years=5,
+        mean_interactions=14.0,
+        min_interactions=6,
+    )
+    preprocess(generate_demo(sizes)).save(path)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
