@@ -50,7 +50,7 @@ class HakgGroup(click.Group):
                 raise
             if os.environ.get("HAKG_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
-            raise Failure(message) from error
+            raise Failure(_printable(message)) from error
 
 
 def after_interrupt(advice: str) -> None:
@@ -128,6 +128,11 @@ _REMEDIES = {
     errno.EPERM: "\nYou may not read or write there: choose another place, or change its permissions.",
     errno.EROFS: "\nNothing can be written there: choose another place.",
 }
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a file's content may have brought into a message."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _first_line(text: str) -> str:
