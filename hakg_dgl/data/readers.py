@@ -851,8 +851,11 @@ def _read_file(path: Path) -> tuple[dict[str, Any], bytes]:
         return on_disk, raw
     limit = max(EXPANSION_FLOOR, EXPANSION_RATIO * len(raw))
     try:
-        with _open_archive(path, io.BytesIO(raw)) as stream:
+        stream, size = _open_archive(path, io.BytesIO(raw))
+        with stream:
             data = stream.read(limit + 1)
+        if len(data) <= limit and size not in (None, len(data)):
+            raise zipfile.BadZipFile(f"it says {size:,} bytes, and holds {len(data):,}")
     except DataError:
         raise
     # what the libraries raise of damaged archives, ValueError for offsets that lie before the file
@@ -877,9 +880,10 @@ _NO_FILE = {
 }
 
 
-def _open_archive(path: Path, raw: io.BytesIO) -> BinaryIO:
+def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
+    """The one file in an archive, and its size if the archive says one."""
     if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
     archive = zipfile.ZipFile(raw)
     members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     names = [member.filename for member in members]
@@ -903,7 +907,9 @@ def _open_archive(path: Path, raw: io.BytesIO) -> BinaryIO:
     if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GiB of memory
         problem = f"is packed by method {members[0].compress_type}; stored and deflated members are read"
         raise DataError(problem, path=path, remedy="Unpack it yourself, or pack it as others do.")
-    return cast(BinaryIO, archive.open(members[0]))
+    if members[0].compress_size > raw.getbuffer().nbytes:
+        raise zipfile.BadZipFile(f"it says that {members[0].compress_size:,} bytes are packed in it")
+    return cast(BinaryIO, archive.open(members[0])), members[0].file_size
 
 
 _WHOLE = "Check that it was downloaded or written completely."
