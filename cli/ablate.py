@@ -1,0 +1,133 @@
+"""``hakg ablate``: a data set -> the publication's study on it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from hakg_dgl.config import PRESETS, Device
+
+from .failures import Failure, after_interrupt
+from .progress import bar
+from .report import shown, table
+
+if TYPE_CHECKING:
+    from hakg_dgl.ablation.study import AblationProgress
+
+
+def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Whole numbers, separated by commas or blanks."""
+    if value is None:
+        return None
+    words = value.replace(",", " ").split()
+    if not words or not all(map(_is_seed, words)):
+        raise click.BadParameter(f"{value!r}: write whole numbers, such as 2020 2021 2022", ctx, param)
+    return tuple(map(int, words))
+
+
+class _AblateCommand(click.Command):
+    """Takes ``--seeds 1 2 3`` as well as ``--seeds 1,2,3``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the numbers after ``--seeds`` to one value, and parse."""
+        if "--seeds" in args:
+            start = args.index("--seeds") + 1
+            numbers = list(takewhile(_is_seed, args[start:]))
+            if numbers:
+                args = [*args[:start], ",".join(numbers), *args[start + len(numbers) :]]
+        return super().parse_args(ctx, args)
+
+
+def _is_seed(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) <= 19
+
+
+@click.command(
+    "ablate",
+    cls=_AblateCommand,
+    epilog="\b\nExamples:\n"
+    "  hakg ablate data/demo --out studies/demo --epochs 30\n"
+    "  hakg ablate data/last-fm --out studies/last-fm --preset paper --seeds 1 2 3 4 5 --workers 4\n"
+    "  hakg ablate data/demo --out studies/demo --only full --only no-gate\n",
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the study.")
+@click.option("--seeds", callback=_seeds, metavar="N N ...", help="To train with.  [default: 2020 2021 2022]")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Train this variant only; repeatable; see docs/ablation.md."
+)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings of the full model, to start from.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
+)
+@click.option("--epochs", type=int, help="Most epochs of a run; the same as --set epochs=N.")
+@click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--threads", type=click.IntRange(1), help="Of each worker.  [default: all, shared out]")
+@click.option(
+    "--resamples", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True, help="Of the bootstrap."
+)
+def ablate_command(
+    data: Path, out: Path, seeds: tuple[int, ...] | None, only: tuple[str, ...], preset: str | None,
+    config: Path | None, assignments: tuple[str, ...], workers: int, threads: int | None, resamples: int,
+    **settings_given: Any,
+) -> None:  # fmt: skip
+    """Train the model without each of its parts, and with one to four layers.
+
+    OUT holds the study: a run for each variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the
+    same command again to continue it; the settings may then be left out. Checkpoints are selected on the validation
+    split, the tables are of the test split.
+    """
+    from hakg_dgl.ablation.study import AblationStudy
+    from hakg_dgl.config import Settings
+    from hakg_dgl.data.dataset import load_dataset
+
+    given = [f"{key}={value}" for key, value in settings_given.items() if value is not None]
+    settings = None
+    if preset or config or assignments or given:
+        settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *given])
+    study = AblationStudy(out, load_dataset(data), settings, seeds=seeds, data_path=data)
+    after_interrupt(f"Continue with: hakg ablate {shlex.quote(str(data))} --out {shlex.quote(str(out))}")
+    with _runs_bar() as progress:
+        report = study.run(only, workers=workers, threads=threads, resamples=resamples, on_progress=progress)
+    for note in report["notes"]:
+        click.echo(shown(note))
+    for found in report["tables"].values():
+        click.echo(f"\n{table(_rows(found, report['metrics']))}")
+    click.echo(f"\nWrote {out}: report.md, .tex, .csv and .json, {len(report['runs'])} runs")
+    if report["failed"]:
+        reasons = "\n".join(f"  {run['variant']}, seed {run['seed']}: {run['reason']}" for run in report["failed"])
+        raise Failure(f"{len(report['failed'])} runs failed; the same command tries them again:\n{reasons}")
+
+
+def _rows(found: dict[str, Any], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row a model: means, and how far they are from the full model's, with corrected p values."""
+    apart = {(row["group"], row["metric"]): row for row in found["differences"]}
+    for group in found["groups"]:
+        row: dict[str, Any] = {"model": group["label"], "runs": len(group["runs"])}
+        for metric in metrics:
+            own = apart.get((group["label"], metric), {"mean": None, "p_bootstrap_holm": None})
+            row |= {metric: group["metrics"][metric]["mean"], f"d {metric}": own["mean"]}
+            row[f"p {metric}"] = own["p_bootstrap_holm"]
+        yield row
+
+
+@contextmanager
+def _runs_bar() -> Iterator[Callable[[AblationProgress], None]]:
+    """A bar over the runs, with the epoch of the one that trains here."""
+    with bar(desc="preparing", unit="run") as shown_bar:
+
+        def report(progress: AblationProgress) -> None:
+            shown_bar.total = progress.total
+            running = "" if progress.running is None else f"{progress.running}, epoch {progress.epoch}"
+            shown_bar.set_description_str(running or "training", refresh=False)
+            shown_bar.update(progress.done - shown_bar.n)
+
+        yield report
