@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from .ablate import ablate_command
 from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import evaluate_command
@@ -14,8 +15,10 @@ from .explain import explain_command
 from .export import export_command
 from .failures import HakgGroup
 from .info import info_command
+from .plot import plot_command
 from .preprocess import preprocess_command
 from .recommend import recommend_command
+from .report_command import report_command
 from .train import train_command
 from .tune import tune_command
 
@@ -42,11 +45,14 @@ for _command in (
     info_command,
     train_command,
     tune_command,
+    ablate_command,
     evaluate_command,
     compare_command,
     recommend_command,
     explain_command,
     export_command,
+    plot_command,
+    report_command,
     doctor_command,
 ):
     main.add_command(_command)

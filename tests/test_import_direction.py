@@ -34,6 +34,8 @@ ALLOWED["training"] = set(ALLOWED)
 ALLOWED["baselines"] = set(ALLOWED)
 ALLOWED["tuning"] = set(ALLOWED)
 ALLOWED["insight"] = set(ALLOWED)
+ALLOWED["ablation"] = set(ALLOWED)
+ALLOWED["figures"] = set(ALLOWED)
 ALLOWED["cli"] = set(ALLOWED)
 GATE = REPOSITORY / "hakg_dgl" / "graph" / "dgl_gate.py"
 

@@ -1,0 +1,61 @@
+"""Metrics by groups of users and of items, beside popularity and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hakg_dgl.figures.style import BLUE, GREY, ORANGE, PALE, new_figure, styled
+from hakg_dgl.ranking.evaluation import Evaluation
+
+_COLOURS = {"model": BLUE, "popularity": ORANGE, "random": PALE}
+
+
+@styled
+def groups_figure(evaluations: Mapping[str, Evaluation], *, metric: str = "ndcg") -> Any:
+    """A metric by activity of users, and recall by popularity of items, a bar for each scorer.
+
+    Parameters
+    ----------
+    evaluations
+        Name of the scorer (``model``, ``popularity``, ``random``) -> its evaluation, all with groups and of the same
+        split and users. The first cut is shown.
+    metric
+        Shown for groups of users.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    first = next(iter(evaluations.values()))
+    k = first.ks[0]
+    figure, axes = new_figure(8.6, 3.5, 1, 2)
+    kinds = (("user_activity", f"{metric}@{k}", "users"), ("item_popularity", f"recall@{k}", "items"))
+    for panel, (kind, name, what) in zip(axes[0], kinds, strict=True):
+        rows = {scorer: (found.groups or {})[kind] for scorer, found in evaluations.items()}
+        _bars(panel, rows, name)
+        groups = next(iter(rows.values()))
+        panel.set_xticks(range(len(groups)), [_label(row, f"n_{what}", what) for row in groups])
+        panel.set(title=f"By training interactions of {what}", ylabel=name)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _bars(panel: Any, rows: Mapping[str, list[dict[str, Any]]], metric: str) -> None:
+    width = 0.8 / len(rows)
+    for number, (scorer, groups) in enumerate(rows.items()):
+        # None where no user has a relevant item of the group
+        heights = np.array([np.nan if row[metric] is None else row[metric] for row in groups], dtype=float)
+        places = np.arange(len(groups)) + (number - (len(rows) - 1) / 2) * width
+        panel.bar(
+            places, heights, width * 0.92, label=scorer, color=_COLOURS.get(scorer, GREY), edgecolor=GREY, linewidth=0.4
+        )
+
+
+def _label(row: dict[str, Any], count: str, what: str) -> str:
+    low, high = row["min_train"], row["max_train"]
+    bounds = f"{low:,}" if low == high else f"{low:,}–{high:,}"
+    return f"{row['group']}\n{bounds}\n{row[count]:,} {what}"

@@ -1,0 +1,309 @@
+"""Where entities and items lie, whether they are ordered from the origin outwards, and by which relations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from hakg_dgl.data.dataset import HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE, Dataset, relation_table
+from hakg_dgl.data.synthetic import planted_depth
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, styled
+from hakg_dgl.nn.model import HAKG
+from hakg_dgl.randomness import numpy_generator
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+VALUES = ("parameters", "output")
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Where a model puts entities and items, as tangent vectors at the origin.
+
+    Attributes
+    ----------
+    entity
+        Knowledge embeddings, float64 ``[n_entities, d]``; the first ``n_items`` rows are the items.
+    item
+        Collaborative embeddings of the items, float64 ``[n_items, d]``; None without dual item embeddings.
+    geometry, curvature
+        Of the model.
+    values
+        ``parameters``: what is trained, and what the angle loss orders; ``output``: what propagation makes of it.
+    """
+
+    entity: Float64
+    item: Float64 | None
+    geometry: Literal["poincare", "euclidean"]
+    curvature: float
+    values: str
+
+    @property
+    def hyperbolic(self) -> bool:
+        """Whether the model lives in the ball."""
+        return self.geometry == "poincare"
+
+    def distance(self, tangent: Float64) -> Float64:
+        r"""Distance of vectors ``[n, d]`` to the origin, float64 ``[n]``.
+
+        In the ball :math:`d_c(0, \exp_0(v)) = \frac{2}{\sqrt c}\mathrm{artanh}(\tanh(\sqrt c\|v\|)) = 2\|v\|`, for any
+        curvature; in flat space :math:`\|v\|`.
+        """
+        length: Float64 = np.linalg.norm(tangent, axis=1)
+        return 2.0 * length if self.hyperbolic else length
+
+    @property
+    def entity_distance(self) -> Float64:
+        """Distance of every entity, ``[n_entities]``."""
+        return self.distance(self.entity)
+
+
+@torch.no_grad()
+def positions(model: HAKG, values: str = "parameters") -> Positions:
+    """Where a model puts entities and items.
+
+    Parameters
+    ----------
+    model
+        A trained HAKG.
+    values
+        ``parameters`` or ``output``, see :class:`Positions`.
+
+    Raises
+    ------
+    ConfigError
+        For other values.
+    """
+    if values not in VALUES:
+        raise ConfigError(f"there are no values {values!r}; choose from {', '.join(VALUES)}")
+    s = model.settings
+    entity: Tensor
+    item: Tensor | None
+    if values == "parameters":
+        entity, item = model.entity, model.item if s.dual_item_embeddings else None
+    else:
+        output = model.propagate(all_entities=True)
+        entity, item = output.entity, output.item
+    return Positions(_array(entity), None if item is None else _array(item), s.geometry, s.curvature, values)
+
+
+def _array(tensor: Tensor) -> Float64:
+    return tensor.detach().cpu().double().numpy()
+
+
+# --- relations that order -------------------------------------------------------------------------------------------
+
+
+def child_edges(dataset: Dataset) -> pd.DataFrame:
+    """Edges from what stands lower to what stands higher, of the relations that seem hierarchical.
+
+    Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.dataset.relation_table`; the attribute is
+    the parent, whichever end of the triple it is), and relations between entities alone that are nearly free of cycles
+    and gather two or more on one end (that end is the parent), as a tree of genres does.
+
+    Returns
+    -------
+    DataFrame
+        ``child``, ``parent`` (entities), ``relation`` (int64), each row once.
+    """
+    table = relation_table(dataset)
+    narrow, wide = table[["fan_in", "fan_out"]].min(axis=1), table[["fan_in", "fan_out"]].max(axis=1)
+    tree = (table["item_attribute"] == 0) & (table["hierarchy"] >= HIERARCHY_SCORE) & (wide > narrow)
+    tree &= wide >= ITEMS_PER_ATTRIBUTE
+    triples = dataset.triples
+    head, relation, tail = (triples[column].to_numpy() for column in ("head", "relation", "tail"))
+    mixed = (head < dataset.n_items) != (tail < dataset.n_items)
+    by_items = table["hierarchical"].to_numpy()[relation] & mixed
+    by_tree = tree.to_numpy()[relation]
+    tail_is_parent = np.where(mixed, head < tail, (table["fan_in"] >= table["fan_out"]).to_numpy()[relation])
+    edges = pd.DataFrame(
+        {
+            "child": np.where(tail_is_parent, head, tail),
+            "parent": np.where(tail_is_parent, tail, head),
+            "relation": relation,
+        }
+    )
+    kept = (by_items | by_tree) & (head != tail)
+    distinct: pd.DataFrame = edges[kept].drop_duplicates(["child", "parent"], ignore_index=True)
+    return distinct
+
+
+def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
+    """The relations' estimated hierarchy beside what the model made of it.
+
+    Returns
+    -------
+    DataFrame
+        :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's
+        item-attribute triples whose attribute is closer to the origin than the item (NaN without such triples; half
+        of them by chance).
+    """
+    triples, distance = dataset.triples, where.entity_distance
+    head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
+    mixed = (head < dataset.n_items) != (tail < dataset.n_items)
+    item, attribute = np.minimum(head, tail)[mixed], np.maximum(head, tail)[mixed]
+    closer = pd.Series((distance[attribute] < distance[item]).astype(float))
+    share = closer.groupby(triples["relation"].to_numpy()[mixed]).mean()
+    table = relation_table(dataset)
+    return table.assign(attribute_closer=table["relation"].map(share).astype(float))
+
+
+@styled
+def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
+    """Bars of the hierarchy score, and of the share of triples that the model orders; the largest relations first.
+
+    Parameters
+    ----------
+    order
+        From :func:`relation_order`.
+    most
+        Relations shown.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    shown = order.sort_values(["triples", "relation"], ascending=[False, True]).head(most)
+    figure, axes = new_figure(8.0, 1.5 + 0.24 * len(shown), 1, 2, like={"sharey": True})
+    places = np.arange(len(shown))
+    colours = np.where(shown["hierarchical"], BLUE, PALE)
+    left, right = axes[0]
+    left.barh(places, shown["hierarchy"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
+    left.set_yticks(places, [f"{plain(name)} ({n:,})" for name, n in zip(shown["name"], shown["triples"], strict=True)])
+    left.set(xlim=(0, 1), xlabel="Krackhardt hierarchy score (1: no cycles)", title="Relations (triples)")
+    left.invert_yaxis()
+    right.barh(places, shown["attribute_closer"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
+    right.axvline(0.5, color=INK, linewidth=0.8, linestyle="--")
+    right.set(xlim=(0, 1), xlabel="share with the attribute closer (dashed: chance)", title="What the model learned")
+    for place, value in zip(places, shown["attribute_closer"], strict=True):
+        if np.isnan(value):
+            right.text(0.02, place, "no item-attribute triples", va="center", fontsize=7, color=GREY)
+    _legend_of_bars(figure)
+    return figure
+
+
+def _legend_of_bars(figure: Any) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor=BLUE, edgecolor=GREY, label="estimated as hierarchical"),
+        Patch(facecolor=PALE, edgecolor=GREY, label="not"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+
+
+# --- the planted tree -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class DepthAgreement:
+    """How depth in a known tree and distance to the origin agree.
+
+    Attributes
+    ----------
+    spearman
+        Spearman's rank correlation over all nodes of the tree; 1 if deeper always is farther out.
+    attributes
+        The same over the nodes that are no item.
+    levels
+        A row a depth: ``depth``, ``nodes``, ``median``, ``low``, ``high`` (the quartiles) of the distance.
+    distance, depth
+        Of every node, ``[n]``.
+    values, geometry
+        Whose distances they are.
+    """
+
+    spearman: float
+    attributes: float
+    levels: pd.DataFrame
+    distance: Float64
+    depth: Int64
+    values: str
+    geometry: str
+
+
+def known_tree(dataset: Dataset) -> pd.DataFrame | None:
+    """The tree that was planted in the demo (:func:`~hakg_dgl.data.synthetic.planted_depth`); None for other data.
+
+    A data set is the demo if it is called so and its entities have the original ids of the tree's nodes.
+    """
+    tree = planted_depth()
+    if dataset.name != "demo" or dataset.n_entities <= int(tree["entity"].max()):
+        return None
+    ids = pd.concat([dataset.items["original_id"], dataset.entities["original_id"].iloc[dataset.n_items :]])
+    same = (ids.iloc[tree["entity"]].to_numpy() == tree["original_id"].to_numpy()).all()
+    return tree if same else None
+
+
+def depth_agreement(where: Positions, tree: pd.DataFrame, n_items: int) -> DepthAgreement:
+    """Compare depth in a tree with distance to the origin.
+
+    Parameters
+    ----------
+    where
+        Where the entities lie.
+    tree
+        ``entity`` and ``depth``.
+    n_items
+        Entities below this are items.
+    """
+    entity, depth = tree["entity"].to_numpy(np.int64), tree["depth"].to_numpy(np.int64)
+    distance = where.entity_distance[entity]
+    attribute = entity >= n_items
+    grouped = pd.DataFrame({"depth": depth, "distance": distance}).groupby("depth")["distance"]
+    quartiles = grouped.quantile(np.array([0.25, 0.5, 0.75])).unstack().set_axis(["low", "median", "high"], axis=1)
+    levels = quartiles.assign(nodes=grouped.size()).reset_index()
+    return DepthAgreement(
+        rank_correlation(depth, distance),
+        rank_correlation(depth[attribute], distance[attribute]),
+        levels,
+        distance,
+        depth,
+        where.values,
+        where.geometry,
+    )
+
+
+def rank_correlation(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Spearman's rank correlation, ties with their mean rank; NaN where either side is constant or shorter than 2."""
+    if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
+
+
+@styled
+def depth_figure(agreements: dict[str, DepthAgreement]) -> Any:
+    """Distance to the origin by depth in the planted tree, a panel for each of the named agreements.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure(4.2 * len(agreements), 3.6, 1, len(agreements))
+    for panel, (name, found) in zip(axes[0], agreements.items(), strict=True):
+        spread = numpy_generator(0, "figure").uniform(-0.28, 0.28, len(found.depth))  # so that points do not hide
+        last = found.depth == found.depth.max()
+        panel.scatter((found.depth + spread)[~last], found.distance[~last], s=7, color=ORANGE, label="attributes")
+        panel.scatter(
+            (found.depth + spread)[last], found.distance[last], s=4, color=BLUE, alpha=0.45, linewidths=0, label="items"
+        )
+        panel.plot(found.levels["depth"], found.levels["median"], color=INK, marker="D", markersize=4, label="median")
+        panel.set(
+            title=f"{plain(name, 60)}\nSpearman {found.spearman:+.2f} (attributes alone {found.attributes:+.2f})",
+            xlabel="depth in the planted tree (0: root)",
+            ylabel="distance to the origin" + ("" if found.geometry == "poincare" else " (Euclidean)"),
+            xticks=found.levels["depth"],
+        )
+        panel.set_ylim(bottom=0.0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure

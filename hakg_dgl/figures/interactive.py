@@ -1,0 +1,123 @@
+"""The hierarchy as one HTML page: hover for names, search, follow children; nothing is fetched from anywhere."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.figures.disk import Layout, disk_layout, largest_branches
+from hakg_dgl.figures.hierarchy import Int64, Positions, child_edges
+from hakg_dgl.figures.popularity import item_popularity
+from hakg_dgl.figures.style import CYCLE
+
+LIMIT = 50_000
+"""Points that the page draws at most."""
+
+_MOST_EDGES = 200_000
+
+
+def interactive_page(where: Positions, dataset: Dataset, *, limit: int = LIMIT, title: str | None = None) -> str:
+    """The page as text.
+
+    It shows items and the entities above or below them; of more than ``limit`` those with the most neighbours in the
+    hierarchy are kept, and popular items before others. The page says how many are left out.
+
+    Parameters
+    ----------
+    where
+        Where the entities lie.
+    dataset
+        For edges, names and popularity.
+    limit
+        Points at most.
+    title
+        Default: the name of the data set.
+
+    Raises
+    ------
+    ConfigError
+        If ``limit`` is below 1.
+    """
+    if limit < 1:
+        raise ConfigError(f"limit = {limit!r} is not allowed: a page needs at least one point")
+    data = page_data(where, dataset, limit=limit) | {"title": title or f"{dataset.name}: the hierarchy as learned"}
+    template = (resources.files("hakg_dgl.figures") / "interactive.html").read_text(encoding="utf-8")
+    return template.replace("__DATA__", embedded_json(data))
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that can stand in a ``<script>`` element: no text in it can end the element or begin a comment.
+
+    ``<``, ``>`` and ``&`` are written as escapes, and so are the line separators that older scripts do not know.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+
+
+def page_data(where: Positions, dataset: Dataset, *, limit: int = LIMIT) -> dict[str, Any]:
+    """What the page holds, as JSON values; lists have an entry a point, edges are pairs of places in them."""
+    edges, layout = child_edges(dataset), disk_layout(where)
+    branches = largest_branches(edges, dataset.n_entities, dataset.n_items, most=len(CYCLE))
+    kept, omitted = _choose(edges, dataset, limit)
+    place = np.full(dataset.n_entities, -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    ends = place[edges[["child", "parent"]].to_numpy(np.int64)]
+    whole = np.flatnonzero((ends >= 0).all(axis=1))[:_MOST_EDGES]
+    popularity = np.zeros(dataset.n_entities, dtype=np.int64)
+    popularity[: dataset.n_items] = item_popularity(dataset)
+    tables = [dataset.items, dataset.entities.iloc[dataset.n_items :]]
+    label = pd.concat([table[["original_id", "name"]] for table in tables], ignore_index=True).iloc[kept]
+    names, ids = label["name"].tolist(), label["original_id"].tolist()
+    distinct, relation = np.unique(edges["relation"].to_numpy()[whole], return_inverse=True)
+    return {
+        "x": _rounded(layout.points[kept, 0]),
+        "y": _rounded(layout.points[kept, 1]),
+        "distance": _rounded(where.entity_distance[kept]),
+        "items": int((kept < dataset.n_items).sum()),
+        "popularity": popularity[kept[kept < dataset.n_items]].tolist(),
+        "branch": branches.branch[kept].tolist(),
+        "branches": [int(place[root]) for root in branches.roots],
+        "name": names,
+        "id": [None if name == original else original for name, original in zip(names, ids, strict=True)],
+        "child": ends[whole, 0].tolist(),
+        "parent": ends[whole, 1].tolist(),
+        "relation": relation.tolist(),
+        "relations": dataset.relations["name"].iloc[distinct].tolist(),
+        "colours": list(CYCLE),
+        "hyperbolic": layout.hyperbolic,
+        "omitted": omitted,
+        "omitted_edges": int((ends >= 0).all(axis=1).sum() - len(whole)),
+        "caption": _caption(layout, where),
+    }
+
+
+def _choose(edges: pd.DataFrame, dataset: Dataset, limit: int) -> tuple[Int64, int]:
+    """Entities to show, ascending, and how many that could be shown are left out."""
+    degree = np.bincount(edges[["child", "parent"]].to_numpy(np.int64).ravel(), minlength=dataset.n_entities)
+    possible = np.flatnonzero((degree > 0) | (np.arange(dataset.n_entities) < dataset.n_items))
+    if len(possible) <= limit:
+        return possible, 0
+    weight = degree.astype(np.float64)
+    weight[: dataset.n_items] += item_popularity(dataset)
+    best = possible[np.argsort(-weight[possible], kind="stable")[:limit]]
+    return np.sort(best), len(possible) - limit
+
+
+def _caption(layout: Layout, where: Positions) -> str:
+    kind = "the trained parameters" if where.values == "parameters" else "the propagated embeddings"
+    place = "Poincaré disk" if layout.hyperbolic else "plane"
+    return f"Knowledge embeddings in the {place}, {kind}. {layout.caption}"
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    shown: list[float] = np.round(values, 5).tolist()
+    return shown

@@ -1,0 +1,197 @@
+"""All pictures of a run, and the folder of ``hakg plot``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hakg_dgl.errors import DataError
+from hakg_dgl.figures.curves import curves_figure
+from hakg_dgl.figures.disk import disk_figure, disk_layout
+from hakg_dgl.figures.groups import groups_figure
+from hakg_dgl.figures.hierarchy import Positions, depth_agreement, depth_figure, relation_order, relations_figure
+from hakg_dgl.figures.interactive import interactive_page
+from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
+from hakg_dgl.figures.style import require_matplotlib, save_figure
+from hakg_dgl.figures.subject import Subject
+from hakg_dgl.training.files import write_text
+
+KINDS = ("png", "svg")
+NAMES = ("disk", "popularity", "relations", "depth", "curves", "groups")
+PAGE = "hierarchy.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture with what there is to say about it.
+
+    Attributes
+    ----------
+    name
+        Of its files.
+    title, caption
+        What it shows, and how to read it, with the numbers it rests on.
+    figure
+        Matplotlib's.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Any
+
+
+def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) -> Iterator[Picture]:
+    """Draw what the run allows, one after the other: of baselines the curves and the groups.
+
+    Parameters
+    ----------
+    subject
+        The run.
+    beside
+        Name -> positions of further models of the same data set, for the picture of the planted tree.
+
+    Raises
+    ------
+    MissingDependencyError
+        If Matplotlib is missing.
+    """
+    require_matplotlib()
+    if subject.positions is not None:
+        yield from _hierarchy(subject, subject.positions, dict(beside or {}))
+    lines = subject.folder.metrics
+    if lines:
+        select_by = subject.settings.training.select_by
+        yield Picture(
+            "curves", "Training", _curves_caption(subject),
+            curves_figure(lines, best_epoch=subject.best_epoch, select_by=select_by),
+        )  # fmt: skip
+    if subject.evaluations:
+        first = subject.evaluations["model"]
+        caption = (
+            f"{first.split.capitalize()} split, {first.n_users:,} users. Below each group: its range of training "
+            "interactions and its size. Groups have nearly equal shares of all training interactions."
+        )
+        yield Picture("groups", "Groups of users and items", caption, groups_figure(subject.evaluations))
+
+
+def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions]) -> Iterator[Picture]:
+    dataset, aperture = subject.dataset, subject.settings.loss.aperture
+    layout = disk_layout(where)
+    place = "Poincaré disk" if where.hyperbolic else "plane"
+    caption = f"{layout.caption} Coloured: the attributes with most items below them, and what is below one of them."
+    if layout.exact:
+        caption += f" Cones have K = {aperture:g}."
+    yield Picture("disk", f"Entities and items in the {place}", caption, disk_figure(where, dataset, aperture=aperture))
+    yield Picture(
+        "popularity", "Distance to the origin and popularity", _popularity_caption(where, subject),
+        popularity_figure(where, dataset),
+    )  # fmt: skip
+    if dataset.n_relations:
+        caption = "Left: the estimate from the graph, as by hakg info. Right: item-attribute triples of the model."
+        yield Picture("relations", "Relations", caption, relations_figure(relation_order(dataset, where)))
+    if subject.tree is not None:
+        every = {subject.folder.path.name: where, **beside}
+        found = {
+            f"{name} ({_geometry(of)})": depth_agreement(of, subject.tree, dataset.n_items)
+            for name, of in every.items()
+        }
+        texts = [
+            f"{name}: Spearman {agreement.spearman:+.3f}, attributes alone {agreement.attributes:+.3f}"
+            for name, agreement in found.items()
+        ]
+        caption = (
+            "The demo's tree is known: a model that had found it would put deeper nodes farther out (+1). "
+            + "; ".join(texts)
+            + "."
+        )
+        yield Picture("depth", "Depth in the planted tree", caption, depth_figure(found))
+
+
+def _geometry(where: Positions) -> str:
+    return "Poincaré ball" if where.hyperbolic else "Euclidean space"
+
+
+def _popularity_caption(where: Positions, subject: Subject) -> str:
+    fits = popularity_fits(where, subject.dataset)
+    texts = [f"{name}: {fit}" if fit else f"{name}: too few items for a trend" for name, fit in fits.items()]
+    return "A point is an item; the line is the exponential trend. " + "; ".join(texts) + "."
+
+
+def _curves_caption(subject: Subject) -> str:
+    caption = "" if subject.best_epoch is None else f"Epoch {subject.best_epoch} was kept, the best"
+    caption += f" by {subject.settings.training.select_by}. " if caption else ""
+    if any("refit" in line for line in subject.folder.metrics):
+        caption += "Shaded: trained again on train and validation, for as many epochs."
+    return caption.strip()
+
+
+def draw_pictures(
+    subject: Subject,
+    out: str | Path,
+    *,
+    kinds: Sequence[str] = KINDS,
+    page: bool = True,
+    beside: Mapping[str, Positions] | None = None,
+) -> list[Picture]:
+    """Write all pictures of a run to a folder, and the interactive page where the run has positions.
+
+    Parameters
+    ----------
+    subject, beside
+        See :func:`pictures`.
+    out
+        Folder; files that an earlier call wrote are replaced or removed.
+    kinds
+        ``png``, ``svg`` or both.
+    page
+        Write :data:`PAGE` too.
+
+    Returns
+    -------
+    list of Picture
+
+    Raises
+    ------
+    DataError
+        If ``out`` holds other files.
+    MissingDependencyError
+        If Matplotlib is missing.
+    OSError
+        If the folder cannot be written.
+    """
+    out = Path(out)
+    refuse_foreign(out)
+    drawn = list(pictures(subject, beside))
+    files = {out / f"{picture.name}.{kind}": picture.figure for picture in drawn for kind in kinds}
+    text = interactive_page(subject.positions, subject.dataset) if page and subject.positions is not None else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, figure in files.items():
+            save_figure(figure, file)
+        if text is not None:
+            write_text(out / PAGE, text)
+        for name in _ours() - {file.name for file in files} - ({PAGE} if text is not None else set()):
+            (out / name).unlink(missing_ok=True)  # of an earlier run
+    except OSError as error:
+        error.filename = str(out)
+        raise
+    return drawn
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise DataError unless ``out`` is free or a folder that holds nothing but such pictures."""
+    if not out.exists() and not out.is_symlink():
+        return
+    remedy = "Choose another place, or empty it yourself."
+    if not out.is_dir() or out.is_symlink():
+        problem = "is a link, which is not replaced" if out.is_symlink() else "exists and is not a folder"
+        raise DataError(problem, path=out, remedy=remedy)
+    if foreign := sorted({entry.name for entry in out.iterdir()} - _ours()):
+        raise DataError(f"holds something else than pictures, such as {foreign[0]!r}", path=out, remedy=remedy)
+
+
+def _ours() -> set[str]:
+    return {PAGE, *(f"{name}.{kind}" for name in NAMES for kind in KINDS)}

@@ -1,0 +1,133 @@
+"""What all pictures share: a palette that colour-blind people can tell apart, plain axes, files that repeat.
+
+Figures are Matplotlib's (extra ``plot``), made without pyplot, so nothing is left open and no display is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+from warnings import catch_warnings, filterwarnings
+
+from hakg_dgl.errors import MissingDependencyError
+from hakg_dgl.training.files import replace_file
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+GREY, PALE, INK = "#8a8a8a", "#d4d4d4", "#222222"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+"""Colours of Okabe and Ito, "Color Universal Design", in the order in which pictures use them."""
+
+RASTER_ABOVE = 2000
+"""Points beyond this number are drawn as pixels within an SVG, which would be slow to open otherwise."""
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "svg.fonttype": "none",
+}
+
+
+def require_matplotlib() -> None:
+    """Raise MissingDependencyError unless Matplotlib can be imported."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib"
+        ) from error
+
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Any]) -> Callable[P, Any]:
+    """Let a function that makes a figure work in the common style; MissingDependencyError without Matplotlib."""
+
+    @functools.wraps(draw)
+    def within(*args: P.args, **kwargs: P.kwargs) -> Any:
+        require_matplotlib()
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return within
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, *, like: dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """A figure and its axes; call it within a function that is :func:`styled`.
+
+    Parameters
+    ----------
+    width, height
+        In inches.
+    rows, columns
+        Of axes.
+    like
+        Further options of ``Figure.subplots``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    numpy.ndarray of matplotlib.axes.Axes
+        ``[rows, columns]``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **(like or {}))
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure to a ``.png`` or ``.svg`` file, whole or not at all; the same figure gives the same file."""
+    path = Path(path)
+    content = _rendered(figure, path.suffix.removeprefix("."), path.stem)
+    replace_file(path, lambda temporary: _write_bytes(temporary, content))
+
+
+def inline_svg(figure: Any, name: str) -> str:
+    """A figure as an SVG element for an HTML page; ``name`` keeps its ids apart from those of other pictures."""
+    text = _rendered(figure, "svg", name).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    references = re.compile(r'( id="|url\(#|href="#)')
+    return re.sub(r"<[^<>]+>", lambda tag: references.sub(rf"\g<1>{name}-", tag[0]), text)  # in tags, not in names
+
+
+def plain(name: Any, length: int = 28) -> str:
+    """A name as pictures show it: on one line, cut to a length, without control characters or mathematics."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+    return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
+
+
+def _rendered(figure: Any, kind: str, salt: str) -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    undated: dict[str, Any] = {} if kind == "png" else {"metadata": {"Date": None}}
+    # SVG ids are random without a salt.
+    with rc_context({**_STYLE, "svg.hashsalt": salt}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks: boxes are drawn
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # once is enough: every layout starts from the one before, and differs from it
+        figure.savefig(buffer, format=kind, dpi=150, facecolor="white", **undated)
+    return buffer.getvalue()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

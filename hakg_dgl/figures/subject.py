@@ -1,0 +1,99 @@
+"""A trained run opened for pictures: its model, where that puts things, and how well it ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from hakg_dgl.baselines.training import load_scorer
+from hakg_dgl.config import Settings
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.figures.hierarchy import Positions, known_tree, positions
+from hakg_dgl.nn.model import HAKG
+from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
+from hakg_dgl.training.run_folder import RunFolder, load_model, model_splits
+
+if TYPE_CHECKING:
+    from hakg_dgl.ranking.topk import Scorer
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A run and its data set; what is costly is computed when it is first asked for.
+
+    Attributes
+    ----------
+    folder
+        The run.
+    dataset
+        The data set it was trained on.
+    values
+        ``parameters`` or ``output``: which embeddings the pictures show.
+    device
+        Where the model lies.
+    """
+
+    folder: RunFolder
+    dataset: Dataset
+    values: str = "parameters"
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The run's settings."""
+        return self.folder.settings
+
+    @cached_property
+    def model(self) -> HAKG | None:
+        """The best model, if it is HAKG."""
+        if self.settings.model.kind != "hakg":
+            return None
+        return load_model(self.folder.path, self.dataset, device=self.device)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The best model of any kind, ready to rank."""
+        return load_scorer(self.folder.path, self.dataset, device=self.device)
+
+    @cached_property
+    def positions(self) -> Positions | None:
+        """Where HAKG puts entities and items."""
+        return None if self.model is None else positions(self.model, self.values)
+
+    @cached_property
+    def tree(self) -> pd.DataFrame | None:
+        """The tree that was planted in the data set, where that is known."""
+        return known_tree(self.dataset)
+
+    @cached_property
+    def best_epoch(self) -> int | None:
+        """The epoch that was kept."""
+        epoch = self.folder.load_metadata(self.folder.model_file).get("epoch")
+        if self.folder.result_file.exists():
+            epoch = self.folder.result.get("best_epoch", epoch)
+        return epoch if isinstance(epoch, int) else None
+
+    @cached_property
+    def split(self) -> str | None:
+        """The split that is measured: test, or validation where there is no test and the model has not seen it."""
+        seen = model_splits(self.folder)
+        free = [split for split in ("test", "valid") if split not in seen and len(self.dataset.pairs(split))]
+        return free[0] if free else None
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """``model``, ``popularity`` and ``random`` on :attr:`split`, with groups; empty where nothing is left."""
+        if self.split is None:
+            return {}
+        evaluator = Evaluator(self.dataset, self.split, (20,), groups=True)
+        scorers = {
+            "model": self.scorer,
+            "popularity": PopularityScorer(self.dataset, evaluator.mask),
+            "random": RandomScorer(self.dataset.n_users, self.dataset.n_items, self.settings.run.seed),
+        }
+        return {name: evaluator(scorer) for name, scorer in scorers.items()}
