@@ -113,7 +113,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 @pytest.mark.slow
 def test_ctrl_c_in_training_leaves_a_run_to_resume(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
-    forever = ["--epochs", "100000", "--set", "patience=100000", *SMALL]
+    forever = ["--epochs", "100000", "--set", "patience=100000", "--set", "refit=false", *SMALL]
     process = subprocess.Popen(
         [*COMMAND, "train", data, "--out", run, *forever], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

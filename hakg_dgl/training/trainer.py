@@ -480,7 +480,7 @@ class Trainer:
             self._evaluator = Evaluator(self.dataset, self.selected_on, self.cuts)
         self.model.eval()
         try:
-            user, item = self.model.ranking_vectors()
+            user, item = _with_finite_scores(*self.model.ranking_vectors())
             metrics = dict(self._evaluator(EmbeddingScorer(user, item)).metrics)
             learned = getattr(self.model, "n_learned_columns", user.shape[1])
             if learned == user.shape[1]:
@@ -488,7 +488,7 @@ class Trainer:
             alone = self._evaluator(EmbeddingScorer(user[:, :learned], item[:, :learned])).metrics
             return metrics, alone[self.settings.training.select_by]
         except NumericalError as error:
-            raise self._numerical_error(f"a score became NaN ({error})", number, "in the evaluation") from error
+            raise self._numerical_error(f"scores are no finite numbers ({error})", number, "evaluation") from error
 
     def _note(self, metrics: dict[str, float], learned: float | None, number: int) -> bool:
         """Keep the model if it is the best so far."""
@@ -518,13 +518,10 @@ class Trainer:
         standing = self._standing
         self.model.load_state_dict(self._best)
         self.model.eval()
-        scorer = EmbeddingScorer(*self.model.ranking_vectors())
         test: dict[str, float] | None = None
         if len(self.dataset.pairs("test")):
-            try:
-                test = dict(Evaluator(self.dataset, "test", self.cuts)(scorer).metrics)
-            except NumericalError as error:
-                raise self._numerical_error(f"a score became NaN ({error})", standing.epoch, "in the test") from error
+            scorer = EmbeddingScorer(*self.model.ranking_vectors())
+            test = dict(Evaluator(self.dataset, "test", self.cuts)(scorer).metrics)
         published = self.settings.training.protocol == "published"
         result = {
             "protocol": self.settings.training.protocol,
@@ -596,6 +593,14 @@ class Trainer:
                 f"{folder.path}: has chosen its epoch and begun the refit, so epochs and patience cannot change now "
                 f"(were {was.epochs} and {was.patience}); train in another folder"
             )
+
+
+def _with_finite_scores(user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors; NumericalError if their inner products may overflow, which ranks without a NaN to be seen."""
+    longest = [float(vectors.detach().norm(dim=1).amax()) for vectors in (user, item)]
+    if not longest[0] * longest[1] <= torch.finfo(user.dtype).max:
+        raise NumericalError(f"the longest vectors have norms {longest[0]:.3g} and {longest[1]:.3g}")
+    return user, item
 
 
 def learning_rate(base: float, schedule: str, epoch: int, epochs: int) -> float:
