@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hakg_dgl.ablation.study import AblationProgress, AblationStudy
     from hakg_dgl.baselines.fold_in import load_fold_in
     from hakg_dgl.baselines.training import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
     from hakg_dgl.config import Settings
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ablation.study": ("AblationProgress", "AblationStudy"),
     "baselines.fold_in": ("load_fold_in",),
     "baselines.training": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
     "config": ("Settings",),
@@ -69,6 +71,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "HAKG",
+    "AblationProgress",
+    "AblationStudy",
     "ClosedFormTrainer",
     "Comparison",
     "Dataset",

@@ -14,6 +14,7 @@ SUFFIXES = (".png", ".svg")
 LEVEL = 0.05
 """Corrected p values below this are coloured."""
 _BLUE, _ORANGE, _GREY, _PALE, _INK = "#2f6ea6", "#d9772b", "#7a7a7a", "#c9c9c9", "#404040"
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
 def write_figures(folder: Path, tables: Mapping[str, Comparison], layers: int) -> None:
@@ -83,8 +84,9 @@ def _by_depth(axes: Any, table: Comparison, metric: str, layers: int) -> None:
         runs = [run[metric] for run in group.runs.values()]
         axes.scatter([place[0] + 0.09] * len(runs), runs, s=14, color=_GREY, alpha=0.7, linewidths=0, zorder=3)
         axes.annotate(
-            f"{place[1]:.4f}", place, xytext=(-7, 7), textcoords="offset points", ha="right", fontsize=8, color=_INK
-        )
+            f"{place[1]:.4f}", place, xytext=(-8, 8), textcoords="offset points", ha="right", fontsize=8, color=_INK,
+            bbox=_ON_WHITE, zorder=4,
+        )  # fmt: skip
     axes.axvline(layers, color=_PALE, linewidth=1, linestyle=":", zorder=0)
     axes.set_xticks([depth for depth, _ in means])
     axes.set_xlim(means[0][0] - 0.6, means[-1][0] + 0.3)
@@ -115,7 +117,7 @@ def _differences(axes: Any, table: Comparison, metric: str, labels: list[str]) -
         axes.annotate(
             f"{difference.mean * scale:+.1f}%".replace("-", "−"), (difference.mean * scale, row), xytext=(0, 8),
             textcoords="offset points", ha="center", fontsize=8, color=colour,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, zorder=5,
+            bbox=_ON_WHITE, zorder=5,
         )  # fmt: skip
     axes.set_title(f"{_shown(metric)}  (full model: {mean:.4f})", fontsize=11)
     axes.set_xlabel("difference from the full model, %")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def write_report(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
         write_figures(folder, tables, found["settings"]["model"]["layers"])
     except MissingDependencyError as error:
         found["notes"].append(f"No figures: {error}")
-    report: dict[str, Any] = found | {"tables": {name: table.to_dict() for name, table in tables.items()}}
+    plain = found | {"tables": {name: table.to_dict() for name, table in tables.items()}}
+    report: dict[str, Any] = json.loads(json.dumps(plain, allow_nan=False))
     write_json(folder / "report.json", report)
     write_text(folder / "report.csv", _rows(tables).to_csv(index=False, lineterminator="\n"))
     write_text(folder / "report.md", _markdown(found))
