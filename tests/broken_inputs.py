@@ -246,6 +246,8 @@ def archive_cases() -> Iterator[Case]:
     for name, at in (("directory size", 12), ("directory offset", 16)):
         data = whole[: end + at] + b"\xfe" * 4 + whole[end + at + 4 :]
         yield kgat(f"zip that lies about its {name}", "src/train.txt.zip: damaged, truncated", train_txt_zip=data)
+    nameless = zipped(text).replace(b"train.txt", b"\0rain.txt")
+    yield kgat("zip member without a name", "src/train.txt.zip: (damaged|is no|its)", train_txt_zip=nameless)
     yield kgat("zip bomb", "expands to more than", train_txt_zip=zipped(b"0 " * 2**26))
     yield kgat("gzip bomb", "expands to more than", train_txt_gz=gzip.compress(b"0 " * 2**26, 1))
     yield kgat("gzip bomb of members", "expands to more than", train_txt_gz=gzip.compress(b"0 " * 2**22, 1) * 40)

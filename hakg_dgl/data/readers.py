@@ -885,7 +885,7 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
     archive = zipfile.ZipFile(raw)
-    members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+    members = [m for m in archive.infolist() if not m.filename.endswith("/") and not m.filename.startswith("__MACOSX/")]
     names = [member.filename for member in members]
     if len(members) != 1:
         listed = f": {', '.join(map(_shown, names[:4]))}{', ...' * (len(names) > 4)}" if names else ""
