@@ -11,7 +11,12 @@ from .progress import stages
 from .runs import device_option, open_run
 
 
-@click.command("report", epilog="\b\nExample:\n  hakg report runs/demo --out report.html\n")
+@click.command(
+    "report",
+    epilog="\b\nExamples:\n"
+    "  hakg report runs/demo --out report.html\n"
+    "  hakg report runs/demo --out report.html --ablation studies/demo --examples 5\n",
+)
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--out", type=ResultPath(".html", ".htm"), required=True, help="File to write (.html).")
 @click.option(
@@ -21,9 +26,15 @@ from .runs import device_option, open_run
 @click.option(
     "--examples", type=click.IntRange(0, 100), default=3, show_default=True, help="Users to show recommendations for."
 )
+@click.option(
+    "--ablation", type=click.Path(path_type=Path, file_okay=False), metavar="STUDY",
+    help="Also show the study that hakg ablate wrote there.",
+)  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
-def report_command(run: Path, out: Path, values: str, examples: int, data: Path | None, device: str) -> None:
+def report_command(
+    run: Path, out: Path, values: str, examples: int, ablation: Path | None, data: Path | None, device: str
+) -> None:  # fmt: skip
     """Write one page on RUN: data, settings, metrics, pictures, examples.
 
     The file holds everything it shows and fetches nothing. docs/figures.md describes its parts.
@@ -38,7 +49,7 @@ def report_command(run: Path, out: Path, values: str, examples: int, data: Path 
         begin("loading")
         opened = open_run(run, data)
         subject = Subject(opened.folder, opened.dataset, values, choose_device(device))
-        page = report_page(subject, notes=opened.notes, examples=examples, begin=begin)
+        page = report_page(subject, notes=opened.notes, ablation=ablation, examples=examples, begin=begin)
     write_text_file(page, out)
     for note in opened.notes:
         click.echo(f"Note: {note}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from hakg_dgl.config import KIND_DEFAULTS, Settings
 from hakg_dgl.data.cards import list_cards, load_card
 from hakg_dgl.data.dataset import summary
+from hakg_dgl.figures.ablation_section import ablation_section
 from hakg_dgl.figures.markup import Markup, element, escaped, listed, pairs, table
 from hakg_dgl.figures.pictures import Picture, pictures
 from hakg_dgl.figures.style import inline_svg, require_matplotlib
@@ -29,6 +31,7 @@ def report_page(
     subject: Subject,
     *,
     notes: Iterable[str] = (),
+    ablation: str | Path | None = None,
     examples: int = 3,
     begin: Callable[[str], None] = lambda step: None,
 ) -> str:
@@ -40,6 +43,8 @@ def report_page(
         The run.
     notes
         What must be said about its numbers, at the top.
+    ablation
+        Folder of a study on the same data set by ``hakg ablate``, to show its results.
     examples
         Users to show recommendations for.
     begin
@@ -49,8 +54,11 @@ def report_page(
     ------
     MissingDependencyError
         If Matplotlib is missing.
+    DataError
+        If the study cannot be read, or is on another data set.
     """
     require_matplotlib()
+    study = None if ablation is None else ablation_section(ablation, subject.dataset)
     begin("pictures")
     drawn = {picture.name: picture for picture in pictures(subject)}
     begin("tables")
@@ -60,6 +68,8 @@ def report_page(
         "Training": [*_figure(drawn, "curves"), *_circumstances(subject)],
         "Metrics": [*_metrics(subject.evaluations), *_figure(drawn, "groups")],
     }
+    if study is not None:
+        sections["Ablation"] = study
     hierarchy = [part for name in ("disk", "depth", "popularity", "relations") for part in _figure(drawn, name)]
     if hierarchy:
         sections["Hierarchy"] = hierarchy
