@@ -289,7 +289,8 @@ class Reader:
     def run(self, files: Files, place: Path) -> tuple[str, str]:
         """``refused``, ``accepted`` or ``finding``, and what was found."""
         shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.base, place)
+        if any(arg in ("D", "R") for arg in self.args):
+            shutil.copytree(self.base, place)
         for name, data in files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(data)
@@ -478,7 +479,7 @@ def fuzz(reader: str, base: Path, options: argparse.Namespace) -> dict[str, Any]
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         ) as process:
             watch = _Watch(process)
             assert process.stdout is not None
@@ -521,16 +522,21 @@ class _Watch:
         import threading
 
         self._timer: Any = None
-        self._make = lambda: threading.Timer(3 * broken_inputs.SECONDS, process.kill)
-        self.seen()
+        self._make = lambda seconds: threading.Timer(seconds, process.kill)
+        self._start(600)  # imports are slow on a busy machine
 
     def seen(self) -> None:
+        """A line has come."""
+        self._start(3 * broken_inputs.SECONDS)
+
+    def _start(self, seconds: float) -> None:
         self.stop()
-        self._timer = self._make()
+        self._timer = self._make(seconds)
         self._timer.daemon = True
         self._timer.start()
 
     def stop(self) -> None:
+        """No longer."""
         if self._timer is not None:
             self._timer.cancel()
 
