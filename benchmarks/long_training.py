@@ -78,7 +78,7 @@ def watch(dataset: Dataset, settings: Settings, steps: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--lr", nargs="+", type=float, default=[0.01, 1.0, 100.0])
+    parser.add_argument("--lr", nargs="+", type=float, default=[1.0, 100.0])
     parser.add_argument("--presets", nargs="+", default=["default", "released"], choices=list(PRESETS))
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "float64"])
     parser.add_argument("--data", type=Path, help="folder made by hakg preprocess; the demo by default")
