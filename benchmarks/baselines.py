@@ -5,12 +5,14 @@
 DATA are folders written by ``hakg preprocess``. Every model is trained as ``hakg train --model NAME`` would, under each
 protocol: ``validation`` with a refit (selected on validation, trained once more on train and validation, test looked at
 once) and ``published`` (selected on test). Models that draw by chance are trained once a seed. Seconds are of the whole
-training, the search and the evaluations included.
+training, the search and the evaluations included. The file is written after every run, and the same command goes on
+from the runs in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from measure import describe_machine, machine_facts, markdown, write_results
+from measure import RESULTS, describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import Settings, load_dataset, make_trainer
 from hakg_dgl.baselines.training import PairwiseTrainer
@@ -35,9 +37,6 @@ def run(dataset: Dataset, kind: str, protocol: str, seed: int, overrides: list[s
     result = make_trainer(dataset, settings).fit()
     valid, test = result["metrics"]["valid"] or {}, result["metrics"]["test"]
     return {
-        "model": kind,
-        "protocol": protocol,
-        "seed": seed,
         "recall@20": test["recall@20"],
         "ndcg@20": test["ndcg@20"],
         "valid_ndcg@20": valid.get("ndcg@20"),
@@ -53,10 +52,30 @@ def spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
 
 
+KEY = ("data", "model", "protocol", "seed")
+"""What tells runs of one file apart."""
+
+
+def earlier(out: Path | None, overrides: list[str]) -> list[dict[str, Any]]:
+    """Runs in the file that this command would write."""
+    file = None if out is None else RESULTS / out if out.parent == Path() else out
+    if file is None or not file.exists():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found["set"] != overrides:
+        sys.exit(f"{file}: holds runs with --set {' '.join(found['set'])}; choose another file")
+    return list(found["runs"])
+
+
+def order(data: str, model: str, protocol: str) -> tuple[str, int, str]:
+    """By data set, then as the models are listed, then by protocol."""
+    return data, get_args(Kind).index(model), protocol
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A row for each data set, model and protocol, over the seeds."""
     lines = []
-    for key in dict.fromkeys((row["data"], row["model"], row["protocol"]) for row in rows):
+    for key in sorted({(row["data"], row["model"], row["protocol"]) for row in rows}, key=lambda key: order(*key)):
         group = [row for row in rows if (row["data"], row["model"], row["protocol"]) == key]
         searched = [row["selected"] if row["tried"] > 1 else {} for row in group]
         chosen = [", ".join(f"{name} {value:g}" for name, value in selected.items()) for selected in searched]
@@ -75,20 +94,21 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, help="also write the numbers (a bare name: into benchmarks/results)")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for data in arguments.data:
-        dataset = load_dataset(data)
-        for kind in arguments.models:
-            drawn = kind in (*PairwiseTrainer.kinds, "hakg")
-            for protocol in arguments.protocols:
-                for seed in arguments.seeds if drawn else arguments.seeds[:1]:
-                    outcome = run(dataset, kind, protocol, seed, arguments.overrides)
-                    rows.append({"data": dataset.name, **outcome})
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    device = torch.device("cpu")
+    device, rows = torch.device("cpu"), earlier(arguments.out, arguments.overrides)
+    done = {tuple(row[key] for key in KEY) for row in rows}
+    datasets = [load_dataset(data) for data in arguments.data]
+    for seed, dataset, kind in itertools.product(arguments.seeds, datasets, arguments.models):
+        if seed != arguments.seeds[0] and kind not in (*PairwiseTrainer.kinds, "hakg"):
+            continue
+        for protocol in arguments.protocols:
+            row = {"data": dataset.name, "model": kind, "protocol": protocol, "seed": seed}
+            if tuple(row[key] for key in KEY) in done:
+                continue
+            rows.append(row | run(dataset, kind, protocol, seed, arguments.overrides))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if arguments.out is not None:
+                write_results(arguments.out, {"set": arguments.overrides, "runs": rows}, device)
     print(f"{table(rows)}\n\n{describe_machine(machine_facts(device))}")
-    if arguments.out is not None:
-        write_results(arguments.out, {"runs": rows}, device)
 
 
 if __name__ == "__main__":
