@@ -114,7 +114,7 @@ class ModelSettings(_Section):
 
     kind: Kind = "hakg"
     formulation: Formulation = "paper"
-    dim: int = 64
+    dim: int = 128
     layers: int = 2
     geometry: Geometry = "poincare"
     curvature: float = 1.0
@@ -375,7 +375,7 @@ class Settings:
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
 _TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
-_HINGE = {"ranking_loss": "hinge", "linear_weight": 0.0, "layers": 3, "lr": 1e-3, "refit": False}
+_HINGE = {"ranking_loss": "hinge", "linear_weight": 0.0, "dim": 64, "layers": 3, "lr": 1e-3, "refit": False}
 _RELEASED = {**_HINGE, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
 _PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -392,8 +392,8 @@ publication (its section 5.1.4 and the released code's scripts)."""
 
 
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {
-    "bpr-mf": {"lr": 2e-3, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
-    "lightgcn": {"layers": 3, "lr": 5e-3, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5},
+    "bpr-mf": {"dim": 64, "lr": 2e-3, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
+    "lightgcn": {"dim": 64, "layers": 3, "lr": 5e-3, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5},
 }
 """What a kind of model has in place of the defaults: rate and decay by a search on validation (docs/baselines.md)."""
 

@@ -220,7 +220,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
 def test_replace_returns_another_and_leaves_the_first():
     value = Settings()
     assert value.replace({"dim": 8}).model.dim == 8
-    assert value.model.dim == 64
+    assert value.model.dim == 128
     assert value.replace({}) == value
 
 
