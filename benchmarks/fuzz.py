@@ -267,7 +267,7 @@ class Reader:
 
     def __init__(self, name: str, base: Path) -> None:
         self.name, self.base = name, base
-        self.args, own = _READERS[name]
+        self.args, own = READERS[name]
         self.seeds = [own(base)]
         prefix = name if name != "archives" else "kgat"
         for case in broken_inputs.cases():  # broken ones are near to others that are broken
@@ -350,7 +350,7 @@ _LISTS = {
 }
 _TITLES = {"x.item": b"item_id:token\ttitle:token_seq\na\tAn A\nb\tA B\n"}
 _COLUMNS = ("--rating-col", "rating", "--timestamp-col", "time")
-_READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Files]]] = {
+READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Files]]] = {
     "kgat": (FOLDER_ARGS, _in_src(broken_inputs.KGAT | _LISTS)),
     "archives": (FOLDER_ARGS, _in_src(broken_inputs.KGAT)),
     "recbole": (FOLDER_ARGS, _in_src(broken_inputs.RECBOLE | _TITLES)),
@@ -563,7 +563,7 @@ def report(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="in all, shared among the readers")
-    parser.add_argument("--readers", nargs="+", choices=list(_READERS), default=list(_READERS))
+    parser.add_argument("--readers", nargs="+", choices=list(READERS), default=list(READERS))
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--engine", choices=["own", "atheris"], default="own")
     parser.add_argument("--keep", type=Path, help="folder for the files of findings")
