@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections import Counter
@@ -127,7 +128,8 @@ def overwrite_number(data: bytes, rng: random.Random) -> bytes:
         new = broken_inputs.varint(value)
         return data[:begin] + new + data[begin + rng.choice((0, 1, 2, len(new))) :]
     width = rng.choice((2, 4, 8))
-    return data[:begin] + (value % 256**width).to_bytes(width, "little") + data[begin + width :]
+    number: bytes = (value % 256**width).to_bytes(width, "little")
+    return data[:begin] + number + data[begin + width :]
 
 
 def lines(data: bytes, rng: random.Random) -> bytes:
@@ -178,7 +180,7 @@ def json_value(data: bytes, rng: random.Random) -> bytes:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return flip(data, rng)
-    odd = [
+    odd: list[Any] = [
         None,
         True,
         -1,
@@ -414,7 +416,7 @@ class Worker:
 def work(options: argparse.Namespace) -> None:
     """One reader, in this process, for some seconds from a case number on."""
     if options.engine == "atheris":
-        import atheris
+        import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
         with atheris.instrument_imports(include=["hakg_dgl"]):
             invoke(("--help",))
@@ -519,10 +521,8 @@ class _Watch:
     """Kills a process that says nothing for longer than any case may take (native code hears no alarm)."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        import threading
-
         self._timer: Any = None
-        self._make = lambda seconds: threading.Timer(seconds, process.kill)
+        self._make: Callable[[float], threading.Timer] = lambda seconds: threading.Timer(seconds, process.kill)
         self._start(600)  # imports are slow on a busy machine
 
     def seen(self) -> None:

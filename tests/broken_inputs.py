@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -586,6 +587,18 @@ def with_column(table_name: str, column: str, make: Callable[[int], Any]) -> Pre
     return prepare
 
 
+def with_many_rows(table_name: str) -> Prepare:
+    return lambda at: relie(at, table_name, _many_rows())
+
+
+def with_json(file: str, change: Callable[[dict[str, Any]], object]) -> Prepare:
+    return lambda at: edit_json(at / file, change)
+
+
+def with_value(file: str, key: str, value: object) -> Prepare:
+    return with_json(file, lambda about: about.update({key: value}))
+
+
 def _metadata(content: bytes) -> Prepare:
     def prepare(at: Path) -> None:
         found = pq.read_table(at / "D/interactions.parquet")
@@ -684,8 +697,8 @@ def data_set_cases() -> Iterator[Case]:
         yield data_set(
             f"{table_name} of ten million rows",
             "says that it holds 10,000,000 rows",
-            lambda at, name=table_name: relie(at, name, _many_rows()),
-        )  # type: ignore[misc]
+            with_many_rows(table_name),
+        )
     for name, change, message in (
         (
             "data set of the future",
@@ -712,7 +725,7 @@ def data_set_cases() -> Iterator[Case]:
         ("digest of another", lambda about: about.update(digest="0" * 64), "digest or counts differ"),
         ("counts of another", lambda about: about["counts"].update(test=1), "digest or counts differ"),
     ):
-        yield data_set(name, message, lambda at, change=change: edit_json(at / "D/dataset.json", change))  # type: ignore[misc]
+        yield data_set(name, message, with_json("D/dataset.json", change))
     for name, data in {
         "deep": b"[" * 10**5,
         "endless number": b'{"format_version": ' + b"9" * 5000 + b"}",
@@ -760,6 +773,24 @@ def _each(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], dict[str,
     return lambda tensors, _: tensors.update({name: function(tensor) for name, tensor in tensors.items()})
 
 
+def _to(kind: str) -> Callable[[Any], Any]:
+    import torch
+
+    return lambda tensor: tensor.to(getattr(torch, kind))
+
+
+def _standing(key: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]], object]:
+    return lambda _, about: about["standing"].update({key: value})
+
+
+def replaced_by(make: Callable[[Path], object], file: str) -> Prepare:
+    def prepare(at: Path) -> None:
+        (at / file).unlink()
+        make(at / file)
+
+    return prepare
+
+
 def run_cases() -> Iterator[Case]:
     damaged = "R/model.safetensors: is damaged, or not written by this package"
     one = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
@@ -797,8 +828,8 @@ def run_cases() -> Iterator[Case]:
         yield run(
             f"tensors of {kind}",
             fits_not,
-            _tensors(_each(lambda tensor, kind=kind: tensor.to(getattr(__import__("torch"), kind)))),
-        )  # type: ignore[misc]
+            _tensors(_each(_to(kind))),
+        )
     yield run("tensors that are flat", fits_not, _tensors(_each(lambda tensor: tensor.flatten())))
     yield run("tensors that are gone", fits_not, _tensors(lambda tensors, _: tensors.clear()))
     yield run(
@@ -821,12 +852,7 @@ def run_cases() -> Iterator[Case]:
     }
     for key, values in odd.items():
         for value in values:
-            yield run(
-                f"state with {key} {value!r}",
-                state,
-                _tensors(lambda _, about, key=key, value=value: about["standing"].update({key: value}), state=True),
-                RESUME_ARGS,
-            )  # type: ignore[misc]
+            yield run(f"state with {key} {value!r}", state, _tensors(_standing(key, value), state=True), RESUME_ARGS)
     yield run(
         "state of the future",
         "state format 99, this version reads up to",
@@ -870,8 +896,8 @@ def run_cases() -> Iterator[Case]:
         yield run(
             f"run.json with {key} {value!r}",
             message,
-            lambda at, key=key, value=value: edit_json(at / "R/run.json", lambda about: about.update({key: value})),
-        )  # type: ignore[misc]
+            with_value("R/run.json", key, value),
+        )
     for name, data in {
         "deep": b"[" * 10**5 + b"\n",
         "infinite epoch": b'{"epoch": 1e999}\n',
@@ -885,13 +911,13 @@ def run_cases() -> Iterator[Case]:
         yield run(
             f"{file} is a folder",
             f"R/{file}: (is damaged|cannot be read)",
-            lambda at, file=file: ((at / "R" / file).unlink(), (at / "R" / file).mkdir()),
-        )  # type: ignore[misc]
+            replaced_by(Path.mkdir, f"R/{file}"),
+        )
         yield run(
             f"{file} is a pipe",
             f"R/{file}: (is damaged|is no plain file)",
-            lambda at, file=file: ((at / "R" / file).unlink(), os.mkfifo(at / "R" / file)),
-        )  # type: ignore[misc]
+            replaced_by(os.mkfifo, f"R/{file}"),
+        )
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -935,14 +961,14 @@ def settings_cases() -> Iterator[Case]:
     }
     for name, text in texts.items():
         yield Case(f"settings: {name}", (*TRAIN_ARGS, "--config", "c.toml"), r"c.toml: \S", {"c.toml": text})
-    for name, text in {
+    for name, assignment in {
         "number no float holds": "lr=1" + "0" * 400,
         "hexadecimal": "seed=0x" + "F" * 5000,
         "date": "margin=2024-01-01",
         "not UTF-8": "kind=\udcff",
         "dots": "lr={" + "a." * 600 + "a=1}",
     }.items():
-        yield Case(f"settings: --set with {name}", (*TRAIN_ARGS, "--set", text), r"lr|seed|margin|kind")
+        yield Case(f"settings: --set with {name}", (*TRAIN_ARGS, "--set", assignment), r"lr|seed|margin|kind")
     yield Case("settings: a device", (*TRAIN_ARGS, "--config", "/dev/zero"), "/dev/zero: is no plain file")
     yield Case(
         "settings: a pipe",
@@ -1008,9 +1034,10 @@ class working_in:
 def invoke(args: tuple[str, ...]) -> tuple[int, str, str, str]:
     """Exit code, stdout, stderr, and the exception that a command ends in, if it is none of click's."""
     from click.testing import CliRunner
-    from hakg_dgl.cli import main
 
-    result = CliRunner().invoke(main, args, prog_name="hakg")
+    cli: Any = importlib.import_module("hakg_dgl.cli")
+
+    result = CliRunner().invoke(cli.main, args, prog_name="hakg")
     error = result.exception
     trace = "" if error is None or isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"[:500]
     return result.exit_code, result.stdout, result.stderr, trace

@@ -78,7 +78,7 @@ def _problems(text: str) -> list[str]:
         for keyword in node.keywords:
             value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
             if (keyword.arg, value) in {("allow_pickle", True), ("shell", True), ("weights_only", False)}:
-                found.append(f"line {node.lineno} passes {keyword.arg}={value}")
+                found.append(f"line {node.lineno} passes {keyword.arg}={value!r}")
     return found
 
 

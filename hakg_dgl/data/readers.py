@@ -898,6 +898,8 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
     what = _NO_FILE.get(kind)
     if place.is_absolute() or ".." in place.parts or re.match("[A-Za-z]:", names[0]):
         what = "a place outside the archive"
+    if not names[0]:
+        what = "a file without a name"
     if what is not None:
         raise DataError(
             f"its member {_shown(names[0])} is {what}", path=path, remedy="An archive must hold exactly one plain file."
