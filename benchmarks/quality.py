@@ -11,6 +11,7 @@ included, until NDCG@20 on the split that selects is within 1% of the run's best
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from hakg_dgl.data.dataset import load_dataset
 from hakg_dgl.training.trainer import Trainer
 
 
-def run(data: str, preset: str, overrides: list[str]) -> dict[str, Any]:
+def run(data: str, preset: str, overrides: list[str], *, blind: bool = False) -> dict[str, Any]:
     settings = Settings.resolve(preset=preset, overrides=overrides)
     curve: list[dict[str, float]] = []
 
@@ -34,14 +35,18 @@ def run(data: str, preset: str, overrides: list[str]) -> dict[str, Any]:
         if progress.metrics:
             curve.append({"epoch": progress.epoch, "seconds": progress.seconds, **progress.metrics})
 
-    result = Trainer(load_dataset(data), settings, on_progress=note).fit()
-    chosen = result["metrics"]["valid"]
+    dataset = load_dataset(data)
+    if blind:
+        table = dataset.interactions
+        dataset = dataclasses.replace(dataset, interactions=table[table["split"] != "test"])
+    result = Trainer(dataset, settings, on_progress=note).fit()
+    chosen, test = result["metrics"]["valid"], result["metrics"]["test"] or {}
     best = max(point["ndcg@20"] for point in curve)
     near = next(i for i, point in enumerate(curve) if point["ndcg@20"] >= 0.99 * best)
     return {
         "seconds_to_99%": round(sum(point["seconds"] for point in curve[: near + 1]), 2),
-        "recall@20": result["metrics"]["test"]["recall@20"],
-        "ndcg@20": result["metrics"]["test"]["ndcg@20"],
+        "recall@20": test.get("recall@20"),
+        "ndcg@20": test.get("ndcg@20"),
         "valid_recall@20": None if chosen is None else chosen["recall@20"],
         "valid_ndcg@20": None if chosen is None else chosen["ndcg@20"],
         "best_recall@20": max(point["recall@20"] for point in curve),
@@ -60,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[2020, 2021, 2022])
     parser.add_argument("--vary", nargs="+", default=[""])
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    parser.add_argument("--blind", action="store_true", help="leave the test split out; the summary is of validation")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -68,13 +74,14 @@ def main() -> None:
             for seed in arguments.seeds:
                 settings = [*arguments.overrides, *filter(None, variant.split(","))]
                 settings += [f"protocol={arguments.protocol}", f"seed={seed}"]
-                outcome = run(data, arguments.preset, settings)
+                outcome = run(data, arguments.preset, settings, blind=arguments.blind)
                 rows.append({"data": Path(data).name, "variant": variant, "seed": seed, **outcome})
                 print(json.dumps(rows[-1]), flush=True)
     print(f"\n{'data':<14}{'settings':<40}{'Recall@20':>10}{'NDCG@20':>10}{'epoch':>7}{'seconds':>9}{'to 99%':>8}")
     for key in dict.fromkeys((row["data"], row["variant"]) for row in rows):
         group = [row for row in rows if (row["data"], row["variant"]) == key]
-        columns = ("recall@20", "ndcg@20", "best_epoch", "seconds", "seconds_to_99%")
+        prefix = "valid_" if arguments.blind else ""
+        columns = (f"{prefix}recall@20", f"{prefix}ndcg@20", "best_epoch", "seconds", "seconds_to_99%")
         means = [statistics.mean(row[name] for row in group) for name in columns]
         print(
             f"{key[0]:<14}{key[1]:<40}{means[0]:>10.4f}{means[1]:>10.4f}{means[2]:>7.0f}{means[3]:>9.1f}{means[4]:>8.1f}"

@@ -92,7 +92,8 @@ def _sections(about: dict[str, Any]) -> list[str]:
     sections.append(_item_side("facts of the item", about["facts"], _fact))
     sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
     rest = [{"own parameters of the": f"{name}", **_amount(row)} for name, row in own.items()]
-    rest += [{"own parameters of the": f"other: {row['via']}", **_amount(row)} for row in about["other_terms"]]
+    others = [row for row in about["components"] if row["component"] not in own]
+    rest += [{"own parameters of the": f"(none) {row['component']}, by past items", **_amount(row)} for row in others]
     return [*sections, table(rest), *_paths(about["paths"])]
 
 
@@ -101,14 +102,16 @@ def _past_items(about: dict[str, Any]) -> str:
     rows = [
         {
             "past item": _named(row, "item_"), "gate": row["gate"], "knowledge": row["knowledge"],
-            "collaborative": row["collaborative"], **_amount(row),
+            "collaborative": row["collaborative"], **({"linear": row["linear"]} if "linear" in row else {}),
+            **_amount(row),
         }
         for row in part["rows"]
     ]  # fmt: skip
     if part["others"]["count"]:
         rows.append({"past item": f"{part['others']['count']:,} others", **_amount(part["others"])})
     rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
-    return table(rows, ["past item", "gate", "knowledge", "collaborative", "contribution", "share"])
+    linear = ["linear"] if any("linear" in row for row in rows) else []
+    return table(rows, ["past item", "gate", "knowledge", "collaborative", *linear, "contribution", "share"])
 
 
 def _item_side(title: str, part: dict[str, Any], name: Any) -> str:

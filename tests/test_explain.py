@@ -49,7 +49,11 @@ def graph(dataset: Dataset) -> Any:
 
 
 def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
-    return HAKG(graph, ModelSettings(**{"dim": 6, "layers": 3, **settings}), seed=1, dtype=dtype)
+    """By default ranked by both cosines alone."""
+    chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, **settings}
+    model = HAKG(graph, ModelSettings(**chosen), seed=1, dtype=dtype)
+    model.fit_linear_term()
+    return model
 
 
 # --- the terms add up ---------------------------------------------------------------------------------------------
@@ -62,10 +66,12 @@ def assert_adds_up(explanation: Explanation, model: HAKG, bound: float) -> None:
     assert x.components["contribution"].sum() == pytest.approx(x.score, abs=bound)
     assert x.past_items["contribution"].sum() + x.user_own == pytest.approx(x.score, abs=bound)
     item_side = x.facts["contribution"].sum() + x.users["contribution"].sum() + sum(x.item_own.values())
+    item_side += x.other_terms["contribution"].sum()
     assert item_side == pytest.approx(x.score, abs=bound)
     parts = x.facts[["from_entity", "from_relation", "from_item"]].sum(axis=1)
     assert np.allclose(parts, x.facts["contribution"], atol=bound)
-    assert np.allclose(x.past_items[["knowledge", "collaborative"]].sum(axis=1), x.past_items["contribution"])
+    ways = [way for way in ("knowledge", "collaborative", "linear") if way in x.past_items]
+    assert np.allclose(x.past_items[ways].sum(axis=1), x.past_items["contribution"])
     assert max(map(abs, x.rounding.values())) < bound
 
 
@@ -85,6 +91,10 @@ def test_both_sides_add_up_to_the_ranking_score(dataset: Dataset, graph: Any, se
     ("dtype", "bound", "settings"),
     [
         (torch.float64, 1e-11, {"layers": 1}),
+        (torch.float64, 1e-11, {"score": "inner"}),
+        (torch.float64, 1e-11, {"score": "inner", "dual_item_embeddings": False}),
+        (torch.float64, 1e-11, {"score": "inner", "linear_weight": 3.0, "linear_l2": 20.0}),
+        (torch.float64, 1e-11, {"score": "fused", "linear_weight": 3.0}),
         (torch.float64, 1e-11, {"layers": 4, "curvature": 0.3}),
         (torch.float64, 1e-11, {"layers": 2, "kernels": "readable"}),
         (torch.float32, 1e-5, {"layers": 3}),
@@ -316,11 +326,23 @@ class ItemToItem:
         return Terms(0.1 * len(past), from_user, from_item)
 
 
+def test_the_linear_term_is_a_component_with_a_weight_for_each_past_item(dataset: Dataset, graph: Any) -> None:
+    model = untrained(graph, score="inner", linear_weight=3.0, linear_l2=20.0)
+    found = Explainer(model, dataset)(7, 31)
+    assert list(found.components["component"])[-1] == "linear item-item term"
+    assert float(found.components["contribution"].iloc[-1]) != 0.0
+    weights = 3.0 * model.linear_left @ model.linear_right[31]
+    by_item = found.past_items.set_index("item")["linear"]
+    assert np.allclose(by_item, weights[torch.tensor(by_item.index)].numpy())
+    assert set(found.other_terms["via"]) == {"linear"}
+    assert set(found.other_terms["node"]) == set(by_item.index)
+
+
 def test_another_component_gets_its_own_column_and_terms(dataset: Dataset, graph: Any) -> None:
     model = untrained(graph)
     trace = Trace(model)
     plain = Explainer(model, dataset)(7, 31)
-    more = Explainer(model, dataset, [*hakg_components(trace), ItemToItem(trace)])(7, 31)
+    more = Explainer(model, dataset, [*hakg_components(trace, model), ItemToItem(trace)])(7, 31)
     n = len(more.past_items)
     assert list(more.components["component"])[2:] == ["item to item"]
     assert (more.past_items["similar"] == 0.1).all()

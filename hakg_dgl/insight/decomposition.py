@@ -27,6 +27,7 @@ KEPT_PATHS = 10_000
 
 USER_COLUMNS = ("via", "item", "contribution")
 ITEM_COLUMNS = ("via", "relation", "node", "contribution")
+_NONE = torch.empty(0, dtype=torch.int64)
 PATH_COLUMNS = ("via", "past_item", "relation", "node", "item_relation", "through_node", "contribution")
 
 
@@ -57,7 +58,7 @@ class Terms:
     value: float
     from_user: pd.DataFrame
     from_item: pd.DataFrame
-    paths: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PATH_COLUMNS)))
+    paths: pd.DataFrame = field(default_factory=lambda: _frame(PATH_COLUMNS, "", *[_NONE] * 4, *[_NONE.double()] * 2))
     path_totals: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
@@ -241,7 +242,9 @@ class UserSide:
 
     def __init__(self, trace: Trace, user: int) -> None:
         self.items = items = trace.past_items(user)
-        norm = torch.linalg.vector_norm(trace.user[user]).clamp_min(ROW_NORM_FLOOR)
+        norm = torch.ones((), dtype=torch.float64)
+        if trace.settings.score != "inner":
+            norm = torch.linalg.vector_norm(trace.user[user]).clamp_min(ROW_NORM_FLOOR)
         self.unit = trace.user[user] / norm
         self.own = trace.layers[0].user[user].double() / norm
         gates = torch.stack([trace.gate(number, items) for number in range(len(trace.layers))])
@@ -265,8 +268,8 @@ class UserSide:
         )
 
 
-class _Cosine:
-    """What the two components of HAKG's score share: the trace and the user's side."""
+class _LearnedPart:
+    """What the two components of HAKG's learned score share: the trace and the user's side."""
 
     def __init__(self, trace: Trace, sides: UserSides) -> None:
         self.trace, self.sides = trace, sides
@@ -274,6 +277,8 @@ class _Cosine:
     def _divisor(self, item: int, own: Tensor) -> Tensor:
         """What the item's embedding is divided by in the score."""
         trace = self.trace
+        if trace.settings.score == "inner":
+            return torch.tensor(1.0 if trace.item is None else 2.0, dtype=torch.float64)
         whole = own[item]
         if trace.item is not None and trace.settings.score == "fused":
             whole = trace.entity[item] + trace.item[item]
@@ -295,8 +300,9 @@ class UserSides:
         return self._last[1]
 
 
-class KnowledgeCosine(_Cosine):
-    """The part of the item's knowledge embedding: ``cos(u, e_i)``, or ``<u, e_i> / (|u| |e_i + v_i|)`` if fused."""
+class KnowledgePart(_LearnedPart):
+    """The part of the item's knowledge embedding: ``cos(u, e_i)``, ``<u, e_i> / (|u| |e_i + v_i|)`` or
+    ``<u, e_i> / 2``, as the score is separate, fused or inner."""
 
     name = "item's knowledge embedding"
 
@@ -352,8 +358,9 @@ class KnowledgeCosine(_Cosine):
         return paths, (len(values), float(values.sum()))
 
 
-class CollaborativeCosine(_Cosine):
-    """The part of the item's collaborative embedding: ``cos(u, v_i)``, or ``<u, v_i> / (|u| |e_i + v_i|)`` if fused."""
+class CollaborativePart(_LearnedPart):
+    """The part of the item's collaborative embedding: ``cos(u, v_i)``, ``<u, v_i> / (|u| |e_i + v_i|)``
+    or ``<u, v_i> / 2``, as the score is separate, fused or inner."""
 
     name = "item's collaborative embedding"
 
@@ -403,11 +410,36 @@ class CollaborativeCosine(_Cosine):
         return paths, (len(values), float(values.sum()))
 
 
-def hakg_components(trace: Trace) -> list[Component]:
-    """The components of HAKG's score: one for each embedding that its items have."""
+class LinearPart:
+    """The linear item-item term: a weight for each past item, the same from either side."""
+
+    name = "linear item-item term"
+
+    def __init__(self, trace: Trace, model: HAKG) -> None:
+        self.trace, self.weight = trace, model.settings.linear_weight
+        self.left, self.right = model.linear_left.detach().cpu().double(), model.linear_right.detach().cpu().double()
+
+    @torch.no_grad()
+    def terms(self, user: int, item: int) -> Terms:
+        """One term a past item."""
+        items = self.trace.past_items(user)
+        values = self.weight * (self.left[items] @ self.right[item])
+        return Terms(
+            float(values.sum()),
+            _frame(USER_COLUMNS, "linear", items, values),
+            _frame(ITEM_COLUMNS, "linear", -1, items, values),
+        )
+
+
+def hakg_components(trace: Trace, model: HAKG) -> list[Component]:
+    """The components of HAKG's score: one for each embedding that its items have, and the linear term if it has one."""
     sides = UserSides(trace)
-    knowledge = KnowledgeCosine(trace, sides)
-    return [knowledge] if trace.item is None else [knowledge, CollaborativeCosine(trace, sides)]
+    components: list[Component] = [KnowledgePart(trace, sides)]
+    if trace.item is not None:
+        components.append(CollaborativePart(trace, sides))
+    if model.settings.linear_weight > 0.0:
+        components.append(LinearPart(trace, model))
+    return components
 
 
 def _strongest(values: Tensor) -> Tensor:

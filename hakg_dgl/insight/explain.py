@@ -217,7 +217,7 @@ class Explainer:
             )
         self.dataset = dataset
         self.trace = Trace(model)
-        self.components = list(hakg_components(self.trace) if components is None else components)
+        self.components = list(hakg_components(self.trace, model) if components is None else components)
         users, items = model.ranking_vectors()
         self._vectors = users.cpu(), items.cpu()
         self._known = dataset.pairs()
