@@ -71,7 +71,10 @@ def open_journal(path: Path) -> optuna.Study:
                     study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True
                 )
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}\n"
+            "Free some space or mend the permissions, then give the same command again."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise CheckpointError(
             f"{path}{_first_bad_line(path)}: is damaged, or no journal of a study ({error!r})\n"

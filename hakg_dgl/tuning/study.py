@@ -251,7 +251,9 @@ class Study:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be made: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self.path}: cannot be made: {error.strerror}\nMend the permissions, or choose another folder."
+            ) from error
 
     def _create(
         self, settings: Settings | None, space: SearchSpace | None, data_path: str | Path | None, prune: bool | None
@@ -272,7 +274,10 @@ class Study:
         try:
             write_json(self.about_file, about)
         except OSError as error:
-            raise CheckpointError(f"{self.about_file}: cannot be written: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self.about_file}: cannot be written: {error.strerror}\n"
+                "Free some space or mend the permissions, then give the same command again."
+            ) from error
 
     def _read(self) -> tuple[Settings, SearchSpace, Path | None, bool]:
         try:
