@@ -394,7 +394,8 @@ class Trainer:
         began, number = time.perf_counter() - standing.step_seconds, standing.epoch + 1
         lr = learning_rate(training.lr, training.lr_schedule, number, training.epochs)
         loss = self._steps(number, lr, began)
-        metrics, best, learned = {}, False, None
+        metrics: dict[str, float] = {}
+        best, learned = False, None
         if number % training.eval_every == 0 or number == training.epochs:
             metrics, learned = self._evaluate_selection(number)
             best = self._note(metrics, learned, number)
