@@ -129,7 +129,7 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
         # A row a user, not a pair: the pairs of a user share their sums. On a GPU, finding them would wait for it.
         rows, row = users, torch.arange(len(users), device=users.device)
         if not users.is_cuda:
-            rows, row = torch.unique(users, return_inverse=True)  # type: ignore[no-untyped-call]
+            rows, row = torch.unique(users, return_inverse=True)
         x, z = user.index_select(0, rows) / temperature, rivals.rows_of(item)
         of_positive = (x.index_select(0, row) * item.index_select(0, positives)).sum(1)
         grad_x, grad_z = torch.empty_like(x), torch.zeros_like(z)
