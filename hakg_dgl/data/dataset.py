@@ -326,7 +326,7 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _read_parquet(file: Path, data: bytes, columns: tuple[str, ...]) -> pd.DataFrame:
-    table = ParquetColumns(file, data, remedy=_AGAIN)
+    table = ParquetColumns(file, data, remedy=_AGAIN, other_column=_AGAIN)
     names = [*columns, *(["timestamp"] if "split" in columns and "timestamp" in table.column_names else [])]
     if any(table.column_names.count(column) != 1 for column in names):
         problem = f"has the columns {listed(table.column_names)}, where {', '.join(names)} are needed once"

@@ -35,8 +35,8 @@ class ParquetColumns:
         The file, for messages.
     source
         Where to read: its bytes, or the path itself.
-    remedy
-        How to mend a damaged file.
+    remedy, other_column
+        How to mend a damaged file, and a column of a kind that is not read.
 
     Attributes
     ----------
@@ -51,8 +51,15 @@ class ParquetColumns:
         If it is no Parquet file, or says that it holds more rows than its size allows.
     """
 
-    def __init__(self, path: Path, source: bytes | Path, *, remedy: str) -> None:
-        self.path, self.remedy = path, remedy
+    def __init__(
+        self,
+        path: Path,
+        source: bytes | Path,
+        *,
+        remedy: str,
+        other_column: str = "Name another column, or write this one as text or numbers.",
+    ) -> None:
+        self.path, self.remedy, self.other_column = path, remedy, other_column
         self._source = source
         self._size = len(source) if isinstance(source, bytes) else source.stat().st_size
         try:
@@ -82,7 +89,7 @@ class ParquetColumns:
             raise DataError(
                 f"column {name!r} holds {_cut(str(kind))}, not text, numbers or dates",
                 path=self.path,
-                remedy="Name another column, or write this one as text or numbers.",
+                remedy=self.other_column,
             )
         try:
             values = self._open(read_dictionary=[name]).read(columns=[name]).column(name)
