@@ -308,8 +308,8 @@ def test_a_checkpoint_with_other_tensors() -> None:
     other = {"user": tensors["user"][:-1].clone(), "spare": tensors["user"]}
     folder.save_tensors(folder.model_file, tensors | other, about)
     refuse(
-        "R/model.safetensors: does not fit R/config.toml: 2 tensors are missing, too many, or of another shape or type, "
-        "such as 'spare'; train again, or restore it",
+        "R/model.safetensors: does not fit R/config.toml: 2 tensors are missing, too many, or of another shape or "
+        "type, such as 'spare'; train again, or restore it",
         *EVALUATE,
     )
 
