@@ -79,11 +79,11 @@ def ablate_command(
     config: Path | None, assignments: tuple[str, ...], workers: int, threads: int | None, resamples: int,
     **settings_given: Any,
 ) -> None:  # fmt: skip
-    """Train the model without each of its parts, and with one to four layers.
+    """Compare the model without each of its parts.
 
-    OUT holds the study: a run for each variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the
-    same command again to continue it; the settings may then be left out. Checkpoints are selected on the validation
-    split, the tables are of the test split.
+    Also with one to four layers, and in both formulations, over several seeds. OUT holds the study: a run for each
+    variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the same command again to continue it; the
+    settings may then be left out. Checkpoints are selected on the validation split, the tables are of the test split.
     """
     from hakg_dgl.ablation.study import AblationStudy
     from hakg_dgl.config import Settings

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from bad_input import hakg
+from bad_input import COMMAND, hakg
 from dense import on_one_thread
 from small_demo import small_demo, small_settings
 
@@ -22,7 +26,7 @@ from hakg_dgl.ablation.variants import VARIANTS, chosen_variants, is_full, shown
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
 
 DEMO = small_demo()
-SETTINGS = small_settings(epochs=2, dim=4, refit=True, linear_rank=4)
+SETTINGS = small_settings(epochs=2, dim=4, refit=True, linear_rank=4, batch_size=640)
 FEW = ("full", "no-gate", "layers-2")
 SET = ("--epochs", 1, "--set", "dim=4", "--set", "layers=1", "--set", "batch_size=320", "--device", "cpu")
 one_thread = pytest.fixture(autouse=True)(on_one_thread)
@@ -156,6 +160,41 @@ def test_several_workers_come_to_the_same_result(study: Any, tmp_path: Path) -> 
     _, report, _ = study
     made = AblationStudy(tmp_path / "study", DEMO, SETTINGS, seeds=(1, 2))
     assert results(made.run(FEW, workers=2, threads=1, resamples=100)) == results(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    """While the second worker is still being started, which is when a pool of processes would hang."""
+    DEMO.save(tmp_path / "D")
+    out = tmp_path / "study"
+    long = ("--set", "epochs=100000", "--set", "patience=100000", "--device", "cpu")
+    command = [*COMMAND, "ablate", tmp_path / "D", "--out", out, "--workers", "2", "--threads", "1", *long]
+    with subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        for _ in range(1200):
+            if process.poll() is not None or list(out.rglob("metrics.jsonl")):
+                break
+            time.sleep(0.1)
+        if number == signal.SIGINT:  # which a terminal sends to all
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        try:
+            stdout, stderr = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == (130 if number == signal.SIGINT else 143), stderr
+    assert "Traceback" not in stderr
+    assert f"Interrupted. Continue with: hakg ablate {tmp_path / 'D'} --out {out}" in stderr
+    assert stdout == ""
+    assert AblationStudy(out, DEMO).planned(["full"])[0].folder.is_dir()
 
 
 def test_a_table_of_users_that_is_of_another_model_is_measured_again(study: Any) -> None:

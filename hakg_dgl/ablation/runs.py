@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,7 +106,8 @@ def train_all(
     stop, share = context.Event(), threads or max(1, torch.get_num_threads() // workers)
     pool = ProcessPoolExecutor(workers, context, _begin, (dataset, data_path, share, stop))
     try:
-        started: dict[Future[str | None], PlannedRun] = {pool.submit(_work, run): run for run in runs}
+        with _signals_held_back():
+            started: dict[Future[str | None], PlannedRun] = {pool.submit(_work, run): run for run in runs}
         for future in as_completed(started):
             yield Done(started[future], future.result())
     except BrokenProcessPool as error:
@@ -116,6 +120,31 @@ def train_all(
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: the pool would hang if one came while it starts a process.
+
+    Those processes never hear Ctrl-C; this one does, and asks them to stop.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where nothing is interrupted
+        yield
+        return
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for again in received:
+        signal.raise_signal(again)
+
+
 _worker: dict[str, Any] = {}
 """What a worker process was given when it began."""
 
@@ -126,10 +155,11 @@ def _begin(dataset: Dataset, data_path: Path | None, threads: int, stop: Any) ->
 
 
 def _work(run: PlannedRun) -> str | None:
-    def watch(progress: Progress) -> None:
+    def watch(progress: Progress | None) -> None:
         if _worker["stop"].is_set() or orphaned():
             raise KeyboardInterrupt
 
+    watch(None)
     return _attempt(run, _worker["dataset"], _worker["data_path"], watch)
 
 
