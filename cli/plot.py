@@ -32,11 +32,12 @@ from .runs import device_option, open_run
     "--beside", type=click.Path(path_type=Path, file_okay=False), multiple=True, metavar="RUN",
     help="Another run on the demo, to compare in the picture of its tree; repeatable.",
 )  # fmt: skip
+@click.option("--dpi", type=click.IntRange(20, 1200), default=150, show_default=True, help="Dots an inch.")
 @click.option("--page/--no-page", default=True, show_default=True, help="Also write the interactive page.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def plot_command(
-    run: Path, out: Path, values: str, kinds: tuple[str, ...], beside: tuple[Path, ...], page: bool,
+    run: Path, out: Path, values: str, kinds: tuple[str, ...], beside: tuple[Path, ...], dpi: int, page: bool,
     data: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Draw what RUN has learned: hierarchy, training, groups.
@@ -65,7 +66,7 @@ def plot_command(
                 raise ConfigError(f"{path}: is no run of HAKG, so it has no distances to compare")
             others[str(path)] = other
         begin("drawing")
-        drawn = draw_pictures(subject, out, kinds=kinds, page=page, beside=others)
+        drawn = draw_pictures(subject, out, kinds=kinds, page=page, dpi=dpi, beside=others)
     for note in opened.notes:
         click.echo(f"Note: {note}", err=True)
     for picture in drawn:

@@ -35,7 +35,7 @@ from .runs import device_option, open_run
 def report_command(
     run: Path, out: Path, values: str, examples: int, ablation: Path | None, data: Path | None, device: str
 ) -> None:  # fmt: skip
-    """Write one page on RUN: data, settings, metrics, pictures, examples.
+    """Write one HTML page on RUN, with metrics and pictures.
 
     The file holds everything it shows and fetches nothing. docs/figures.md describes its parts.
     """

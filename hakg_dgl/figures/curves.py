@@ -51,7 +51,9 @@ def curves_figure(lines: Sequence[dict[str, Any]], *, best_epoch: int | None = N
     figure, axes = new_figure(8.6 if with_loss else 5.0, 3.4, 1, 1 + with_loss)
     if with_loss:
         panel = axes[0, 0]
-        panel.plot(table["epoch"], table["loss"], color=BLUE, linewidth=1.6, marker="." if len(table) < 3 else None)
+        for phase in (table["refit"].isna(), table["refit"].notna()):
+            few = "." if phase.sum() < 3 else None
+            panel.plot(table["epoch"][phase], table["loss"][phase], color=BLUE, linewidth=1.6, marker=few)
         panel.set(title="Loss a step, mean over the epoch", xlabel="epoch", ylabel="loss")
     panel = axes[0, -1]
     for number, name in enumerate(names):

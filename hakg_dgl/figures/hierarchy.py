@@ -144,8 +144,7 @@ def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
     -------
     DataFrame
         :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's
-        item-attribute triples whose attribute is closer to the origin than the item (NaN without such triples; half
-        of them by chance).
+        item-attribute triples whose attribute is closer to the origin than the item (NaN without such triples).
     """
     triples, distance = dataset.triples, where.entity_distance
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
@@ -183,7 +182,7 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     left.invert_yaxis()
     right.barh(places, shown["attribute_closer"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
     right.axvline(0.5, color=INK, linewidth=0.8, linestyle="--")
-    right.set(xlim=(0, 1), xlabel="share with the attribute closer (dashed: chance)", title="What the model learned")
+    right.set(xlim=(0, 1), xlabel="share with the attribute closer (dashed: half)", title="What the model learned")
     for place, value in zip(places, shown["attribute_closer"], strict=True):
         if np.isnan(value):
             right.text(0.02, place, "no item-attribute triples", va="center", fontsize=7, color=GREY)

@@ -14,7 +14,7 @@ from hakg_dgl.figures.groups import groups_figure
 from hakg_dgl.figures.hierarchy import Positions, depth_agreement, depth_figure, relation_order, relations_figure
 from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
-from hakg_dgl.figures.style import require_matplotlib, save_figure
+from hakg_dgl.figures.style import DPI, require_matplotlib, save_figure
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.training.files import write_text
 
@@ -99,7 +99,9 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
             for name, of in every.items()
         }
         texts = [
-            f"{name}: Spearman {agreement.spearman:+.3f}, attributes alone {agreement.attributes:+.3f}"
+            f"{name}: Spearman {agreement.spearman:+.3f}, attributes alone {agreement.attributes:+.3f}, "
+            "median distances from the root to the items "
+            + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
             for name, agreement in found.items()
         ]
         caption = (
@@ -134,6 +136,7 @@ def draw_pictures(
     *,
     kinds: Sequence[str] = KINDS,
     page: bool = True,
+    dpi: int = DPI,
     beside: Mapping[str, Positions] | None = None,
 ) -> list[Picture]:
     """Write all pictures of a run to a folder, and the interactive page where the run has positions.
@@ -148,6 +151,8 @@ def draw_pictures(
         ``png``, ``svg`` or both.
     page
         Write :data:`PAGE` too.
+    dpi
+        Dots an inch.
 
     Returns
     -------
@@ -170,7 +175,7 @@ def draw_pictures(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, figure in files.items():
-            save_figure(figure, file)
+            save_figure(figure, file, dpi=dpi)
         if text is not None:
             write_text(out / PAGE, text)
         for name in _ours() - {file.name for file in files} - ({PAGE} if text is not None else set()):

@@ -97,7 +97,7 @@ def _page(subject: Subject, notes: list[str], sections: Mapping[str, list[Markup
 
 def _lead(subject: Subject) -> str:
     model, counts = subject.settings.model, subject.dataset
-    form = f"formulation {model.formulation}, {model.geometry}, d = {model.dim}, L = {model.layers}"
+    form = f"Formulation {model.formulation}, {model.geometry}, d = {model.dim}, L = {model.layers}"
     return (
         f"{counts.n_users:,} users, {counts.n_items:,} items, {counts.n_entities:,} entities, "
         f"{counts.n_relations:,} relations. " + (form if model.kind == "hakg" else f"A model of kind {model.kind}")
@@ -292,6 +292,7 @@ def _explained(explanation: Explanation, name: str) -> list[Markup]:
     svg = Markup(inline_svg(draw(explanation, items=_TOP, paths=_TOP), name))
     return [
         element("p", f"Why {about['item']['name']}: where its score of {explanation.score:.4f} comes from"),
+        table({"part of the score": row["component"], **_amount(row)} for row in about["components"]),
         table(past),
         element("figure", svg),
     ]

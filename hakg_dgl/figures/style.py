@@ -24,6 +24,9 @@ CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 RASTER_ABOVE = 2000
 """Points beyond this number are drawn as pixels within an SVG, which would be slow to open otherwise."""
 
+DPI = 150
+"""Dots an inch of PNG files, and of what is drawn as pixels in SVG files."""
+
 _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -93,16 +96,16 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **(like or {}))
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path, *, dpi: int = DPI) -> None:
     """Write a figure to a ``.png`` or ``.svg`` file, whole or not at all; the same figure gives the same file."""
     path = Path(path)
-    content = _rendered(figure, path.suffix.removeprefix("."), path.stem)
+    content = _rendered(figure, path.suffix.removeprefix("."), path.stem, dpi)
     replace_file(path, lambda temporary: _write_bytes(temporary, content))
 
 
 def inline_svg(figure: Any, name: str) -> str:
     """A figure as an SVG element for an HTML page; ``name`` keeps its ids apart from those of other pictures."""
-    text = _rendered(figure, "svg", name).decode()
+    text = _rendered(figure, "svg", name, DPI).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     references = re.compile(r'( id="|url\(#|href="#)')
@@ -115,7 +118,7 @@ def plain(name: Any, length: int = 28) -> str:
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
 
-def _rendered(figure: Any, kind: str, salt: str) -> bytes:
+def _rendered(figure: Any, kind: str, salt: str, dpi: int) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
@@ -125,7 +128,7 @@ def _rendered(figure: Any, kind: str, salt: str) -> bytes:
         filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks: boxes are drawn
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # once is enough: every layout starts from the one before, and differs from it
-        figure.savefig(buffer, format=kind, dpi=150, facecolor="white", **undated)
+        figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", **undated)
     return buffer.getvalue()
 
 
