@@ -15,7 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 COMMAND = (sys.executable, "-m", "hakg_dgl.cli")
-SMALL = ("--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--set", "negatives=2", "--device", "cpu")
+SMALL = (
+    "--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--set", "negatives=2", "--set", "refit=false",
+    "--device", "cpu",
+)  # fmt: skip
 
 Content = str | bytes | None
 Message = str | re.Pattern[str]

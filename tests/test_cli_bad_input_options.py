@@ -228,8 +228,8 @@ def test_settings(assignment: str, message: Message) -> None:
             "--preset nope",
             usage(
                 "train",
-                "Invalid value for '--preset': 'nope' is not one of 'default', 'released', 'alibaba-ifashion', "
-                "'yelp2018', 'last-fm'.",
+                "Invalid value for '--preset': 'nope' is not one of 'default', 'released', 'paper', "
+                "'alibaba-ifashion', 'yelp2018', 'last-fm'.",
             ),
         ),
         ("--device tpu", usage("train", "Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'.")),
