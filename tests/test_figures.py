@@ -212,6 +212,27 @@ def test_the_share_of_ordered_triples_is_counted(dataset: Dataset) -> None:
     assert order.loc["belongs_to", "attribute_closer"] == pytest.approx(1.0 - mine.sum() / of_all)
 
 
+@pytest.mark.parametrize("curvature", [0.5, 1.0, 2.0])
+def test_the_share_in_the_cone_is_where_the_angle_loss_vanishes(dataset: Dataset, curvature: float) -> None:
+    """Pairs counted as inside have no excess in the loss of the paper's formulation, all others have one."""
+    from hakg_dgl.geometry.message import MessageRule
+    from hakg_dgl.graph.packed import SparsePattern
+    from hakg_dgl.kernels.interface import choose_backend
+    from hakg_dgl.nn.losses import AngleLoss
+
+    tangent = np.random.default_rng(6).normal(size=(dataset.n_entities, 3)) * 0.1
+    tangent[: dataset.n_items] *= 6.0
+    rule = MessageRule("paper", "poincare", curvature, 1e-5)
+    item, attribute = torch.arange(dataset.n_items), torch.arange(dataset.n_items) % 40 + dataset.n_items
+    inside = hierarchy._in_cone(at(tangent, curvature=curvature), attribute.numpy(), item.numpy(), 0.1)
+    for i in range(dataset.n_items):
+        pair = SparsePattern.from_pairs(item[[i]], attribute[[i]], dataset.n_items, dataset.n_entities)
+        loss = AngleLoss(pair, rule, direction="attribute", dropout=0.0)
+        value = loss(choose_backend("torch", torch.device("cpu")), torch.from_numpy(tangent), torch.Generator())
+        assert (float(value) == 0.0) == inside[i]
+    assert 0 < inside.sum() < dataset.n_items
+
+
 # --- popularity -------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,13 @@ from hakg_dgl.data.dataset import HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE, Dataset,
 from hakg_dgl.data.synthetic import planted_depth
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, styled
+from hakg_dgl.geometry.cones import (
+    APERTURE,
+    cone_angle,
+    euclidean_cone_angle,
+    euclidean_half_aperture,
+    half_aperture,
+)
 from hakg_dgl.nn.model import HAKG
 from hakg_dgl.randomness import numpy_generator
 
@@ -137,28 +144,61 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
     return distinct
 
 
-def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
+def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APERTURE) -> pd.DataFrame:
     """The relations' estimated hierarchy beside what the model made of it.
+
+    Parameters
+    ----------
+    dataset
+        For the triples.
+    where
+        Where the entities lie.
+    aperture
+        The constant K of the cones.
 
     Returns
     -------
     DataFrame
         :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's
-        item-attribute triples whose attribute is closer to the origin than the item (NaN without such triples).
+        item-attribute triples whose attribute is closer to the origin than the item, and ``in_cone``: the share whose
+        item lies in the attribute's entailment cone, where the angle loss vanishes. NaN without such triples.
     """
     triples, distance = dataset.triples, where.entity_distance
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
     item, attribute = np.minimum(head, tail)[mixed], np.maximum(head, tail)[mixed]
-    closer = pd.Series((distance[attribute] < distance[item]).astype(float))
-    share = closer.groupby(triples["relation"].to_numpy()[mixed]).mean()
-    table = relation_table(dataset)
-    return table.assign(attribute_closer=table["relation"].map(share).astype(float))
+    found = {
+        "attribute_closer": distance[attribute] < distance[item],
+        "in_cone": _in_cone(where, attribute, item, aperture),
+    }
+    shares = pd.DataFrame(found).astype(float).groupby(triples["relation"].to_numpy()[mixed]).mean()
+    return relation_table(dataset).join(shares, on="relation")
+
+
+def _in_cone(where: Positions, apex: Int64, point: Int64, aperture: float) -> NDArray[np.bool_]:
+    """Whether points lie in the entailment cones of apexes, both entities ``[n]``."""
+    length = np.sqrt(where.curvature) * np.linalg.norm(where.entity, axis=1, keepdims=True)
+    scale = np.tanh(length) / np.maximum(length, 1e-300) * np.sqrt(where.curvature) if where.hyperbolic else 1.0
+    points = torch.from_numpy(where.entity * scale)
+    squared, dot = points.square().sum(1), edge_products(points, apex, point)
+    xx, yy = squared[torch.from_numpy(apex)], squared[torch.from_numpy(point)]
+    if where.hyperbolic:
+        inside = cone_angle(xx, yy, dot) <= half_aperture(xx, aperture=aperture)
+    else:
+        inside = euclidean_cone_angle(xx, yy, dot) <= euclidean_half_aperture(xx, aperture=aperture)
+    return inside.numpy()
+
+
+def edge_products(points: Tensor, start: Int64, end: Int64, *, block: int = 100_000) -> Tensor:
+    """Inner products of points ``[n, d]`` along edges ``[m]``, in blocks: float64 ``[m]``."""
+    cuts = range(0, len(start), block)
+    parts = [(points[start[i : i + block]] * points[end[i : i + block]]).sum(1) for i in cuts]
+    return torch.cat(parts) if parts else points.new_empty(0)
 
 
 @styled
 def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
-    """Bars of the hierarchy score, and of the share of triples that the model orders; the largest relations first.
+    """Bars of the hierarchy score and of the shares of triples that the model orders; the largest relations first.
 
     Parameters
     ----------
@@ -172,20 +212,23 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     matplotlib.figure.Figure
     """
     shown = order.sort_values(["triples", "relation"], ascending=[False, True]).head(most)
-    figure, axes = new_figure(8.0, 1.5 + 0.24 * len(shown), 1, 2, like={"sharey": True})
+    figure, axes = new_figure(9.6, 1.5 + 0.24 * len(shown), 1, 3, like={"sharey": True})
     places = np.arange(len(shown))
     colours = np.where(shown["hierarchical"], BLUE, PALE)
-    left, right = axes[0]
+    left = axes[0, 0]
     left.barh(places, shown["hierarchy"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
     left.set_yticks(places, [f"{plain(name)} ({n:,})" for name, n in zip(shown["name"], shown["triples"], strict=True)])
-    left.set(xlim=(0, 1), xlabel="Krackhardt hierarchy score (1: no cycles)", title="Relations (triples)")
+    left.set(xlim=(0, 1), xlabel="Krackhardt score (1: no cycles)", title="Estimated from the graph")
     left.invert_yaxis()
-    right.barh(places, shown["attribute_closer"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
-    right.axvline(0.5, color=INK, linewidth=0.8, linestyle="--")
-    right.set(xlim=(0, 1), xlabel="share with the attribute closer (dashed: half)", title="What the model learned")
-    for place, value in zip(places, shown["attribute_closer"], strict=True):
-        if np.isnan(value):
-            right.text(0.02, place, "no item-attribute triples", va="center", fontsize=7, color=GREY)
+    panels = {"attribute_closer": "attribute closer to the origin", "in_cone": "item in the attribute's cone"}
+    for panel, (column, title) in zip(axes[0, 1:], panels.items(), strict=True):
+        panel.barh(places, shown[column], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
+        panel.set(xlim=(0, 1), xlabel="share of item-attribute triples", title=f"Learned: {title}")
+        for place, value in zip(places, shown[column], strict=True):
+            text = "no such triples" if np.isnan(value) else f"{value:.0%}"
+            at = 0.02 if np.isnan(value) or value < 0.85 else 0.84
+            at = value + 0.02 if 0.0 <= value < 0.85 else at
+            panel.text(at, place, text, va="center", fontsize=7, color="white" if at == 0.84 else INK)
     _legend_of_bars(figure)
     return figure
 

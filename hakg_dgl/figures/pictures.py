@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from hakg_dgl.errors import DataError
 from hakg_dgl.figures.curves import curves_figure
 from hakg_dgl.figures.disk import disk_figure, disk_layout
@@ -14,7 +16,7 @@ from hakg_dgl.figures.groups import groups_figure
 from hakg_dgl.figures.hierarchy import Positions, depth_agreement, depth_figure, relation_order, relations_figure
 from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
-from hakg_dgl.figures.style import DPI, require_matplotlib, save_figure
+from hakg_dgl.figures.style import DPI, plain, require_matplotlib, save_figure
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.training.files import write_text
 
@@ -90,8 +92,8 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
         popularity_figure(where, dataset),
     )  # fmt: skip
     if dataset.n_relations:
-        caption = "Left: the estimate from the graph, as by hakg info. Right: item-attribute triples of the model."
-        yield Picture("relations", "Relations", caption, relations_figure(relation_order(dataset, where)))
+        order = relation_order(dataset, where, aperture=aperture)
+        yield Picture("relations", "Relations", _relations_caption(order), relations_figure(order))
     if subject.tree is not None:
         every = {subject.folder.path.name: where, **beside}
         found = {
@@ -110,6 +112,16 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
             + "."
         )
         yield Picture("depth", "Depth in the planted tree", caption, depth_figure(found))
+
+
+def _relations_caption(order: pd.DataFrame) -> str:
+    largest = order[order["item_attribute"] > 0].nlargest(5, "triples")
+    columns = (largest[column] for column in ("name", "attribute_closer", "in_cone"))
+    shares = [f"{plain(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)]
+    return (
+        "Left: the estimate, as by hakg info; relations by size, with their triples. Attribute closer, and item in its "
+        f"cone: {'; '.join(shares) or 'no item-attribute triples'}."
+    )
 
 
 def _geometry(where: Positions) -> str:
