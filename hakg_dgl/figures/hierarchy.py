@@ -220,7 +220,7 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     left.set_yticks(places, [f"{plain(name)} ({n:,})" for name, n in zip(shown["name"], shown["triples"], strict=True)])
     left.set(xlim=(0, 1), xlabel="Krackhardt score (1: no cycles)", title="Estimated from the graph")
     left.invert_yaxis()
-    panels = {"attribute_closer": "attribute closer to the origin", "in_cone": "item in the attribute's cone"}
+    panels = {"attribute_closer": "attribute closer to origin", "in_cone": "item in its cone"}
     for panel, (column, title) in zip(axes[0, 1:], panels.items(), strict=True):
         panel.barh(places, shown[column], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
         panel.set(xlim=(0, 1), xlabel="share of item-attribute triples", title=f"Learned: {title}")
