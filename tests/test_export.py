@@ -150,7 +150,7 @@ def test_the_command_writes_and_says_what(trained: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
     assert manifest["model"]["kind"] == "hakg"
-    assert manifest["model"]["score"] == "separate"
+    assert manifest["model"]["score"] == "inner"
     assert result.stdout == f"Wrote {tmp_path / 'v'}: {len(manifest['files'])} files of " + (
         "12 users, 8 items, 11 entities, 4 relations\n"
     )

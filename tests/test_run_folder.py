@@ -252,7 +252,7 @@ def test_a_damaged_run_is_not_loaded(run: RunFolder, demo: Dataset, name: str, d
 
 def test_an_emptied_config_is_noticed_by_the_settings_of_the_model(run: RunFolder, demo: Dataset) -> None:
     empty(run.config_file)
-    with pytest.raises(CheckpointError, match=r"config\.toml.*dim \(was 8, now 64\)"):
+    with pytest.raises(CheckpointError, match=r"config\.toml.*dim \(was 8, now 128\)"):
         load_model(run.path, demo)
 
 

@@ -43,10 +43,10 @@ def csr(has: Tensor) -> tuple[Tensor, Tensor]:
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32), st.integers(1, 9), st.integers(2, 12), st.integers(1, 30), st.booleans(),
-    st.sampled_from([0.1, 1.0, 3.0]), st.integers(1, 40),
+    st.sampled_from([0.1, 1.0, 3.0]), st.integers(1, 40), st.booleans(),
 )  # fmt: skip
 def test_softmax_is_its_definition_in_value_and_gradient(
-    seed: int, n_users: int, n_items: int, batch: int, sampled: bool, temperature: float, block: int
+    seed: int, n_users: int, n_items: int, batch: int, sampled: bool, temperature: float, block: int, fixed: bool
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     user = torch.randn(n_users, 3, generator=draw, dtype=torch.float64).requires_grad_()
@@ -57,10 +57,11 @@ def test_softmax_is_its_definition_in_value_and_gradient(
     has[users, positives] = True
     candidates = torch.randperm(n_items, generator=draw)[: max(1, n_items // 2)].sort().values if sampled else None
     before, losses.SCORES_PER_BLOCK = losses.SCORES_PER_BLOCK, block
+    usual, losses.in_fixed_shapes = losses.in_fixed_shapes, lambda on: fixed  # as on CUDA, if so
     try:
         loss = softmax_loss(user, item, users, positives, csr(has), candidates=candidates, temperature=temperature)
     finally:
-        losses.SCORES_PER_BLOCK = before
+        losses.SCORES_PER_BLOCK, losses.in_fixed_shapes = before, usual
     among = torch.arange(n_items) if candidates is None else candidates
     expected = dense_softmax(user, item, users, positives, has, among, temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)

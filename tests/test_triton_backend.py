@@ -32,6 +32,7 @@ from hakg_dgl.kernels.torch_backend import TorchBackend
 from hakg_dgl.kernels.triton_backend import TritonBackend
 from hakg_dgl.kernels.triton_kernels import negatives as fused
 from hakg_dgl.kernels.triton_kernels import products
+from hakg_dgl.nn import losses
 from hakg_dgl.nn.aggregators import PackedAggregator
 from hakg_dgl.nn.losses import COUNT_FLOOR, hinge_over_negatives
 from hakg_dgl.nn.model import HAKG
@@ -257,9 +258,20 @@ def train_settings(**more: Any) -> Any:
     return small_settings(**few | {"device": DEVICE.type} | more)
 
 
-@pytest.mark.parametrize("formulation", ["released", "paper"])
-def test_a_step_asks_the_device_for_nothing(formulation: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(tiny, train_settings(kernels="triton", formulation=formulation, layers=1))
+@pytest.mark.parametrize(
+    ("formulation", "loss"),
+    [
+        ("released", {"ranking_loss": "hinge"}),
+        ("paper", {"ranking_loss": "hinge"}),
+        ("paper", {"ranking_loss": "softmax"}),
+        ("paper", {"ranking_loss": "softmax", "candidates": 3}),
+    ],
+)
+def test_a_step_asks_the_device_for_nothing(
+    formulation: str, loss: dict[str, Any], tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "in_fixed_shapes", lambda on: True)  # as on CUDA
+    trainer = Trainer(tiny, train_settings(kernels="triton", formulation=formulation, layers=1, **loss))
     users, positives = next(iter(trainer.batches))
     trainer.objective(users, positives).backward()  # the first step sorts what all later ones use
     monkeypatch.setattr(NegativeSampler, "sample", NegativeSampler._sample_in_fixed_shapes)  # as on CUDA

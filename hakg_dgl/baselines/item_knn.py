@@ -67,7 +67,8 @@ class ItemKNN:
 
     :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of equal ones, those of
     lower id). That is the neighbourhood of the item scored, as in Sarwar et al.; that of each item of the user's, as in
-    Deshpande and Karypis, was worse on validation wherever both were tried. See :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
+    Deshpande and Karypis, was worse on validation wherever both were tried. See
+    :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,26 +127,23 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
     def forward(
         ctx: Any, user: Tensor, item: Tensor, users: Tensor, positives: Tensor, rivals: _Rivals, temperature: float
     ) -> Tensor:
-        # A row a user, not a pair: the pairs of a user share their sums. On a GPU, finding them would wait for it.
+        fixed = in_fixed_shapes(users)
+        # A row a user, not a pair, as the pairs of a user share their sums; but finding them would wait for a GPU.
         rows, row = users, torch.arange(len(users), device=users.device)
-        if not users.is_cuda:
+        if not fixed:
             rows, row = torch.unique(users, return_inverse=True)
         x, z = user.index_select(0, rows) / temperature, rivals.rows_of(item)
         of_positive = (x.index_select(0, row) * item.index_select(0, positives)).sum(1)
         grad_x, grad_z = torch.empty_like(x), torch.zeros_like(z)
-        order = row.argsort(stable=True)
-        ends = row.bincount(minlength=len(rows)).cumsum(0)
         excess, pull = torch.empty_like(of_positive), torch.empty_like(of_positive)
-        size = len(rows) if users.is_cuda else max(1, SCORES_PER_BLOCK // max(1, len(z)))
-        for start in range(0, len(rows), size):
-            stop = min(start + size, len(rows))
-            logits = rivals.without_known(x[start:stop] @ z.T, rows[start:stop])
+        for start, stop, pairs in _blocks(row, len(rows), len(z), fixed):
+            mask = rivals.known_within(rows[start:stop], fixed)
+            logits = (x[start:stop] @ z.T).masked_fill_(mask, -torch.inf)
             total = logits.logsumexp(1).clamp_min_(LOGSUM_FLOOR)
-            pairs = order[int(ends[start - 1]) if start else 0 : int(ends[stop - 1])] if size < len(rows) else order
             at = row.index_select(0, pairs) - start
             gap = total.index_select(0, at) + rivals.log_scale - of_positive.index_select(0, pairs)
             excess[pairs], pull[pairs] = F.softplus(gap), gap.sigmoid()
-            push = torch.zeros_like(total).index_add_(0, at, pull[pairs])
+            push = torch.zeros_like(total).index_add_(0, at, pull.index_select(0, pairs))
             weights = logits.sub_(total.unsqueeze(1)).exp_().mul_(push.unsqueeze(1))
             torch.mm(weights, z, out=grad_x[start:stop])
             grad_z.addmm_(weights.T, x[start:stop])
@@ -171,6 +169,7 @@ class _Rivals:
     """Distinct ids, int64 ``[m]``; None for all items."""
     indptr: Tensor
     known: Tensor
+    longest: int
     n_items: int
 
     @property
@@ -184,19 +183,49 @@ class _Rivals:
     def scatter(self, grad: Tensor, table: Tensor) -> Tensor:
         return grad if self.items is None else torch.zeros_like(table).index_copy_(0, self.items, grad)
 
-    def without_known(self, logits: Tensor, users: Tensor) -> Tensor:
-        """Set the logits ``[B, m]`` of known items to minus infinity, in place."""
+    def known_within(self, users: Tensor, fixed: bool) -> Tensor:
+        """Which candidates each of the users is known to have, bool ``[B, m]``."""
         first = self.indptr.index_select(0, users)
         count = self.indptr.index_select(0, users + 1) - first
+        m = self.n_items if self.items is None else len(self.items)
+        if fixed:  # a row as long as the longest; what is beyond a user's own goes to a column that is cut off
+            place = torch.arange(self.longest, device=users.device)
+            beyond = place >= count.unsqueeze(1)
+            column = self.known[(place + first.unsqueeze(1)).clamp_max_(max(0, len(self.known) - 1))]
+            column = self._slots(column, m).masked_fill_(beyond, m)
+            return torch.zeros(len(users), m + 1, dtype=torch.bool, device=users.device).scatter_(1, column, True)[
+                :, :m
+            ]
         row = torch.repeat_interleave(count)
         place = torch.arange(len(row), device=row.device) + (first - count.cumsum(0) + count).index_select(0, row)
-        column = self.known.index_select(0, place)
-        if self.items is not None:
-            slot = torch.full((self.n_items + 1,), -1, dtype=torch.int64, device=row.device)
-            slot[self.items] = torch.arange(len(self.items), device=row.device)
-            column = slot.index_select(0, column)
-            row, column = row[column >= 0], column[column >= 0]
-        return logits.index_put_((row, column), logits.new_tensor(-torch.inf))
+        mask = torch.zeros(len(users), m + 1, dtype=torch.bool, device=users.device)
+        mask[row, self._slots(self.known.index_select(0, place), m)] = True
+        return mask[:, :m]
+
+    def _slots(self, items: Tensor, m: int) -> Tensor:
+        """Column of each item, m for those that are no candidates."""
+        if self.items is None:
+            return items.clone()
+        slot = torch.full((self.n_items,), m, dtype=torch.int64, device=items.device)
+        slot[self.items] = torch.arange(m, device=items.device)
+        return slot[items]
+
+
+def in_fixed_shapes(on: Tensor) -> bool:
+    """Whether shapes may not depend on values, since reading these would wait for the device."""
+    return on.is_cuda
+
+
+def _blocks(row: Tensor, n_rows: int, m: int, fixed: bool) -> Iterator[tuple[int, int, Tensor]]:
+    """First row, end and pairs of each block of rows; all at once in fixed shapes."""
+    size = max(1, SCORES_PER_BLOCK // max(1, m))
+    if fixed or size >= n_rows:
+        yield 0, n_rows, torch.arange(len(row), device=row.device)
+        return
+    order, ends = row.argsort(stable=True), row.bincount(minlength=n_rows).cumsum(0).tolist()
+    for start in range(0, n_rows, size):
+        stop = min(start + size, n_rows)
+        yield start, stop, order[ends[start - 1] if start else 0 : ends[stop - 1]]
 
 
 def softmax_loss(
@@ -206,6 +235,7 @@ def softmax_loss(
     positives: Tensor,
     known: tuple[Tensor, Tensor],
     *,
+    longest: int | None = None,
     candidates: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
@@ -225,6 +255,8 @@ def softmax_loss(
         int64 ``[batch]``.
     known
         ``(indptr [n_users + 1], items)``, int64: the items of each user, left out of the sum.
+    longest
+        The most items of a user; without it, it is read from ``known``, for which a GPU is waited for.
     candidates
         Distinct items, int64 ``[m]``; None for all.
     temperature
@@ -235,7 +267,9 @@ def softmax_loss(
     Tensor
         Scalar, differentiable once in ``user`` and ``item``.
     """
-    rivals = _Rivals(candidates, known[0], known[1], len(item))
+    if longest is None:
+        longest = int(known[0].diff().max()) if in_fixed_shapes(users) else 0
+    rivals = _Rivals(candidates, known[0], known[1], longest, len(item))
     result: Tensor = _SoftmaxOverCandidates.apply(  # type: ignore[no-untyped-call]
         user, item, users, positives, rivals, temperature
     )

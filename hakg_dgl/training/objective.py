@@ -72,7 +72,7 @@ class Objective:
         self.backend = choose_backend("auto" if kernels == "readable" else kernels, device)
         self.generators = {name: torch_generator(settings.run.seed, name, device) for name in STREAMS}
         indptr, items = (torch.tensor(a, dtype=torch.int64, device=device) for a in dataset.positives(*splits))
-        self.known = (indptr, items)
+        self.known, self.longest = (indptr, items), int(indptr.diff().max())
         self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=device)
         relations = relation_ids(dataset, loss.hierarchical_relations)
         self.angle = AngleLoss(
@@ -105,5 +105,6 @@ class Objective:
             order = torch.randperm(len(item), generator=generator, device=generator.device)
             candidates = order[: loss.candidates].sort().values
         return softmax_loss(
-            user, item, users, positives, self.known, candidates=candidates, temperature=loss.temperature
-        )
+            user, item, users, positives, self.known,
+            longest=self.longest, candidates=candidates, temperature=loss.temperature,
+        )  # fmt: skip
