@@ -395,7 +395,7 @@ KIND_DEFAULTS: dict[str, dict[str, Any]] = {
     "bpr-mf": {"dim": 64, "lr": 2e-3, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
     "lightgcn": {"dim": 64, "layers": 3, "lr": 5e-3, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5},
 }
-"""What a kind of model has in place of the defaults: rate and decay by a search on validation (docs/baselines.md)."""
+"""What a kind of model has in place of the defaults; docs/baselines.md says what was searched on validation."""
 
 
 def setting_keys() -> dict[str, str]:
