@@ -65,9 +65,9 @@ class ItemSimilarity:
 class ItemKNN:
     r"""Item neighbours: :math:`\mathrm{score}(u, j) = \sum_{i \in I_u \cap N(j)} s_{ij}`.
 
-    :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of equal ones, those of
-    lower id). That is the neighbourhood of the item scored, as in Sarwar et al.; Deshpande and Karypis take that of each
-    item of the user's, see docs/baselines.md. See
+    :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of those
+    equal as computed, lower ids). That is the neighbourhood of the item scored, as in Sarwar et al.; Deshpande and
+    Karypis take those of the user's items, see docs/baselines.md. See
     :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
 
     Parameters
