@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.interface import SparseBackend
 
 
@@ -53,6 +53,54 @@ class _TransposedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         return None, None, ctx.backend.weighted_sum(ctx.pattern.by_row, ctx.pattern.cols, None, grad.contiguous())
+
+
+class _RowsOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backend: SparseBackend, grouping: Grouping, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.backend, ctx.grouping = backend, grouping
+        return table.index_select(0, ids)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, Tensor]:
+        total = sum_by_group(ctx.backend, ctx.grouping, grad.reshape(len(grad), -1))
+        return None, None, None, total.view(-1, *grad.shape[1:])
+
+
+def grouped_in_fixed_shapes(ids: Tensor, n_groups: int) -> Grouping:
+    """Group places by their id, int64 ``[n]`` below ``n_groups``, as :meth:`Grouping.of` without waiting for a GPU."""
+    keys, order = torch.sort(ids.int() if n_groups < 1 << 31 else ids, stable=True)
+    bounds = torch.arange(n_groups + 1, dtype=keys.dtype, device=keys.device)
+    return Grouping(torch.searchsorted(keys, bounds), order)
+
+
+def sum_by_group(backend: SparseBackend, grouping: Grouping, values: Tensor) -> Tensor:
+    """Sum of the values of each group: ``[n, d] -> [n_groups, d]``, added in the order of the grouping.
+
+    What ``index_add_`` computes, which on a GPU adds atomically, in an order that changes from run to run.
+    """
+    order = grouping.order
+    if order is None:
+        order = torch.arange(len(values), device=values.device)
+    return backend.weighted_sum(grouping, order, None, values)
+
+
+def rows_of(backend: SparseBackend, grouping: Grouping, ids: Tensor, table: Tensor) -> Tensor:
+    """Rows ``ids`` of a table, ``[n_groups, ...] -> [n, ...]``, differentiable; the gradient adds up in a fixed order.
+
+    Parameters
+    ----------
+    backend
+        Who sums the gradient.
+    grouping
+        Of the places in ``ids`` by id.
+    ids
+        int64 ``[n]``.
+    table
+        ``[n_groups]`` or ``[n_groups, d]``.
+    """
+    rows: Tensor = _RowsOf.apply(backend, grouping, ids, table)  # type: ignore[no-untyped-call]
+    return rows
 
 
 def edge_dot(backend: SparseBackend, pattern: SparsePattern, x: Tensor, y: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from hakg_dgl.geometry.cones import cone_angle, euclidean_cone_angle, euclidean_
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
-from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
-from hakg_dgl.kernels.products import edge_dot
+from hakg_dgl.kernels.interface import FusedBackend, SparseBackend, choose_backend
+from hakg_dgl.kernels.products import edge_dot, grouped_in_fixed_shapes, rows_of, sum_by_group
 from hakg_dgl.nn.model import Embeddings
 
 COUNT_FLOOR = 1e-5
@@ -110,23 +110,43 @@ def contrastive_loss(
     Tensor
         Scalar.
     """
-    # index_select throughout: on several threads the gradient of x[ids] adds up in the order they happen to come in.
-    user = F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR).index_select(0, users)
+    user = _rows(backend, F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR), users)
     tables = [embeddings.entity] if embeddings.item is None else [embeddings.entity, embeddings.item]
     missing = torch.full_like(user[:, 0], float(len(tables)))
     excess = torch.zeros_like(missing)
     for table in tables:
         unit = F.normalize(table, dim=1, eps=ROW_NORM_FLOOR)
-        missing = missing - (user * unit.index_select(0, positives)).sum(1)
+        missing = missing - (user * _rows(backend, unit, positives)).sum(1)
         excess = excess + hinge_over_negatives(backend, user, unit, negatives, margin)
     return (missing.clamp_min(0.0) + excess).mean()
+
+
+def in_fixed_shapes(on: Tensor) -> bool:
+    """Whether shapes may not depend on values, since reading these would wait for the device."""
+    return on.is_cuda
+
+
+def _rows(backend: SparseBackend, table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table; their gradient adds up in the same order every time."""
+    if in_fixed_shapes(ids):
+        return rows_of(backend, grouped_in_fixed_shapes(ids, len(table)), ids, table)
+    # Not table[ids]: on several threads its gradient adds up in the order they happen to come in.
+    return table.index_select(0, ids)
+
+
+def _add_rows(backend: SparseBackend, total: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+    """Add rows to those of ``total`` with these ids, in place; in the same order every time."""
+    if in_fixed_shapes(ids):
+        return total.add_(sum_by_group(backend, grouped_in_fixed_shapes(ids, len(total)), rows))
+    return total.index_add_(0, ids, rows)
 
 
 class _SoftmaxOverCandidates(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, user: Tensor, item: Tensor, users: Tensor, positives: Tensor, rivals: _Rivals, temperature: float
-    ) -> Tensor:
+        ctx: Any, backend: SparseBackend, user: Tensor, item: Tensor, users: Tensor, positives: Tensor,
+        rivals: _Rivals, temperature: float,
+    ) -> Tensor:  # fmt: skip
         fixed = in_fixed_shapes(users)
         # A row a user, not a pair, as the pairs of a user share their sums; but finding them would wait for a GPU.
         rows, row = users, torch.arange(len(users), device=users.device)
@@ -143,22 +163,23 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
             at = row.index_select(0, pairs) - start
             gap = total.index_select(0, at) + rivals.log_scale - of_positive.index_select(0, pairs)
             excess[pairs], pull[pairs] = F.softplus(gap), gap.sigmoid()
-            push = torch.zeros_like(total).index_add_(0, at, pull.index_select(0, pairs))
+            push = pull if fixed else torch.zeros_like(total).index_add_(0, at, pull.index_select(0, pairs))
             weights = logits.sub_(total.unsqueeze(1)).exp_().mul_(push.unsqueeze(1))
             torch.mm(weights, z, out=grad_x[start:stop])
             grad_z.addmm_(weights.T, x[start:stop])
         pull.neg_()
-        grad_x.index_add_(0, row, pull.unsqueeze(1) * item.index_select(0, positives))
+        from_positive = pull.unsqueeze(1) * item.index_select(0, positives)
+        grad_x = grad_x.add_(from_positive) if fixed else grad_x.index_add_(0, row, from_positive)
         to_positive = pull.unsqueeze(1) * x.index_select(0, row)
-        grad_user = torch.zeros_like(user).index_add_(0, rows, grad_x.div_(temperature))
-        grad_item = rivals.scatter(grad_z, item).index_add_(0, positives, to_positive)
+        grad_user = _add_rows(backend, torch.zeros_like(user), rows, grad_x.div_(temperature))
+        grad_item = _add_rows(backend, rivals.scatter(grad_z, item), positives, to_positive)
         ctx.save_for_backward(grad_user.div_(len(users)), grad_item.div_(len(users)))
         return excess.mean()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         grad_user, grad_item = ctx.saved_tensors
-        return grad_user * grad, grad_item * grad, None, None, None, None
+        return None, grad_user * grad, grad_item * grad, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -211,11 +232,6 @@ class _Rivals:
         return slot[items]
 
 
-def in_fixed_shapes(on: Tensor) -> bool:
-    """Whether shapes may not depend on values, since reading these would wait for the device."""
-    return on.is_cuda
-
-
 def _blocks(row: Tensor, n_rows: int, m: int, fixed: bool) -> Iterator[tuple[int, int, Tensor]]:
     """First row, end and pairs of each block of rows; all at once in fixed shapes."""
     size = max(1, SCORES_PER_BLOCK // max(1, m))
@@ -238,6 +254,7 @@ def softmax_loss(
     longest: int | None = None,
     candidates: Tensor | None = None,
     temperature: float = 1.0,
+    backend: SparseBackend | None = None,
 ) -> Tensor:
     r"""Cross-entropy of each positive among items its user is not known to have.
 
@@ -261,6 +278,8 @@ def softmax_loss(
         Distinct items, int64 ``[m]``; None for all.
     temperature
         τ, above 0.
+    backend
+        Who sums the gradients of a user's or an item's pairs on a GPU; by default PyTorch's operators.
 
     Returns
     -------
@@ -271,7 +290,7 @@ def softmax_loss(
         longest = int(known[0].diff().max()) if in_fixed_shapes(users) else 0
     rivals = _Rivals(candidates, known[0], known[1], longest, len(item))
     result: Tensor = _SoftmaxOverCandidates.apply(  # type: ignore[no-untyped-call]
-        user, item, users, positives, rivals, temperature
+        backend or choose_backend("torch"), user, item, users, positives, rivals, temperature
     )
     return result
 
@@ -319,13 +338,13 @@ class AngleLoss:
         if self.pairs.n_edges == 0:
             return entity.new_zeros(())
         if generator is not None and self.dropout > 0.0 and self.mask == "edge":
-            item, attribute, dot = self._masked_by_edge(entity, generator)
+            item, attribute, dot = self._masked_by_edge(backend, entity, generator)
         else:
             if generator is not None and self.dropout > 0.0:
                 entity = entity * self._coordinates((entity.shape[1],), generator, entity)
             squared = entity.square().sum(1)
             dot = edge_dot(backend, self.pairs, entity[: self.pairs.n_rows], entity)
-            item, attribute = squared.index_select(0, self.pairs.rows), squared.index_select(0, self.pairs.cols)
+            item, attribute = self._ends(backend, squared)
         if self.rule.formulation == "paper" and self.rule.geometry == "poincare":
             item_scale, attribute_scale = self.rule.scale(item), self.rule.scale(attribute)
             item, attribute = item * item_scale.square(), attribute * attribute_scale.square()
@@ -347,9 +366,19 @@ class AngleLoss:
         drawn = torch.rand(shape, generator=generator, device=generator.device)
         return (drawn >= self.dropout).to(like)
 
-    def _masked_by_edge(self, entity: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _ends(self, backend: SparseBackend, table: Tensor) -> tuple[Tensor, Tensor]:
+        """What a table of entities holds of the item and of the attribute of each pair."""
+        pairs = self.pairs
+        if not in_fixed_shapes(table):
+            return table.index_select(0, pairs.rows), table.index_select(0, pairs.cols)
+        items = rows_of(backend, pairs.by_row, pairs.rows, table[: pairs.n_rows])
+        return items, rows_of(backend, pairs.by_col, pairs.cols, table)
+
+    def _masked_by_edge(
+        self, backend: SparseBackend, entity: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         keep = self._coordinates((self.pairs.n_edges, entity.shape[1]), generator, entity)
-        item, attribute = (entity.index_select(0, ids) * keep for ids in (self.pairs.rows, self.pairs.cols))
+        item, attribute = (end * keep for end in self._ends(backend, entity))
         return item.square().sum(1), attribute.square().sum(1), (item * attribute).sum(1)
 
 

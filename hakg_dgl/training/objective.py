@@ -106,5 +106,5 @@ class Objective:
             candidates = order[: loss.candidates].sort().values
         return softmax_loss(
             user, item, users, positives, self.known,
-            longest=self.longest, candidates=candidates, temperature=loss.temperature,
+            longest=self.longest, candidates=candidates, temperature=loss.temperature, backend=self.backend,
         )  # fmt: skip
