@@ -38,11 +38,13 @@ def doctor_command(as_json: bool) -> None:
 def _devices(cuda: dict[str, Any]) -> list[str]:
     if not cuda["available"]:
         return ["CUDA: none" + ("" if cuda["built"] is None else f" found (PyTorch is built for {cuda['built']})")]
-    return [
+    lines = [
         f"CUDA {cuda['built']}: {device['name']}, compute capability {device['capability']}, "
         f"{device['memory_bytes'] / 1e9:.0f} GB"
         for device in cuda["devices"]
     ]
+    problem = cuda["graphs"]["problem"]
+    return [*lines, "CUDA graphs: " + ("off unless cuda_graphs = true" if problem is None else f"not here: {problem}")]
 
 
 def _dgl(dgl: dict[str, Any]) -> list[str]:

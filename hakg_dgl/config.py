@@ -256,11 +256,19 @@ class TrainingSettings(_Section):
 
 @dataclass(frozen=True)
 class RunSettings(_Section):
-    """Where and how it runs: seed, device and numeric type."""
+    """Where and how it runs: seed, device and numeric type.
+
+    Attributes
+    ----------
+    cuda_graphs
+        Record a training step once as a CUDA graph and play it again for each batch; needs ``kernels = triton`` on
+        CUDA.
+    """
 
     seed: int = 2020
     device: Device = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    cuda_graphs: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
-from hakg_dgl.kernels.interface import explain_backend
+from hakg_dgl.kernels.interface import explain_backend, explain_cuda_graphs
 
 DISTRIBUTIONS = ("hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas", "pyarrow")
 
@@ -25,10 +25,12 @@ def examine() -> dict[str, Any]:
     -------
     dict
         ``versions``: of Python and of each distribution, None where it is not installed. ``cuda``: ``built`` (CUDA
-        version of this PyTorch, None for a CPU build), ``available``, and ``devices``, each with ``name``,
-        ``capability`` and ``memory_bytes``. ``dgl``: ``problem`` (why it cannot be imported, or None), ``cuda``
-        (whether its kernels run on the GPU) and ``shims``. ``kernels``: for ``cpu`` and, where there is one, ``cuda``
-        the ``backend`` that ``kernels = auto`` runs, the ``reason``, and what to install for a ``faster`` one or None.
+        version of this PyTorch, None for a CPU build), ``available``, ``devices``, each with ``name``, ``capability``
+        and ``memory_bytes``, and ``graphs``: ``usable`` (whether ``cuda_graphs = true`` can be set here, with
+        ``kernels = auto``), and the ``problem`` or None. ``dgl``: ``problem`` (why it cannot be imported, or None),
+        ``cuda`` (whether its kernels run on the GPU) and ``shims``. ``kernels``: for ``cpu`` and, where there is one,
+        ``cuda`` the ``backend`` that ``kernels = auto`` runs, the ``reason``, and what to install for a ``faster`` one
+        or None.
         ``advice``: a list of sentences.
     """
     found: dict[str, Any] = {
@@ -45,6 +47,8 @@ def examine() -> dict[str, Any]:
         device: {"backend": choice.name, "reason": choice.reason, "faster": choice.faster}
         for device, choice in choices.items()
     }
+    problem = explain_cuda_graphs(choices["cuda"].name, "cuda") if "cuda" in choices else "there is no CUDA device"
+    found["cuda"]["graphs"] = {"usable": problem is None, "problem": problem}
     found["advice"] = _advice(found)
     return found
 

@@ -142,6 +142,7 @@ def test_every_setting_survives_being_changed_alone():
         "angle_mask": "edge", "aperture": 0.2, "hierarchical_relations": ("genre", "film.director"), "lr": 0.1,
         "lr_schedule": "cosine", "batch_size": 1, "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5",
         "protocol": "published", "refit": False, "seed": 0, "device": "cpu", "dtype": "float64", "tensorboard": True,
+        "cuda_graphs": True,
         "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard", "ease_l2": (3.0,), "weight_decay": 0.0,
     }  # fmt: skip
     assert {k for k in setting_keys() if k not in other} == set(), "give the new setting another value here"

@@ -33,6 +33,9 @@ def test_versions_and_the_backend_of_the_cpu_are_those_here() -> None:
     assert found["kernels"]["cpu"]["backend"] == "torch"
     assert found["dgl"]["problem"] is None
     assert found["cuda"]["available"] == torch.cuda.is_available() == ("cuda" in found["kernels"])
+    graphs = found["cuda"]["graphs"]
+    assert graphs["usable"] == (graphs["problem"] is None)
+    assert found["cuda"]["available"] or graphs["problem"] == "there is no CUDA device"
 
 
 def test_json_is_what_the_library_found() -> None:
@@ -61,12 +64,14 @@ def test_a_gpu_with_slow_kernels_gets_advice(monkeypatch: pytest.MonkeyPatch) ->
     text = shown()
     assert "CUDA 12.4: A100, compute capability 8.0, 80 GB" in text
     assert "For faster kernels on cuda: pip install triton" in text
+    assert "CUDA graphs: not here: kernels = 'torch', and CUDA graphs need kernels = 'triton'" in text
 
 
 def test_a_gpu_with_the_fastest_kernels_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu(monkeypatch, BackendChoice("triton", "Triton is installed: fused kernels"))
     assert doctor.examine()["advice"] == []
     assert "faster" not in shown()
+    assert "CUDA graphs: off unless cuda_graphs = true" in shown()
 
 
 def test_a_gpu_that_is_not_found_is_told_from_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,28 @@ def explain_backend(device: torch.device | str = "cpu") -> BackendChoice:
     return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", mend)
 
 
+def explain_cuda_graphs(kernels: str = "auto", device: torch.device | str = "cpu") -> str | None:
+    """Why a training step cannot be recorded as a CUDA graph with these kernels on this device; None where it can.
+
+    A recording fixes all shapes, so only a :class:`FusedBackend` on CUDA will do.
+
+    Parameters
+    ----------
+    kernels
+        The setting: the name of a backend, ``auto`` or ``readable``.
+    device
+        As in :func:`explain_backend`.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return f"the device is {device.type!r}, and CUDA graphs need device = 'cuda'"
+    name = explain_backend(device).name if kernels == "auto" else kernels
+    if name != "triton":
+        chosen = f"'auto', which is {name!r} here" if kernels == "auto" else repr(name)
+        return f"kernels = {chosen}, and CUDA graphs need kernels = 'triton', whose shapes are known beforehand"
+    return None
+
+
 def _triton_problem(device: torch.device) -> tuple[str | None, str | None]:
     """Why Triton's kernels do not run on this CUDA device, and what to install; both None where they do."""
     capability = torch.cuda.get_device_capability(device)

@@ -26,6 +26,7 @@ from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.sampling import EpochBatches
 from hakg_dgl.training.allocator import keep_freed_memory
+from hakg_dgl.training.captured import LossRing, Step, make_optimizer, make_step, refuse_uncapturable, set_learning_rate
 from hakg_dgl.training.checkpoint import (
     STATE_AGE,
     Checkpoint,
@@ -192,7 +193,7 @@ class Trainer:
     ------
     ConfigError
         If the data set lacks the split that the protocol selects on, the device is not there, TensorBoard is asked for
-        without a run folder, or ``kind`` is another model.
+        without a run folder, ``kind`` is another model, or ``cuda_graphs`` is set where steps cannot be recorded.
     MissingDependencyError
         If TensorBoard is asked for and not installed.
 
@@ -223,6 +224,7 @@ class Trainer:
         self.selected_on = "valid" if training.protocol == "validation" else "test"
         require_pairs(dataset, self.settings)
         self.device = choose_device(self.settings.run.device)
+        refuse_uncapturable(self.settings, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.cuts = tuple(sorted({20, int(training.select_by.partition("@")[2])}))
@@ -245,12 +247,13 @@ class Trainer:
     def _set_up(self, splits: tuple[str, ...]) -> None:
         """Everything that training changes, as it is before the first epoch on these splits."""
         settings, self.splits = self.settings, splits
+        self._step: Step | None = None
         self.model, self.objective = self._model_and_objective(splits)
-        generators = self.objective.generators
+        self._generators = generators = self.objective.generators
         self.batches = EpochBatches(
             self.dataset.pairs(*splits), settings.training.batch_size, generators["batches"], device=self.device
         )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.training.lr, fused=True)
+        self.optimizer = make_optimizer(self.model.parameters(), settings.training.lr, self.device)
         self._checkpoint: Checkpoint | None = None
         if self.folder is not None:
             self._checkpoint = Checkpoint(self.folder, settings, self.model, self.optimizer, generators)
@@ -419,32 +422,28 @@ class Trainer:
 
     def _steps(self, number: int, lr: float, began: float) -> float:
         """One pass over the training interactions, or what is left of it; the mean loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         self.model.train()
         standing = self._standing
         steps, total, done = len(self.batches), standing.step_loss if standing.step else 0.0, standing.step
         refit = standing.refit_from is not None
         epochs = standing.best_epoch if refit else self.settings.training.epochs
-        pending: list[Tensor] = []
+        losses, one = LossRing(), self._training_step()
         order = self.batches.generator.get_state()
         for step, (users, positives) in enumerate(itertools.islice(self.batches, done, None), start=done + 1):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.objective(users, positives)
-            loss.backward()  # type: ignore[no-untyped-call]
-            pending.append(loss.detach())
+            losses.append(one.gradients(users, positives))
             pause = step < steps and (self._stop_asked or self._state_is_old)
             # Reading the loss waits for a GPU, so there it is read every few steps; parameters change after the check.
-            if self.device.type == "cpu" or step == steps or pause or len(pending) == 32:
-                for earlier, value in enumerate(torch.stack(pending).tolist(), start=step - len(pending) + 1):
+            if self.device.type == "cpu" or step == steps or pause or len(losses) == losses.size:
+                values = losses.take()
+                for earlier, value in enumerate(values, start=step - len(values) + 1):
                     if not math.isfinite(value):
                         raise self._numerical_error(f"the loss became {value}", number, f"step {earlier}")
                     total += value
-                pending.clear()
                 if step < steps:
                     seconds = time.perf_counter() - began
                     self._report(Progress(number, epochs, step, steps, total / step, seconds, refit=refit))
-            self.optimizer.step()
+            one.update()
             if pause:
                 self._require_finite(number, step)
                 standing.step, standing.step_loss, standing.step_seconds = step, total, time.perf_counter() - began
@@ -454,6 +453,16 @@ class Trainer:
         self._require_finite(number, steps)
         standing.step, standing.step_loss, standing.step_seconds = 0, 0.0, 0.0
         return total / steps
+
+    def _training_step(self) -> Step:
+        """What makes a step; the same for all epochs on these splits, as a CUDA graph is recorded once."""
+        if self._step is None:
+            size = min(self.batches.batch_size, len(self.batches.pairs))
+            captured = self.settings.run.cuda_graphs
+            self._step = make_step(
+                self.objective, self.optimizer, size, self._generators, self.device, captured=captured
+            )
+        return self._step
 
     def _require_finite(self, number: int, step: int) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
@@ -633,7 +642,7 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("hakg_dgl", "torch", "dgl", "numpy", "pandas")
+    names = ("hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas")
     found = {"python": platform.python_version()}
     for name in names:
         try:
