@@ -92,7 +92,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in ("hakg_dgl", "torch", "dgl", "numpy", "pandas", "pyarrow")},
+        | {name: _version(name) for name in ("hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas", "pyarrow")},
     }
 
 

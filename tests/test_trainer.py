@@ -653,7 +653,7 @@ def test_metrics_and_result_hold_what_is_promised(demo: Dataset, tmp_path: Path)
     assert result["settings"] == settings.to_dict()
     assert result["protocol"] == "validation"
     assert result["note"] is None
-    assert set(result["versions"]) == {"python", "hakg_dgl", "torch", "dgl", "numpy", "pandas"}
+    assert set(result["versions"]) == {"python", "hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas"}
     assert result["versions"]["torch"] == torch.__version__
     assert result["device"].startswith("cpu")
     assert 50e6 < result["peak_memory_bytes"] < 64e9
