@@ -76,9 +76,9 @@ def explain_command(
 
 
 def _sections(about: dict[str, Any]) -> list[str]:
-    gate, own = about["gate"], {row["component"]: row for row in about["item_own"]}
+    gate = about["gate"]
     heading = (
-        f"{_named(about['user'])} and {_named(about['item'])}: score {about['score']:.4f}, "
+        f"User {_named(about['user'])}, item {_named(about['item'])}: score {about['score']:.4f}, "
         f"rank {about['rank']:,} of {about['ranked_items']:,} items"
     )
     components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]
@@ -91,10 +91,29 @@ def _sections(about: dict[str, Any]) -> list[str]:
         )
     sections.append(_item_side("facts of the item", about["facts"], _fact))
     sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
-    rest = [{"own parameters of the": f"{name}", **_amount(row)} for name, row in own.items()]
+    return [*sections, table(_rest(about)), *_paths(about["paths"]), *_unnamed(about)]
+
+
+def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the item's side has beside facts and users."""
+    title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
+    rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
     others = [row for row in about["components"] if row["component"] not in own]
-    rest += [{"own parameters of the": f"(none) {row['component']}, by past items", **_amount(row)} for row in others]
-    return [*sections, table(rest), *_paths(about["paths"])]
+    return rows + [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+
+
+def _unnamed(about: dict[str, Any]) -> list[str]:
+    """A remark where the data set has no names for the entities that were shown."""
+    shown_ones = [(row["entity_id"], row["entity_name"]) for row in about["facts"]["rows"]]
+    shown_ones += [(row["entity"]["id"], row["entity"]["name"]) for row in about["paths"]["entity"]["rows"]]
+    without = [original for original, name in shown_ones if original == name]
+    if not without:
+        return []
+    named = "not all" if len(without) < len(shown_ones) else "none"
+    return [
+        f"The data set names {named} of these entities: there are ids such as {shown(without[0])} alone. "
+        "'also of' lists other items that have them, those most seen first."
+    ]
 
 
 def _past_items(about: dict[str, Any]) -> str:
@@ -115,17 +134,27 @@ def _past_items(about: dict[str, Any]) -> str:
 
 
 def _item_side(title: str, part: dict[str, Any], name: Any) -> str:
-    rows = [{title: name(row), **_amount(row)} for row in part["rows"]]
+    rows = [{title: name(row), **_amount(row), **_also_of(row)} for row in part["rows"]]
     if part["others"]["count"]:
         rows.append({title: f"{part['others']['count']:,} others", **_amount(part["others"])})
+        rows[-1] |= {"also of": ""} if "also of" in rows[0] else {}
     return table(rows or [{title: "none"}])
+
+
+def _also_of(row: dict[str, Any]) -> dict[str, str]:
+    """Other items with a row's entity: ``Star Wars; Fargo; 610 more``."""
+    if "also_of" not in row:
+        return {}
+    count, names = row["also_of"]["items"], row["also_of"]["names"]
+    more = [f"{count - len(names):,} more"] if count > len(names) else []
+    return {"also of": "; ".join([*names, *more]) or "-"}
 
 
 def _paths(kinds: dict[str, Any]) -> list[str]:
     sections = []
     for kind, part in kinds.items():
         title = {"entity": "paths over a shared entity", "user": "paths over a shared user"}[kind]
-        rows = [{title: _path(row), **_amount(row)} for row in part["rows"]] or [{title: "none"}]
+        rows = [{title: _path(row), **_amount(row), **_also_of(row)} for row in part["rows"]] or [{title: "none"}]
         every, few = part["all"], part["shown"]
         total = (
             f"These {few['count']:,} make up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
@@ -158,10 +187,8 @@ def _named(row: dict[str, Any], prefix: str = "") -> str:
 
 
 def _amount(row: dict[str, Any]) -> dict[str, Any]:
-    return {"contribution": f"{row['contribution']: .6f}", "share": _percent(row)}
+    return {"contribution": f"{row['contribution']:9.6f}", "share": f"{_percent(row):>7}"}
 
 
 def _percent(row: dict[str, Any]) -> str:
-    if row["share"] is None:
-        return "-"
-    return f"{row['share']:.1%}" if abs(row["share"]) >= 0.01 else f"{row['share']:.3%}"
+    return "-" if row["share"] is None else f"{row['share']:.2%}"

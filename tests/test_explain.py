@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from small_demo import small_demo, small_settings, with_interactions
 from hakg_dgl import EmbeddingScorer, Trainer, build_heterograph, load_dataset, load_model, recommend
 from hakg_dgl.config import ModelSettings
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight import decomposition
 from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
@@ -395,9 +397,15 @@ def test_the_text_names_everything_and_its_columns_are_whole(trained: Path) -> N
     about = explained(trained, "--top", 2)
     text = result.stdout
     assert text.startswith(
-        f"3 and 1: score {about['score']:.4f}, rank {about['rank']} of {about['ranked_items']} items"
+        f"User 3, item 1: score {about['score']:.4f}, rank {about['rank']} of {about['ranked_items']} items"
     )
-    for title in ("part of the score", "past item", "facts of the item", "users of the item", "own parameters of the"):
+    for title in (
+        "part of the score",
+        "past item",
+        "facts of the item",
+        "users of the item",
+        "rest of the item's side",
+    ):
         assert sum(line.startswith(title) for line in text.splitlines()) == 1
     assert f"{about['past_items']['others']['count']} others" in text
     assert "Gate: collaborative embeddings of the past items weigh" in text
@@ -458,14 +466,129 @@ def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) ->
         (u, i) for u in range(60) for i in range(50) if explainer(u, i).path_totals["entity"][0] > 2
     )  # fmt: skip
     x = explainer(user, item)
-    bars, network = draw(x, items=3, paths=2).axes
-    labels = [label.get_text() for label in bars.get_yticklabels()]
-    assert labels[:3] == dataset.items["name"].iloc[x.past_items["item"].head(3)].tolist()
-    assert labels[3:] == [f"{len(x.past_items) - 3} others", "the user"]
-    assert len(network.lines) == 2
+    bars, whole, network = draw(x, items=3, paths=2).axes
+    labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in (bars, whole)]
+    assert labels[0] == dataset.items["name"].iloc[x.past_items["item"].head(3)].tolist()
+    assert labels[1] == ["these 3", f"{len(x.past_items) - 3} others", "the user's own", "whole score"]
+    assert len(network.lines) > 2
     texts = {text.get_text() for text in network.texts}
-    first = x.to_dict(1)["paths"]["entity"]["rows"][0]
-    assert {first["entity"]["name"], first["past_item"]["name"], dataset.items["name"].iloc[item]} <= texts
+    row: Any = x.paths[x.paths["via"] == "entity"].groupby(["past_item", "node"])["contribution"].sum().idxmax()
+    names = [dataset.items["name"].iloc[number] for number in (row[0], item)]
+    assert set(names) <= texts
+    entity = dataset.entities["name"].iloc[row[1]]
+    assert any(text.startswith(entity) for text in texts), texts
+
+
+@pytest.mark.parametrize("settings", [{"score": "inner", "linear_weight": 3.0, "linear_l2": 20.0}, {"layers": 1}])
+def test_the_bars_of_the_picture_are_the_whole_score(dataset: Dataset, graph: Any, settings: dict[str, Any]) -> None:
+    """All ways of the past items, the linear one among them, and the user's own parameters, with their signs."""
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.insight.picture import draw
+
+    x = Explainer(untrained(graph, **settings), dataset)(7, 31)
+    bars, whole, _ = draw(x, items=4).axes
+    width = {c.get_label(): [bar.get_width() for bar in c] for c in whole.containers}
+    ways = ["knowledge", "collaborative", *(["linear"] if "linear_weight" in settings else [])]
+    assert list(width) == [*ways, "own parameters"]
+    assert sum(values[-1] for values in width.values()) == pytest.approx(x.score, abs=1e-9)
+    above = [sum(values[row] for values in width.values()) for row in range(len(whole.get_yticks()) - 1)]
+    assert sum(above) == pytest.approx(x.score, abs=1e-9)
+    each = np.array([[bar.get_width() for bar in c] for c in bars.containers]).sum(0)
+    assert np.allclose(each, x.past_items["contribution"].head(4))
+    assert [text.get_text() for text in whole.texts][-1] == f"{x.score:.3f}"
+
+
+def test_bars_begin_where_the_part_of_the_same_sign_before_them_ends() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from hakg_dgl.insight.picture import _stacked
+
+    axes = Figure().subplots()
+    _stacked(axes, pd.DataFrame({"a": [1.0, -1.0], "b": [-2.0, 2.0], "c": [3.0, -3.0]}), ["x", "y"])
+    spans = [[(bar.get_x(), bar.get_x() + bar.get_width()) for bar in c] for c in axes.containers]
+    assert spans == [[(0, 1), (0, -1)], [(0, -2), (0, 2)], [(1, 4), (-1, -4)]]
+
+
+def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.insight.picture import draw, save_picture
+
+    cold = with_interactions(
+        dataclasses.replace(dataset, triples=dataset.triples[(dataset.triples[["head", "tail"]] != 1).all(axis=1)]),
+        dataset.interactions[dataset.interactions["user"] != 0],
+    )
+    x = Explainer(untrained(build_heterograph(cold)), cold)(0, 1)
+    save_picture(x, tmp_path / "why.png")
+    bars, whole, network = draw(x).axes
+    assert bars.get_title() == "No past items"
+    assert [label.get_text() for label in whole.get_yticklabels()] == ["the user's own", "whole score"]
+    assert [text.get_text() for text in network.texts] == ["no shared entity"]
+
+
+# --- entities without names ---------------------------------------------------------------------------------------
+
+
+def without_entity_names(dataset: Dataset) -> Dataset:
+    names = dataset.entities["name"].where(np.arange(dataset.n_entities) < dataset.n_items)
+    return dataclasses.replace(
+        dataset, entities=dataset.entities.assign(name=names.fillna(dataset.entities["original_id"]))
+    )
+
+
+def test_an_entity_is_told_by_the_items_that_have_it_those_most_seen_first(dataset: Dataset) -> None:
+    shared = SharedItems(dataset)
+    triples, names = dataset.triples, dataset.items["name"]
+    seen = np.bincount(dataset.pairs("train")[:, 1], minlength=dataset.n_items)
+    for entity in (dataset.n_items, dataset.n_items + 9, dataset.n_entities - 1):
+        ends = [triples.loc[triples[a] == entity, b] for a, b in (("tail", "head"), ("head", "tail"))]
+        expected = {item for item in pd.concat(ends) if item < dataset.n_items}
+        found = shared.items(entity)
+        assert set(found) == expected
+        assert (np.diff(seen[found]) <= 0).all()
+        if len(found) > 3:
+            assert shared.listed(entity) == f"{'; '.join(names.iloc[found[:2]])}; {len(found) - 2} more"
+            assert found[0] not in shared.items(entity, [found[0]])
+    # Of a relation held in both directions the one from the item is named; of a dotted name the last part.
+    fact = triples[(triples["head"] < dataset.n_items) & (triples["tail"] >= dataset.n_items)].iloc[[0]]
+    relations = dataset.relations.assign(name=[f"film.{name}" for name in dataset.relations["name"]])
+    back = fact.rename(columns={"head": "tail", "tail": "head"}).assign(relation=len(relations))
+    twice = dataclasses.replace(
+        dataset,
+        triples=pd.concat([fact, back])[triples.columns],
+        relations=pd.concat([relations, relations.head(1).assign(name="film.inverse")], ignore_index=True),
+    )
+    name = dataset.relations["name"].iloc[fact["relation"].item()]
+    entity, item = fact["tail"].item(), fact["head"].item()
+    assert SharedItems(twice).described(entity) == f"{name}: {names.iloc[item]}"
+    assert SharedItems(twice).described(dataset.n_entities - 1) == ""
+
+
+def test_entities_without_names_are_shown_with_items_that_have_them(dataset: Dataset, graph: Any) -> None:
+    """In tables and the picture; and that there are no names is said."""
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.cli.explain import _sections
+
+    from hakg_dgl.insight.picture import draw
+
+    bare = without_entity_names(dataset)
+    explainer = Explainer(untrained(graph), bare)
+    entity = max(range(bare.n_items, bare.n_entities), key=lambda node: len(explainer.shared.items(node)))
+    item = int(explainer.shared.items(entity)[0])
+    x = next(x for x in (explainer(user, item) for user in range(60)) if x.path_totals["entity"][0] > 2)
+    about = x.to_dict(50)
+    row = next(row for row in about["facts"]["rows"] if row["entity_id"] == bare.entities["original_id"][entity])
+    others = explainer.shared.items(entity, [item])
+    assert row["also_of"] == {"items": len(others), "names": bare.items["name"].iloc[others[:2]].tolist()}
+    text = "\n".join(_sections(about))
+    assert (
+        f"The data set names none of these entities: there are ids such as {about['facts']['rows'][0]['entity_id']}"
+        in text
+    )
+    assert explainer.shared.listed(entity, [item]) in text
+    assert "names none" not in "\n".join(_sections(Explainer(untrained(graph), dataset)(x.user, item).to_dict(50)))
+    texts = [text.get_text() for text in draw(x).axes[2].texts]
+    assert any(re.search(r"\nof [0-9]+ items", text) for text in texts), texts
 
 
 @pytest.mark.filterwarnings("error")

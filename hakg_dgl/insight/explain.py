@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.decomposition import Component, Terms, Trace, hakg_components
 from hakg_dgl.nn.model import HAKG
 
 _SHARELESS = 1e-9
 """Scores below this in size have no shares."""
+_ALSO_OF = 2
+"""Items that are named to say what an entity is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class Explanation:
         ``entity`` or ``user`` -> number and summed contribution of all paths, those beyond the table too.
     dataset
         Names everything.
+    shared
+        Which items have an entity: what it is, where the data set has no name for it.
     """
 
     user: int
@@ -76,6 +81,7 @@ class Explanation:
     paths: pd.DataFrame
     path_totals: dict[str, tuple[int, float]]
     dataset: Dataset
+    shared: SharedItems
 
     @property
     def rounding(self) -> dict[str, float]:
@@ -100,12 +106,13 @@ class Explanation:
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """JSON values with original ids and names; of each table the first ``rows`` and the sum of the ``others``.
 
-        Every row has ``contribution`` and ``share``.
+        Every row has ``contribution`` and ``share``; entities have the names of a few other items with them
+        (``also_of``).
         """
         facts, users = self.facts, self.users
         labelled = {
             "past_items": _join(_labels(self.dataset.items, self.past_items["item"], "item"), self.past_items, "item"),
-            "facts": _join(self._fact_labels(facts["relation"], facts["entity"]), facts, "relation", "entity"),
+            "facts": _join(self._fact_labels(facts.head(top)), facts, "relation", "entity"),
             "users": _join(_labels(self.dataset.users, users["user"], "user"), users, "user"),
         }
         knowledge, collaborative = (float(self.past_items[via].sum()) for via in ("knowledge", "collaborative"))
@@ -152,12 +159,21 @@ class Explanation:
             "inverse": bool(inverse),
         }
 
-    def _fact_labels(self, relations: pd.Series[int], entities: pd.Series[int]) -> pd.DataFrame:
+    def _also_of(self, entity: int, *items: int) -> dict[str, Any]:
+        """How many items but these have an entity, and the names of those most seen."""
+        found = self.shared.items(entity, (self.item, *items))
+        return {"items": len(found), "names": self.dataset.items["name"].iloc[found[:_ALSO_OF]].tolist()}
+
+    def _fact_labels(self, facts: pd.DataFrame) -> pd.DataFrame:
         rows = [
-            {**self._relation_label(relation), **{f"entity_{k}": v for k, v in self._entity_label(entity).items()}}
-            for relation, entity in zip(relations, entities, strict=True)
+            {
+                **self._relation_label(relation),
+                **{f"entity_{k}": v for k, v in self._entity_label(entity).items()},
+                "also_of": self._also_of(entity),
+            }
+            for relation, entity in zip(facts["relation"], facts["entity"], strict=True)
         ]
-        return pd.DataFrame(rows, columns=["relation", "inverse", "entity_id", "entity_name"])
+        return pd.DataFrame(rows, columns=["relation", "inverse", "entity_id", "entity_name", "also_of"])
 
     def _paths(self, kind: str, top: int) -> dict[str, Any]:
         """The strongest paths of a kind, what they add up to, and what all of the kind do."""
@@ -174,6 +190,7 @@ class Explanation:
             path |= {
                 "past_fact": self._relation_label(row["relation"]),
                 "entity": self._entity_label(row["node"]),
+                "also_of": self._also_of(row["node"], row["past_item"]),
                 "item_fact": self._relation_label(row["item_relation"]),
             }
         else:
@@ -193,6 +210,11 @@ class Explainer:
     components
         What the score is the sum of; by default what HAKG's is
         (:func:`~hakg_dgl.insight.decomposition.hakg_components`).
+
+    Attributes
+    ----------
+    shared
+        Which items have an entity.
 
     Raises
     ------
@@ -221,6 +243,7 @@ class Explainer:
         users, items = model.ranking_vectors()
         self._vectors = users.cpu(), items.cpu()
         self._known = dataset.pairs()
+        self.shared = SharedItems(dataset)
 
     @torch.no_grad()
     def __call__(self, user: int, item: int) -> Explanation:
@@ -270,6 +293,7 @@ class Explainer:
             paths=_sorted(pd.concat([term.paths for term in terms.values()], ignore_index=True)),
             path_totals=_path_totals(terms),
             dataset=self.dataset,
+            shared=self.shared,
         )
 
     def _rank(self, user: int, item: int) -> tuple[float, int, int]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 import pandas as pd
 
+from hakg_dgl.data.shared_items import short_relation
 from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.insight.explain import Explanation
 from hakg_dgl.training.files import replace_file
 
-_BLUE, _ORANGE, _GREY = "#4878a8", "#e08b3e", "#8c8c8c"
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
+_NEGATIVE, _GREY = "#d55e00", "#8a8a8a"
+_OWN = "own parameters"
 
 
 def require_matplotlib() -> None:
@@ -27,7 +32,11 @@ def require_matplotlib() -> None:
 
 
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
-    """The picture: past items' contributions on the left, the strongest paths to the item on the right.
+    """The picture: the strongest past items and, below, what the whole score adds up from; on the right paths.
+
+    Every bar is split by what carries the past items' evidence: ``knowledge``, ``collaborative``, ``linear`` and
+    whatever else components have. The bars of the lower panel are the past items shown, the others, the user's own
+    parameters, and their sum, the score. Edges between the same two nodes are drawn as one path, their sum.
 
     Parameters
     ----------
@@ -39,7 +48,7 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
-        Not registered with pyplot, so nothing is left open.
+        Not registered with pyplot, so nothing is left open. Its axes are the past items, the whole, the paths.
 
     Raises
     ------
@@ -49,16 +58,20 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.0, 0.8 + 0.42 * max(items, paths)), layout="constrained")
-    bars, network = figure.subplots(1, 2, width_ratios=(2, 3))
-    about = explanation.to_dict(max(items, paths))
+    n_bars = min(items, len(explanation.past_items))
+    strongest = _paths(explanation, paths)
+    height = max(0.34 * (n_bars + 4) + 1.9, 0.5 * max(strongest[c].nunique() for c in ("past_item", "node")) + 1.2)
+    figure = Figure(figsize=(11.5, max(height, 3.6)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(4, 5))
+    bars, whole = left.subplots(2, 1, height_ratios=(max(n_bars, 1) + 1, 5.5))
+    about = explanation.to_dict(0)
     figure.suptitle(
-        f"{_short(about['user'])} and {_short(about['item'])}: score {explanation.score:.3f}, "
-        f"rank {explanation.rank} of {explanation.n_ranked}",
+        f"User {_short(about['user'])}, item {_short(about['item'], 50)}: score {explanation.score:.3f}, "
+        f"rank {explanation.rank:,} of {explanation.n_ranked:,}",
         fontsize=11,
     )
-    _bars(bars, explanation, about, items)
-    _network(network, explanation, about["paths"]["entity"]["rows"][:paths])
+    _bars(bars, whole, explanation, n_bars)
+    _network(right.subplots(), explanation, strongest)
     return figure
 
 
@@ -88,59 +101,133 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
         raise
 
 
-def _bars(axes: Any, explanation: Explanation, about: dict[str, Any], count: int) -> None:
-    """Past items, knowledge and collaborative part one after the other, then the others and the own parameters."""
+def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
+    """Past items on one panel; the sums of these and of the others, the user's own and the score on the other."""
     past = explanation.past_items
-    head, rest = past.head(count), past.iloc[count:]
-    labels = [_short({"name": row["item_name"]}) for row in about["past_items"]["rows"][: len(head)]]
-    parts = head[["knowledge", "collaborative"]]
-    if len(rest):
-        labels.append(f"{len(rest)} others")
-        parts = pd.concat([parts, rest[["knowledge", "collaborative"]].sum().to_frame().T])
-    places = range(len(parts))
-    left = parts["knowledge"].to_numpy()
-    same_side = (left >= 0) == (parts["collaborative"].to_numpy() >= 0)
-    axes.barh(places, left, color=_BLUE, label="knowledge")
-    axes.barh(places, parts["collaborative"], left=left * same_side, color=_ORANGE, label="collaborative")
-    axes.barh(len(parts), explanation.user_own, color=_GREY, label="own parameters")
-    axes.set_yticks(range(len(parts) + 1), [*labels, "the user"], fontsize=8)
-    axes.invert_yaxis()
+    parts = past[[name for name in past if name not in ("item", "gate", "contribution")]]
+    names = explanation.dataset.items["name"].iloc[past["item"].head(count)]
+    axes.set_title(("No past items", "Past items")[min(count, 1)], fontsize=10)
+    _stacked(axes, parts.head(count), [_short({"name": name}) for name in names])
+    sums = {f"these {count:,}" if count > 1 else "this one": parts.head(count).sum()} if count else {}
+    if len(past) > count:
+        sums[f"{len(past) - count:,} others"] = parts.iloc[count:].sum()
+    own = pd.Series({_OWN: explanation.user_own})
+    rows = pd.DataFrame({**sums, "the user's own": own, "whole score": parts.sum().add(own, fill_value=0.0)}).T
+    whole.set_title("The whole score", fontsize=10)
+    _stacked(whole, rows.reindex(columns=[*parts, _OWN]).fillna(0.0), list(rows.index))
+    whole.set_xlabel("contribution to the score", fontsize=8)
+    whole.legend(fontsize=8, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.3), columnspacing=1.0)
+
+
+def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
+    """A bar a row with its parts one after the other, negative ones to the left; the sum stands beside it."""
+    places = range(len(rows))
+    for number, name in enumerate(rows):
+        values = rows[name].to_numpy()
+        before = rows.iloc[:, :number].to_numpy()
+        same_side = (before >= 0) == (values >= 0)[:, None]
+        colour = _GREY if name == _OWN else _COLOURS[number % len(_COLOURS)]
+        axes.barh(places, values, left=(before * same_side).sum(axis=1), color=colour, label=name, height=0.7)
+    ends, sums = rows.clip(lower=0.0).sum(axis=1), rows.sum(axis=1)
+    for place, end, total in zip(places, ends, sums, strict=True):
+        axes.annotate(f"{total:.3f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(0.0, color="black", linewidth=0.6)
-    axes.set_title("Past items", fontsize=10)
-    axes.set_xlabel("contribution to the score", fontsize=8)
+    axes.margins(x=0.13)
     axes.tick_params(axis="x", labelsize=8)
-    axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _network(axes: Any, explanation: Explanation, paths: list[dict[str, Any]]) -> None:
+def _paths(explanation: Explanation, count: int) -> pd.DataFrame:
+    """The strongest paths over entities; those over the same past item and entity are one, named by their strongest."""
+    found = explanation.paths[explanation.paths["via"] == "entity"]
+    # A fact that the graph holds in both directions is named by the one that reads from the item.
+    ours = found.assign(backwards=found["relation"] >= explanation.dataset.n_relations)
+    its = found.assign(backwards=found["item_relation"] >= explanation.dataset.n_relations)
+    ends = ["past_item", "node"]
+    strongest = found.groupby(ends, sort=False)["contribution"].sum().sort_values(ascending=False, kind="stable")
+    for name, edges in (("relation", ours), ("item_relation", its)):
+        first = edges.sort_values("backwards", kind="stable").drop_duplicates(ends).set_index(ends)[name]
+        strongest = pd.concat([strongest, first], axis=1, join="inner") if name == "relation" else strongest.join(first)
+    return strongest.head(count).reset_index()
+
+
+def _network(axes: Any, explanation: Explanation, paths: pd.DataFrame) -> None:
     """Past items, shared entities and the item in three columns; a line is as wide as its paths are strong."""
     axes.axis("off")
-    axes.set_title("Strongest paths over shared entities", fontsize=10)
-    if not paths:
+    share = explanation.share(explanation.path_totals.get("entity", (0, 0.0))[1])
+    every = "" if share is None or paths.empty else f" (all of them: {share:.1%} of the score)".replace("-", "−")
+    axes.set_title(f"Strongest paths over shared entities{every}", fontsize=10)
+    if paths.empty:
         axes.text(0.5, 0.5, "no shared entity", ha="center", va="center", color=_GREY, transform=axes.transAxes)
         return
-    pasts, entities = ({path[end]["id"]: _short(path[end]) for path in paths} for end in ("past_item", "entity"))
-    left, right = ({key: (i + 0.5) / len(ends) for i, key in enumerate(ends)} for ends in (pasts, entities))
-    largest = max(abs(path["contribution"]) for path in paths) or 1.0
-    text = {"ha": "center", "va": "center"}
-    for path in paths:
-        start, middle = left[path["past_item"]["id"]], right[path["entity"]["id"]]
-        width = 0.5 + 3.5 * abs(path["contribution"]) / largest
-        color = _BLUE if path["contribution"] >= 0 else _ORANGE
-        axes.plot([0.0, 1.0, 2.0], [start, middle, 0.5], color=color, linewidth=width, alpha=0.55, zorder=1)
-        for x, y, fact in ((0.5, (start + middle) / 2, "past_fact"), (1.5, (middle + 0.5) / 2, "item_fact")):
-            axes.text(x, y, _short({"name": path[fact]["relation"]}), fontsize=6, color="#404040", **text)
+    left, middle = _places(paths)
+    lines = paths.assign(y=paths["past_item"].map(left), to=paths["node"].map(middle))
+    into = lines.groupby("node", sort=False).agg(
+        y=("to", "first"), contribution=("contribution", "sum"), relation=("item_relation", "first")
+    )
+    _lines(axes, explanation, lines[["y", "to", "contribution", "relation"]], 0.0)
+    _lines(axes, explanation, into.assign(to=0.5), 1.0)
+    items, text = explanation.dataset.items["name"], {"ha": "center", "va": "center", "zorder": 3}
     box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": _GREY, "linewidth": 0.6}
-    ends = [(0.0, left[key], name) for key, name in pasts.items()]
-    ends += [(1.0, right[key], name) for key, name in entities.items()]
-    ends.append((2.0, 0.5, _short({"name": explanation.dataset.items["name"].iloc[explanation.item]})))
-    for x, y, name in ends:
-        axes.text(x, y, name, fontsize=8, bbox=box, zorder=2, **text)
-    axes.set_xlim(-0.5, 2.5)
+    for item, y in [*left.items(), (explanation.item, None)]:
+        x, y = (2.0, 0.5) if y is None else (0.0, y)
+        axes.text(x, y, _wrapped(items.iloc[item]), fontsize=8, bbox=box, **text)
+    for node, y in middle.items():
+        axes.text(1.0, y, _entity(explanation, node), fontsize=8, bbox=box, **text)
+    if (paths["contribution"] < 0).any():
+        axes.text(2.4, 0.99, "red: lowers the score", fontsize=8, color=_NEGATIVE, ha="right")
+    axes.set_xlim(-0.4, 2.4)
     axes.set_ylim(1.0, 0.0)
 
 
-def _short(label: dict[str, Any], length: int = 24) -> str:
+def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
+    """Heights of past items and of entities, each near what it is linked to, so that few lines cross."""
+
+    def spread(order: list[int]) -> dict[int, float]:
+        return {key: (place + 0.5) / len(order) for place, key in enumerate(order)}
+
+    left = spread(list(dict.fromkeys(paths["past_item"])))
+    for _ in range(3):
+        middle = spread(list(paths["past_item"].map(left).groupby(paths["node"]).mean().sort_values().index))
+        left = spread(list(paths["node"].map(middle).groupby(paths["past_item"]).mean().sort_values().index))
+    return left, middle
+
+
+def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: float) -> None:
+    """Lines to the right by one column, each with its relation along it."""
+    dataset, largest = explanation.dataset, lines["contribution"].abs().max() or 1.0
+    for line in lines.itertuples():
+        color = _COLOURS[0] if line.contribution >= 0 else _NEGATIVE
+        width = 0.5 + 3.5 * abs(line.contribution) / largest
+        axes.plot([start, start + 1.0], [line.y, line.to], color=color, linewidth=width, alpha=0.5, zorder=1)
+        name = short_relation(dataset.relations["name"].iloc[line.relation % dataset.n_relations])
+        axes.text(
+            start + 0.5, (line.y + line.to) / 2, _short({"name": name}, 18), fontsize=6.5, color="#404040",
+            ha="center", va="center", rotation=math.degrees(math.atan2(line.to - line.y, 1.0)),
+            rotation_mode="anchor", transform_rotates_text=True, zorder=2,
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )  # fmt: skip
+
+
+def _entity(explanation: Explanation, node: int) -> str:
+    """The name of a shared entity; where there is only an id, how many items have it, and one of them."""
+    dataset, shared = explanation.dataset, explanation.shared
+    row = (dataset.items if node < dataset.n_items else dataset.entities).iloc[node]
+    if row["name"] != row["original_id"] or node < dataset.n_items:
+        return _wrapped(row["name"])
+    also = shared.items(node, (explanation.item, *explanation.past_items["item"]))
+    example = f", e.g.\n{_short({'name': dataset.items['name'].iloc[also[0]]}, 20)}" if len(also) else ""
+    return f"{_short({'name': row['name']})}\nof {len(shared.items(node)):,} items{example}"
+
+
+def _wrapped(name: str) -> str:
+    """A name on at most two lines."""
+    text = _short({"name": name}, 60).replace(r"\$", "$")
+    return "\n".join(textwrap.wrap(text, 22, max_lines=2, placeholder="…") or [text]).replace("$", r"\$")
+
+
+def _short(label: dict[str, Any], length: int = 30) -> str:
     name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are no XML
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # no mathematics

@@ -1,0 +1,70 @@
+"""What an entity is, told by the items that have it: public knowledge graphs often hold ids and no names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hakg_dgl.data.dataset import Dataset
+
+
+def short_relation(name: str) -> str:
+    """The last part of a relation's name: ``genre`` of ``film.film.genre``, ``director`` of an address ending so."""
+    return re.split(r"[./#:]", name.rstrip("./#:"))[-1] or name
+
+
+def unnamed_entities(dataset: Dataset) -> NDArray[np.bool_]:
+    """Which entities are known by their id alone and are no item, ``[n_entities]``."""
+    same = (dataset.entities["name"] == dataset.entities["original_id"]).to_numpy(dtype=bool, copy=True)
+    same[: dataset.n_items] = False
+    return same
+
+
+class SharedItems:
+    """The items that have a fact with each entity, whichever end of the triple they are; those most seen first.
+
+    Parameters
+    ----------
+    dataset
+        For triples, names, and the training interactions that order the items.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        head, relation, tail = (dataset.triples[column].to_numpy() for column in ("head", "relation", "tail"))
+        ends = {"entity": [tail, head], "item": [head, tail], "relation": [relation, relation]}
+        facts = pd.DataFrame({name: np.concatenate(parts) for name, parts in ends.items()})
+        facts["inverse"] = np.repeat([False, True], len(head))
+        facts = facts[facts["item"] < dataset.n_items]
+        seen = np.bincount(dataset.pairs("train")[:, 1], minlength=dataset.n_items)
+        pairs = facts[["entity", "item"]].drop_duplicates()
+        pairs = pairs.iloc[np.lexsort([pairs["item"], -seen[pairs["item"]], pairs["entity"]])]
+        counts = np.bincount(pairs["entity"], minlength=dataset.n_entities)
+        self._start = np.concatenate([[0], np.cumsum(counts)])
+        self._items = pairs["item"].to_numpy()
+        # The relation that links most items; of equals that from the item, as in (film, genre, drama).
+        links = facts.groupby(["entity", "inverse", "relation"]).size().rename("n").reset_index()
+        links = links.sort_values(["entity", "n", "inverse", "relation"], ascending=[True, False, True, True])
+        self._relation = links.drop_duplicates("entity").set_index("entity")["relation"]
+
+    def items(self, entity: int, without: Collection[int] = ()) -> NDArray[np.int64]:
+        """Its items, int64 ``[n]``, but for those of ``without``."""
+        found = self._items[self._start[entity] : self._start[entity + 1]]
+        return found[~np.isin(found, list(without))]
+
+    def listed(self, entity: int, without: Collection[int] = (), *, most: int = 2) -> str:
+        """Names of its items: ``Star Wars; Fargo; 610 more``; empty if there are none."""
+        found = self.items(entity, without)
+        names = self.dataset.items["name"].iloc[found[:most]].tolist()
+        return "; ".join([*names, *([f"{len(found) - most:,} more"] if len(found) > most else [])])
+
+    def described(self, entity: int, *, most: int = 2) -> str:
+        """What links the entity to its items: ``genre: Star Wars; Fargo; 610 more``; empty if it has none."""
+        if entity not in self._relation.index:
+            return ""
+        relation = short_relation(self.dataset.relations["name"].iloc[self._relation[entity]])
+        return f"{relation}: {self.listed(entity, most=most)}"
