@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed: python -m pip install 'triton>=3'")
 
 from dense import DTYPES, empty_graph, error, gradients, make_rule, odd_graph, on_one_thread, random_table
-from small_demo import small_settings
+from small_demo import small_demo, small_settings
 
 from hakg_dgl.config import ModelSettings
 from hakg_dgl.data.dataset import Dataset
@@ -225,9 +225,16 @@ def test_padded_patterns_hold_the_same_edges_within_their_bounds(share: float) -
 
 
 class Fixed(torch.utils._python_dispatch.TorchDispatchMode):
-    """Refuses operators whose result's shape (or value, on the host) depends on the data, as a GPU would wait for."""
+    """Refuses what a step on a GPU must not do, if it is to be recorded as a graph and to come out the same each time.
+
+    That is operators whose result's shape (or value, on the host) depends on the data, which wait for the GPU; tensors
+    made of Python's data or on another device, which are copied there; and sums that are added up atomically.
+    """
 
     waits = ("nonzero", "_local_scalar_dense", "bincount", "masked_select", "unique", "repeat_interleave.Tensor")
+    copies = ("lift_fresh", "from_file", "pin_memory")
+    adds = ("index_add", "scatter_add", "scatter_reduce", "index_reduce", "put", "histc", "grid_sample")
+    adds += ("embedding_dense_backward", "_embedding_bag_backward", "_embedding_bag_dense_backward")
 
     def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         named = named or {}
@@ -236,7 +243,19 @@ class Fixed(torch.utils._python_dispatch.TorchDispatchMode):
         assert sized or not name.startswith(self.waits), f"{name} waits for the device"
         booleans = [x for x in (arguments[1] if name.startswith("index.") else ()) if x is not None]
         assert all(x.dtype not in (torch.bool, torch.uint8) for x in booleans), "indexing by a mask waits"
-        return operator(*arguments, **named)
+        assert not name.startswith(self.copies), f"{name} copies from the host"
+        result = operator(*arguments, **named)
+        assert (
+            not name.startswith(("_to_copy", "copy_"))
+            or result.device == arguments[-1 if name == "copy_" else 0].device
+        )
+        if name.startswith(("index_put", "_index_put_impl")):
+            assert not (arguments[3:4] or [named.get("accumulate", False)])[0], f"{name} adds atomically"
+        else:
+            assert not name.startswith(self.adds), f"{name} adds atomically"
+        if name.startswith("cumsum"):
+            assert not result.is_floating_point(), "a floating-point cumsum is not the same each time"
+        return result
 
 
 def test_the_guard_against_waiting_sees_what_waits() -> None:
@@ -244,6 +263,30 @@ def test_the_guard_against_waiting_sees_what_waits() -> None:
     for waits in (lambda: mask.nonzero(), lambda: bool(mask.any()), lambda: mask[mask], lambda: mask.sum().item()):
         with pytest.raises(AssertionError, match="waits"), Fixed():
             waits()
+
+
+def test_the_guard_sees_copies_and_atomic_sums() -> None:
+    x, ids = torch.ones(3, 2, device=DEVICE, requires_grad=True), torch.tensor([0, 0, 2], device=DEVICE)
+    for copies in (lambda: torch.tensor([1, 2], device=DEVICE), lambda: torch.tensor(1.0), lambda: x.new_tensor([3.0])):
+        with pytest.raises(AssertionError, match="copies"), Fixed():
+            copies()
+    plain = x.detach()
+    for adds in (
+        lambda: x.index_select(0, ids).sum().backward(),
+        lambda: x[ids].sum().backward(),
+        lambda: F.embedding(ids, x).sum().backward(),
+        lambda: torch.gather(x, 0, ids.unsqueeze(1)).sum().backward(),
+        lambda: F.embedding_bag(ids.view(1, 3), x, mode="sum").sum().backward(),
+        lambda: plain.clone().index_add_(0, ids, plain),
+        lambda: plain.clone().scatter_add_(0, ids.unsqueeze(1), plain),
+        lambda: plain.index_put((ids,), plain, accumulate=True),
+    ):
+        with pytest.raises(AssertionError, match="atomically"), Fixed():
+            adds()
+    with Fixed():
+        plain.index_put((ids,), plain)
+        plain.clone()[ids] = 1.0
+        F.embedding_bag(ids.view(1, 3), plain, mode="sum")
 
 
 @pytest.fixture(scope="module")
@@ -258,22 +301,26 @@ def train_settings(**more: Any) -> Any:
     return small_settings(**few | {"device": DEVICE.type} | more)
 
 
-@pytest.mark.parametrize(
-    ("formulation", "loss"),
-    [
-        ("released", {"ranking_loss": "hinge"}),
-        ("paper", {"ranking_loss": "hinge"}),
-        ("paper", {"ranking_loss": "softmax"}),
-        ("paper", {"ranking_loss": "softmax", "candidates": 3}),
-    ],
-)
-def test_a_step_asks_the_device_for_nothing(
-    formulation: str, loss: dict[str, Any], tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+STEPS: list[dict[str, Any]] = [
+    {"ranking_loss": "hinge", "formulation": "released", "score": "fused"},
+    {"ranking_loss": "hinge", "angle_mask": "edge"},
+    {"ranking_loss": "softmax"},
+    {"ranking_loss": "softmax", "candidates": 3, "score": "separate", "gate": False},
+    {"ranking_loss": "softmax", "candidates": 3, "geometry": "euclidean", "dual_item_embeddings": False},
+    {"ranking_loss": "softmax", "precision": "bf16", "kg_edge_dropout": 0.0, "interaction_dropout": 0.0},
+]
+
+
+@pytest.mark.parametrize("settings", STEPS, ids=str)
+def test_a_step_waits_for_nothing_copies_nothing_and_adds_in_order(
+    settings: dict[str, Any], tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What CUDA graphs and reproducible results need of every operator in a step."""
     monkeypatch.setattr(losses, "in_fixed_shapes", lambda on: True)  # as on CUDA
-    trainer = Trainer(tiny, train_settings(kernels="triton", formulation=formulation, layers=1, **loss))
+    trainer = Trainer(tiny, train_settings(kernels="triton", layers=1, **settings))
     users, positives = next(iter(trainer.batches))
     trainer.objective(users, positives).backward()  # the first step sorts what all later ones use
+    trainer.optimizer.step()
     monkeypatch.setattr(NegativeSampler, "sample", NegativeSampler._sample_in_fixed_shapes)  # as on CUDA
     # The interpreter itself reads its arguments back; what surrounds the kernels must not.
     run = {owner: owner.run for owner in _kernels()}
@@ -284,6 +331,33 @@ def test_a_step_asks_the_device_for_nothing(
         loss.backward()
         trainer.optimizer.step()
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
+@pytest.mark.parametrize("settings", [*STEPS[:2], *STEPS[3:5]], ids=str)
+def test_gradients_in_fixed_shapes_are_the_plain_ones(
+    settings: dict[str, Any], kernels: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for fixed in (False, True):
+        monkeypatch.setattr(losses, "in_fixed_shapes", lambda on, fixed=fixed: fixed)
+        trainer = Trainer(tiny, train_settings(kernels=kernels, layers=1, dtype="float64", **settings))
+        users, positives = next(iter(trainer.batches))
+        assert len(users.unique()) < len(users)  # or nothing would be added up
+        found.append(gradients(trainer.objective(users, positives), *trainer.model.parameters()))
+    for ours, plain in zip(*found, strict=True):
+        assert error(ours, plain) < 1e-13
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("settings", STEPS, ids=str)
+def test_training_twice_gives_the_same_bits(settings: dict[str, Any]) -> None:
+    demo = small_demo(valid=0.1)
+    once, again = (Trainer(demo, small_settings(kernels="triton", device="cuda", **settings)) for _ in range(2))
+    for trainer in (once, again):
+        trainer.fit()
+    for ours, theirs in zip(once.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def _kernels() -> list[Any]:
@@ -508,7 +582,7 @@ for table in ("*fp32", "*bf16"):
     kinds = {"WEIGHTED": True, "PIECE": 256, "SUM": tl.float32}
     build(products._sum_kernel, f"*i64 *i64 *fp32 {table} *fp32 *fp32 *i64 *i64 i32 i32", **kinds, **tile)
 build(products._dot_kernel, "*i64 *i32 *fp64 *fp64 *fp64 *i64 *i64 i32 i32", PIECE=256, SUM=tl.float64, **tile)
-build(products._combine_kernel, "*fp32 *fp32 *i64 i32", DIMS=64)
+build(products.combine_kernel, "*fp32 *fp32 *i64 i32", DIMS=64)
 build(negatives._hinge_kernel, "*fp32 *fp32 *i64 *i8 *fp32 *fp32 *fp32 i32 i32",
       MARGIN=0.7, COUNT_FLOOR=1e-5, SUM=tl.float32, **tile)
 build(negatives._gate_kernel, "*fp32 *fp32 *fp32 *fp32 *fp32 i32 i32", ROWS=16, DIMS=16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,30 +21,8 @@ except ImportError as error:
 
 from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products
 
-INTERPRETED = not isinstance(products._dot_kernel, triton.JITFunction)
+INTERPRETED = not isinstance(products.combine_kernel, triton.JITFunction)
 """Whether Triton's interpreter runs the kernels, as ``TRITON_INTERPRET=1`` makes it: on a CPU too, but slowly."""
-
-
-class _AggregateBFloat16(torch.autograd.Function):
-    """The aggregation from bfloat16 copies of float32 tables: what comes out, in both passes, is float32."""
-
-    @staticmethod
-    def forward(ctx: Any, graph: KnowledgePattern, rule: MessageRule, entity: Tensor, relation: Tensor) -> Tensor:
-        tables = entity.bfloat16().contiguous(), relation.bfloat16().contiguous()
-        ctx.graph, ctx.launch = graph, aggregation._Launch.of(graph, tables[0], rule)
-        with torch.cuda.device_of(entity):  # type: ignore[no-untyped-call]
-            out, outer = aggregation._forward(ctx.launch, graph, *tables)
-        ctx.save_for_backward(*tables, *outer)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        entity, relation, *outer = ctx.saved_tensors
-        with torch.cuda.device_of(entity):  # type: ignore[no-untyped-call]
-            gradients = aggregation._backward(
-                ctx.launch, ctx.graph, entity, relation, grad.contiguous(), aggregation._Outer(*outer), False
-            )
-        return None, None, *gradients
 
 
 class TritonBackend:
@@ -86,10 +63,7 @@ class TritonBackend:
         self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, bfloat16: bool = False
     ) -> Tensor:
         """Messages and their mean in one pass over the edges."""
-        if bfloat16:
-            mean: Tensor = _AggregateBFloat16.apply(graph, rule, entity, relation)  # type: ignore[no-untyped-call]
-            return mean
-        return aggregation.relation_transitive_mean(graph, entity, relation, rule)
+        return aggregation.relation_transitive_mean(graph, entity, relation, rule, bfloat16=bfloat16)
 
     def hinge_over_negatives(self, x: Tensor, z: Tensor, drawn: Tensor, margin: float, count_floor: float) -> Tensor:
         """Cosines, hinge and the gradient of x in one pass over the negatives."""

@@ -29,12 +29,12 @@ from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern
 from hakg_dgl.kernels.triton_kernels.coefficients import message_coefficients, message_gradients
 from hakg_dgl.kernels.triton_kernels.products import (
+    Pieces,
     TileShape,
-    _combine_kernel,
-    _Pieces,
-    _pieces_for,
-    _place,
     accumulator,
+    combine_kernel,
+    pieces_for,
+    place_of,
 )
 
 PIECE = 128
@@ -140,7 +140,7 @@ def _sum_piece(
     PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Sum of the messages of a piece of a row, over the row's number of edges; coefficients computed in ``TYPE``."""
-    row, begin, end = _place(program, indptr, first, piece_row, n_rows, PIECE)
+    row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     head, inverse = _head_of(entity, indptr, row, n_rows, dims, within, dim, SUM)
@@ -170,7 +170,7 @@ def _differentiate_piece(
     LIMIT: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a head, from a piece of its row, and the shares of its edges; or, atomic, all gradients."""
-    row, begin, end = _place(program, indptr, first, piece_row, n_rows, PIECE)
+    row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     head, inverse = _head_of(entity, indptr, row, n_rows, dims, within, dim, SUM)
@@ -303,7 +303,7 @@ def _spread_kernel(
 ):  # fmt: skip
     """Gradients of tails or relations from shares; the first ``n_started`` rows of ``out`` are added to."""
     program = tl.program_id(0)
-    row, begin, end = _place(program, indptr, first, piece_row, n_rows, PIECE)
+    row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     own = tl.zeros([ROWS], dtype=SUM)
@@ -354,11 +354,11 @@ class _Launch(NamedTuple):
         """Whether some heads may need more precision than the sums have."""
         return self.sums == torch.float32 and not self.options["FLAT"]
 
-    def combine(self, out: Tensor, extra: Tensor, pieces: _Pieces) -> None:
+    def combine(self, out: Tensor, extra: Tensor, pieces: Pieces) -> None:
         """Add the rows' further pieces to the first."""
         if pieces.bound:
             dims = self.options["DIMS"]
-            _combine_kernel[(len(out),)](out, extra, pieces.first, out.shape[1], DIMS=dims, num_warps=1)
+            combine_kernel[(len(out),)](out, extra, pieces.first, out.shape[1], DIMS=dims, num_warps=1)
 
 
 class _Outer(NamedTuple):
@@ -384,7 +384,7 @@ def _forward(launch: _Launch, graph: KnowledgePattern, entity: Tensor, relation:
     count = torch.zeros(1, dtype=torch.int32, device=out.device)
     if out.numel() == 0 or graph.n_edges == 0:
         return out.zero_(), _Outer(count, count)
-    pieces = _pieces_for(pairs.by_row, graph.n_edges, PIECE)
+    pieces = pieces_for(pairs.by_row, graph.n_edges, PIECE)
     programs = pairs.n_rows + pieces.bound
     outer = _Outer(count.new_empty(programs if launch.widens else 0), count)
     extra = out.new_empty(pieces.bound, dim)
@@ -409,7 +409,7 @@ def _backward(
     grad_entity, grad_relation = (fresh(x.shape, dtype=launch.sums) for x in (entity, relation))
     if empty:
         return grad_entity, grad_relation
-    pieces = _pieces_for(pairs.by_row, graph.n_edges, PIECE)
+    pieces = pieces_for(pairs.by_row, graph.n_edges, PIECE)
     programs, options = pairs.n_rows + pieces.bound, {"ATOMIC": atomic, **launch.message, **launch.options}
     extra = grad_entity.new_empty(0 if atomic else pieces.bound, dim)
     shares = grad_entity.new_empty(0 if atomic else graph.n_edges * SHARES.value)
@@ -435,7 +435,7 @@ def _spread(
 ) -> None:  # fmt: skip
     """Gradient of the grouping's rows (``own``); ``others`` of the table ``other`` are their edges' other ends."""
     n_rows, dim = own.shape
-    pieces = _pieces_for(grouping, graph.n_edges, PIECE)
+    pieces = pieces_for(grouping, graph.n_edges, PIECE)
     extra = out.new_empty(pieces.bound, dim)
     order = torch.arange(graph.n_edges, device=out.device) if grouping.order is None else grouping.order
     _spread_kernel[(n_rows + pieces.bound,)](
@@ -448,15 +448,16 @@ def _spread(
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, graph: KnowledgePattern, rule: MessageRule, atomic: bool, entity: Tensor, relation: Tensor
-    ) -> Tensor:
-        launch = _Launch.of(graph, entity, rule)
-        entity, relation = entity.contiguous(), relation.contiguous()
+        ctx: Any, graph: KnowledgePattern, rule: MessageRule, atomic: bool, rounded: bool, entity: Tensor,
+        relation: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.graph, ctx.atomic, ctx.dtype = graph, atomic, entity.dtype
+        entity, relation = ((x.bfloat16() if rounded else x).contiguous() for x in (entity, relation))
+        ctx.launch = _Launch.of(graph, entity, rule)
         with torch.cuda.device_of(entity):
-            out, outer = _forward(launch, graph, entity, relation)
-        ctx.launch, ctx.graph, ctx.atomic = launch, graph, atomic
+            out, outer = _forward(ctx.launch, graph, entity, relation)
         ctx.save_for_backward(entity, relation, *outer)
-        return out.to(entity.dtype)
+        return out.to(ctx.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -465,12 +466,13 @@ class _Aggregate(torch.autograd.Function):
             gradients = _backward(
                 ctx.launch, ctx.graph, entity, relation, grad.contiguous(), _Outer(*outer), ctx.atomic
             )
-        return None, None, None, *(x.to(entity.dtype) for x in gradients)
+        return None, None, None, None, *(x.to(ctx.dtype) for x in gradients)
 
 
 def relation_transitive_mean(
-    graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, atomic: bool = False
-) -> Tensor:
+    graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, atomic: bool = False,
+    bfloat16: bool = False,
+) -> Tensor:  # fmt: skip
     """Mean of the messages each head receives, zero where it receives none (HAKG eqs. 4-5).
 
     The meaning is that of :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`. Nothing is read back from
@@ -488,6 +490,8 @@ def relation_transitive_mean(
     atomic
         Compute all gradients in one pass that adds to them atomically, instead of three passes: less memory traffic,
         but the order of additions, so the last bits, change from run to run.
+    bfloat16
+        Gather from copies of float32 tables in bfloat16; result and gradients are float32.
 
     Returns
     -------
@@ -499,5 +503,5 @@ def relation_transitive_mean(
     Tables of float64 have no wider type to turn to: heads at the very edge then agree with the readable path as far as
     rounding errors, which grow by the squared conformal factor, let them.
     """
-    mean: Tensor = _Aggregate.apply(graph, rule, atomic, entity, relation)
+    mean: Tensor = _Aggregate.apply(graph, rule, atomic, bfloat16, entity, relation)
     return mean

@@ -39,7 +39,7 @@ def tile_shape(dim: int, elements: int = 1024) -> TileShape:
     return TileShape(rows, dims, min(8, max(1, rows * dims // 1024)))
 
 
-class _Pieces(NamedTuple):
+class Pieces(NamedTuple):
     """The pieces after the first of each row, all on the device.
 
     ``first`` int64 ``[n_rows + 1]``: number of the row's first such piece. ``row`` int64 ``[bound]``: row of each,
@@ -51,22 +51,30 @@ class _Pieces(NamedTuple):
     bound: int
 
 
-def _pieces(indptr: Tensor, n_edges: int, piece: int) -> _Pieces:
+def _pieces(indptr: Tensor, n_edges: int, piece: int) -> Pieces:
     bound = n_edges // piece
     if bound == 0:  # no row can be longer than a piece
-        return _Pieces(indptr, indptr, 0)
+        return Pieces(indptr, indptr, 0)
     more = torch.div(indptr.diff().sub_(1).clamp_min_(0), piece, rounding_mode="floor")
     first = torch.zeros_like(indptr)
     torch.cumsum(more, 0, out=first[1:])
     numbers = torch.arange(bound, device=indptr.device, dtype=indptr.dtype)
-    return _Pieces(first, torch.searchsorted(first[1:], numbers, right=True), bound)
+    return Pieces(first, torch.searchsorted(first[1:], numbers, right=True), bound)
 
 
-_pieces_of: WeakKeyDictionary[Grouping, dict[tuple[int, int], _Pieces]] = WeakKeyDictionary()
+_pieces_of: WeakKeyDictionary[Grouping, dict[tuple[int, int], Pieces]] = WeakKeyDictionary()
 
 
-def _pieces_for(grouping: Grouping, n_edges: int, piece: int) -> _Pieces:
-    """How the grouping's rows are cut, found once."""
+def pieces_for(grouping: Grouping, n_edges: int, piece: int) -> Pieces:
+    """How a grouping's rows are cut after every ``piece`` edges, found once for each grouping and kept as long as it.
+
+    Parameters
+    ----------
+    grouping
+        Of ``n_edges`` edges, or fewer where it is padded.
+    n_edges, piece
+        At least 0 and 1.
+    """
     found = _pieces_of.setdefault(grouping, {})
     if (n_edges, piece) not in found:
         found[n_edges, piece] = _pieces(grouping.indptr, n_edges, piece)
@@ -74,7 +82,7 @@ def _pieces_for(grouping: Grouping, n_edges: int, piece: int) -> _Pieces:
 
 
 @triton.jit
-def _place(program, indptr, first, piece_row, n_rows, PIECE: tl.constexpr):
+def place_of(program, indptr, first, piece_row, n_rows, PIECE: tl.constexpr):
     """Row of a program, and the edges of its piece: none where the program has no piece."""
     row = program.to(tl.int64)
     begin = row * 0
@@ -96,7 +104,7 @@ def _sum_kernel(
     WEIGHTED: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    row, begin, end = _place(program, indptr, first, piece_row, n_rows, PIECE)
+    row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     total = tl.zeros([ROWS, DIMS], dtype=SUM)
@@ -119,7 +127,8 @@ def _sum_kernel(
 
 
 @triton.jit
-def _combine_kernel(out, extra, first, dim, DIMS: tl.constexpr):
+def combine_kernel(out, extra, first, dim, DIMS: tl.constexpr):
+    """A program a row: add the sums of the row's further pieces (:class:`Pieces`) to its first."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(first + row), tl.load(first + row + 1)
     if begin < end:
@@ -136,7 +145,7 @@ def _dot_kernel(
     indptr, cols, x, y, out, first, piece_row, n_rows, dim,
     PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    row, begin, end = _place(tl.program_id(0), indptr, first, piece_row, n_rows, PIECE)
+    row, begin, end = place_of(tl.program_id(0), indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     own = tl.load(x + tl.minimum(row, n_rows - 1) * dim + dims, mask=within, other=0.0).to(SUM)
@@ -178,7 +187,7 @@ def weighted_sum(by_row: Grouping, cols: Tensor, weights: Tensor | None, y: Tens
     out = y.new_empty(n_rows, dim, dtype=dtype)
     if out.numel() == 0:
         return out
-    y, pieces, tile = y.contiguous(), _pieces_for(by_row, len(cols), piece), tile_shape(dim)
+    y, pieces, tile = y.contiguous(), pieces_for(by_row, len(cols), piece), tile_shape(dim)
     extra = out.new_empty(pieces.bound, dim)
     _sum_kernel[(n_rows + pieces.bound,)](
         by_row.indptr, cols.contiguous(), y if weights is None else weights.contiguous(), y, out, extra,
@@ -186,7 +195,7 @@ def weighted_sum(by_row: Grouping, cols: Tensor, weights: Tensor | None, y: Tens
         WEIGHTED=weights is not None, PIECE=piece, ROWS=tile.rows, DIMS=tile.dims, SUM=total, num_warps=tile.warps,
     )  # fmt: skip
     if pieces.bound:
-        _combine_kernel[(n_rows,)](out, extra, pieces.first, dim, DIMS=tile.dims, num_warps=1)
+        combine_kernel[(n_rows,)](out, extra, pieces.first, dim, DIMS=tile.dims, num_warps=1)
     return out
 
 
@@ -209,7 +218,7 @@ def dot(by_row: Grouping, cols: Tensor, x: Tensor, y: Tensor, *, piece: int = PI
     out = y.new_zeros(len(cols), dtype=dtype)
     if out.numel() == 0 or n_rows == 0:
         return out
-    pieces, tile = _pieces_for(by_row, len(cols), piece), tile_shape(dim)
+    pieces, tile = pieces_for(by_row, len(cols), piece), tile_shape(dim)
     _dot_kernel[(n_rows + pieces.bound,)](
         by_row.indptr, cols.contiguous(), x.contiguous(), y.contiguous(), out, pieces.first, pieces.row, n_rows, dim,
         PIECE=piece, ROWS=tile.rows, DIMS=tile.dims, SUM=total, num_warps=tile.warps,
