@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,19 @@ from hakg_dgl.data.synthetic import generate_demo, planted_depth
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.figures import disk, hierarchy
 from hakg_dgl.figures.curves import curve_table, curves_figure, metric_names
-from hakg_dgl.figures.disk import cone_outline, disk_layout, geodesics, largest_branches
-from hakg_dgl.figures.hierarchy import Positions, child_edges, depth_agreement, known_tree, positions, relation_order
+from hakg_dgl.figures.disk import cone_outline, disk_figure, disk_layout, geodesics, largest_branches
+from hakg_dgl.figures.hierarchy import (
+    Positions,
+    child_edges,
+    depth_agreement,
+    known_tree,
+    positions,
+    relation_order,
+    relations_figure,
+)
 from hakg_dgl.figures.pictures import NAMES, PAGE, draw_pictures, pictures
 from hakg_dgl.figures.popularity import fit_popularity, item_popularity, popularity_fits
-from hakg_dgl.figures.style import inline_svg, new_figure, save_figure, styled
+from hakg_dgl.figures.style import inline_svg, new_figure, plain_relation, save_figure, styled
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.poincare import distance, expmap0
@@ -231,6 +240,53 @@ def test_the_share_in_the_cone_is_where_the_angle_loss_vanishes(dataset: Dataset
         value = loss(choose_backend("torch", torch.device("cpu")), torch.from_numpy(tangent), torch.Generator())
         assert (float(value) == 0.0) == inside[i]
     assert 0 < inside.sum() < dataset.n_items
+
+
+@pytest.mark.parametrize(("hyperbolic", "scale"), [(True, 0.1), (True, 0.95), (False, 30.0)])
+def test_the_disk_shows_the_origin_all_points_and_no_circle_without_its_label(hyperbolic: bool, scale: float) -> None:
+    from matplotlib.figure import Figure
+
+    points = scale * (np.array([1.0, 0.1]) + 0.2 * np.random.default_rng(0).normal(size=(50, 2))).clip(-0.7, 0.7)
+    panel = Figure().subplots()
+    view = disk._frame(panel, points, hyperbolic)
+    assert ((points > view[:, 0]) & (points < view[:, 1])).all()
+    assert (view[:, 0] < 0).all()
+    assert (view[:, 1] > 0).all()
+    edge = hyperbolic and scale > 0.9
+    reach = np.ptp(np.vstack([points, [[0, 0]]]), axis=0).max()
+    assert np.ptp(view[0]) == pytest.approx(2.06 if edge else 1.12 * reach)
+    assert 0 < len(panel.texts) == len(panel.patches) - hyperbolic
+    for text in panel.texts:
+        assert ((text.xy > view[:, 0]) & (text.xy < view[:, 1])).all()
+
+
+def test_the_legend_tells_attributes_without_a_name_by_items(dataset: Dataset) -> None:
+    bare = dataclasses.replace(dataset, entities=dataset.entities.assign(name=dataset.entities["original_id"]))
+    where = at(np.random.default_rng(0).normal(size=(dataset.n_entities, 4)))
+    legends = [disk_figure(where, data).legends[0].get_texts() for data in (dataset, bare)]
+    named, unnamed = ([text.get_text() for text in texts if " items)" in text.get_text()] for texts in legends)
+    assert len(named) == len(unnamed) > 1
+    assert not any("\n" in text for text in named)
+    told = [text for text in unnamed if re.search(r"items\)\n[a-z_]+: .+", text)]
+    assert told, unnamed
+
+
+def test_the_end_of_a_long_relation_name_is_kept() -> None:
+    assert plain_relation("film.film.genre") == "film.film.genre"
+    assert plain_relation("film.film.production_companies") == "…film.production_companies"
+    assert plain_relation("http://dbpedia.org/ontology/director") == "…org/ontology/director"
+    assert plain_relation("a$" + "x" * 40) == r"a\$" + "x" * 25 + "…"
+
+
+def test_shares_of_relations_stand_where_they_can_be_read() -> None:
+    order = pd.DataFrame({
+        "relation": range(4), "name": list("abcd"), "triples": [4, 3, 2, 1], "hierarchy": 1.0,
+        "hierarchical": [True, False, True, False], "attribute_closer": [0.95, 0.85, 0.1, np.nan], "in_cone": 0.0,
+    })  # fmt: skip
+    texts = relations_figure(order).axes[1].texts
+    assert [text.get_text() for text in texts] == ["95%", "85%", "10%", "no such triples"]
+    assert [text.get_color() for text in texts[:2]] == ["white", "#222222"], "dark on a pale bar"
+    assert [text.get_ha() for text in texts] == ["right", "right", "left", "left"]
 
 
 # --- popularity -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.hierarchy import Positions, child_edges
 from hakg_dgl.figures.interactive import embedded_json, interactive_page, page_data
+from hakg_dgl.figures.popularity import item_popularity
 
 EVIL = "</script><img src=x onerror=alert(1)><!-- <script> ' \" & \u2028 ü"
 
@@ -170,6 +171,44 @@ def test_an_evil_name_is_text(page: Any) -> None:
     assert "onerror=alert(1)" in page.find_element("css selector", "#chosen h2").text
     assert page.find_elements("css selector", "img") == []
     assert complaints(page) == []
+
+
+def test_attributes_without_a_name_are_told_by_items(browser: Any, dataset: Dataset, tmp_path: Path) -> None:  # noqa: F811
+    """In the list of branches, the panel and the tooltip: relation, the items most seen, and that there are more."""
+    bare = dataclasses.replace(
+        dataset, entities=dataset.entities.assign(name=dataset.entities["original_id"]),
+        relations=dataset.relations.assign(name="film." + dataset.relations["name"]),
+    )  # fmt: skip
+    file = tmp_path / "page.html"
+    file.write_text(interactive_page(at(bare), bare), encoding="utf-8")
+    driver = opened(browser, file)
+    edges, seen = child_edges(bare), item_popularity(bare)
+    parent = edges.loc[edges["child"] < bare.n_items, "parent"].value_counts().index[0]
+    below = edges[(edges["parent"] == parent) & (edges["child"] < bare.n_items)]
+    items = below["child"].to_numpy()[np.lexsort([below["child"], -seen[below["child"]]])]
+    relation = dataset.relations["name"].iloc[below["relation"].iloc[0]]
+    names = dataset.items["name"].iloc[items[:2]]
+    hint = f"{relation}: {'; '.join(names)}" + ("; …" if len(items) > 2 else "")
+    data = data_of(file.read_text(encoding="utf-8"))
+    place = data["name"].index(bare.entities["original_id"][parent])
+    driver.execute_script("window.hierarchy.choose(arguments[0])", place)
+    assert hint in driver.find_element("id", "chosen").text
+    driver.execute_script("window.hierarchy.choose(-1)")
+    roots = driver.find_element("id", "branches").text
+    assert all(data["name"][root] in roots for root in data["branches"])
+    assert complaints(driver) == []
+
+
+def test_the_first_view_is_of_the_points_and_the_origin(browser: Any, dataset: Dataset, tmp_path: Path) -> None:  # noqa: F811
+    """Points on one side of the origin, as of a projection, use the whole view all the same."""
+    tangent = 0.05 * np.random.default_rng(0).normal(size=(dataset.n_entities, 2)) + [0.4, 0.0]
+    file = tmp_path / "page.html"
+    file.write_text(interactive_page(Positions(tangent, None, "poincare", 1.0, "parameters"), dataset), "utf-8")
+    driver = opened(browser, file)
+    script = "const all = window.hierarchy; return [...all.data.x.map((_, i) => all.place(i)), all.origin()]"
+    places, size = np.array(driver.execute_script(script)), driver.find_element("id", "canvas").size
+    assert ((places > 0) & (places < [size["width"], size["height"]])).all()
+    assert max(np.ptp(places, axis=0) / [size["width"], size["height"]]) == pytest.approx(0.92, abs=1e-3)
 
 
 def test_dragging_moves_and_the_wheel_zooms(page: Any) -> None:

@@ -42,10 +42,9 @@ class SharedItems:
         facts = facts[facts["item"] < dataset.n_items]
         seen = np.bincount(dataset.pairs("train")[:, 1], minlength=dataset.n_items)
         pairs = facts[["entity", "item"]].drop_duplicates()
-        pairs = pairs.iloc[np.lexsort([pairs["item"], -seen[pairs["item"]], pairs["entity"]])]
-        counts = np.bincount(pairs["entity"], minlength=dataset.n_entities)
-        self._start = np.concatenate([[0], np.cumsum(counts)])
-        self._items = pairs["item"].to_numpy()
+        entity, item = pairs["entity"].to_numpy(np.int64), pairs["item"].to_numpy(np.int64)
+        self._items = item[np.lexsort((item, -seen[item], entity))]
+        self._start = np.concatenate([[0], np.cumsum(np.bincount(entity, minlength=dataset.n_entities))])
         # The relation that links most items; of equals that from the item, as in (film, genre, drama).
         links = facts.groupby(["entity", "inverse", "relation"]).size().rename("n").reset_index()
         links = links.sort_values(["entity", "n", "inverse", "relation"], ascending=[True, False, True, True])
@@ -63,8 +62,11 @@ class SharedItems:
         return "; ".join([*names, *([f"{len(found) - most:,} more"] if len(found) > most else [])])
 
     def described(self, entity: int, *, most: int = 2) -> str:
-        """What links the entity to its items: ``genre: Star Wars; Fargo; 610 more``; empty if it has none."""
-        if entity not in self._relation.index:
+        """What links the entity to its items: ``genre: Star Wars; Fargo; …``; empty if these have no names either."""
+        found, items = self.items(entity), self.dataset.items
+        named = found[(items["name"] != items["original_id"]).to_numpy()[found]]
+        if not len(named):
             return ""
         relation = short_relation(self.dataset.relations["name"].iloc[self._relation[entity]])
-        return f"{relation}: {self.listed(entity, most=most)}"
+        more = ["…"] if len(found) > most else []
+        return f"{relation}: {'; '.join([*items['name'].iloc[named[:most]], *more])}"

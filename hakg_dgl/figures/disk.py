@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.shared_items import SharedItems, unnamed_entities
 from hakg_dgl.figures.hierarchy import Float64, Int64, Positions, child_edges
 from hakg_dgl.figures.style import CYCLE, GREY, INK, PALE, RASTER_ABOVE, new_figure, plain, styled
 from hakg_dgl.geometry.cones import APERTURE, euclidean_half_aperture, half_aperture
 from hakg_dgl.geometry.poincare import expmap, logmap
 
 _EDGES_SHOWN = 1500
-_DISTANCES = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+_DISTANCES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
 _RAY = 12.0
 
 
@@ -238,16 +239,16 @@ def disk_figure(where: Positions, dataset: Dataset, *, aperture: float = APERTUR
     """
     layout, edges = disk_layout(where), child_edges(dataset)
     branches = largest_branches(edges, dataset.n_entities, dataset.n_items)
-    figure, axes = new_figure(7.6, 6.0)
+    figure, axes = new_figure(8.4, 6.0)
     panel, points = axes[0, 0], layout.points
     shown = np.zeros(dataset.n_entities, dtype=bool)
     shown[: dataset.n_items] = shown[edges["parent"]] = shown[edges["child"]] = True
-    limit = _frame(panel, points[shown], layout.hyperbolic)
+    view = _frame(panel, points[shown], layout.hyperbolic)
     if cones and layout.exact:
         _draw_cones(panel, points, branches, aperture, layout.hyperbolic)
     _draw_edges(panel, layout, edges, branches)
     _draw_points(panel, points, shown, branches, dataset)
-    panel.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    panel.set(xlim=view[0], ylim=view[1], aspect="equal")
     for side in panel.spines.values():
         side.set_visible(False)
     panel.set(xticks=[], yticks=[])
@@ -262,26 +263,46 @@ def _of(where: Positions) -> str:
     return f"knowledge {kind} ({where.entity.shape[1]} dimensions)"
 
 
-def _frame(panel: Any, points: Float64, hyperbolic: bool) -> float:
-    """Circles of equal distance, and the edge of the disk where it is near; half the width of the view."""
+def _frame(panel: Any, points: Float64, hyperbolic: bool) -> Float64:
+    """Circles of equal distance, and the edge of the disk where it is near; the view, low and high of x and of y."""
     from matplotlib.patches import Circle
 
-    radius = float(np.linalg.norm(points, axis=1).max(initial=1e-6))
-    limit = 1.12 * radius
+    view = _view(points, hyperbolic)
+    half = float(np.ptp(view[0])) / 2.0
     if hyperbolic:
-        limit = 1.03 if radius > 0.8 else limit
         panel.add_patch(Circle((0, 0), 1.0, fill=False, edgecolor=INK, linewidth=1.2))
     marks = np.array(_DISTANCES)
     rings = np.tanh(marks / 2.0) if hyperbolic else marks
-    inside = np.flatnonzero((rings < (min(limit, 0.97) if hyperbolic else limit)) & (rings > 0.2 * limit))
-    for i in inside[-3:]:
+    last = 0.97 if hyperbolic else np.inf  # circles farther out would touch the edge
+    labels = [_label_place(radius, view) for radius in rings]
+    for i in [i for i, at in enumerate(labels) if at is not None and 0.2 * half < rings[i] < last][-3:]:
         panel.add_patch(Circle((0, 0), rings[i], fill=False, edgecolor=PALE, linewidth=0.8, linestyle=(0, (4, 3))))
         panel.annotate(
-            f"d = {marks[i]:g}", (0, -rings[i]), fontsize=7, color=INK, ha="center", va="center", zorder=7,
+            f"d = {marks[i]:g}", labels[i], fontsize=7, color=INK, ha="center", va="center", zorder=7,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
     panel.plot(0, 0, marker="+", color=INK, markersize=8, markeredgewidth=1.0, zorder=5)
-    return limit
+    return view
+
+
+def _view(points: Float64, hyperbolic: bool) -> Float64:
+    """A square around the origin and all points, ``[2, 2]``; the whole disk where they come near its edge."""
+    if hyperbolic and np.linalg.norm(points, axis=1).max(initial=0.0) > 0.8:
+        return np.array([[-1.03, 1.03], [-1.03, 1.03]])
+    low, high = points.min(0, initial=0.0), points.max(0, initial=0.0)
+    half = 0.56 * max(float((high - low).max()), 1e-6)
+    centre = (low + high) / 2.0
+    return np.stack([centre - half, centre + half], axis=1)
+
+
+def _label_place(radius: float, view: Float64) -> tuple[float, float] | None:
+    """Where a circle's label stands: at its lowest point, or the first that can be seen of the others; None: none."""
+    low, high = view[:, 0], view[:, 1]
+    margin = 0.04 * (high - low)
+    for place in ((0.0, -radius), (0.0, radius), (radius, 0.0), (-radius, 0.0)):
+        if (low + margin < place).all() and (place < high - margin).all():
+            return place
+    return None
 
 
 def _draw_cones(panel: Any, points: Float64, branches: Branches, aperture: float, hyperbolic: bool) -> None:
@@ -338,12 +359,16 @@ def _legend(figure: Any, branches: Branches, dataset: Dataset, cones: bool) -> N
     from matplotlib.patches import Patch
 
     none: dict[str, Any] = {"linestyle": "none"}
-    names = dataset.entities["name"]
+    names, unnamed, shared = dataset.entities["name"], unnamed_entities(dataset), SharedItems(dataset)
+
+    def label(root: int, items: int) -> str:
+        hint = shared.described(root) if unnamed[root] else ""
+        return f"{plain(names.iloc[root])} ({items:,} items)" + (f"\n{plain(hint, 34)}" if hint else "")
+
     handles: list[Any] = [
-        Line2D([], [], marker="o", color=CYCLE[n], markersize=8, label=f"{plain(names.iloc[root])} ({items:,} items)",
-               **none)
-        for n, (root, items) in enumerate(zip(branches.roots, branches.items, strict=True))
-    ]  # fmt: skip
+        Line2D([], [], marker="o", color=CYCLE[n], markersize=8, label=label(root, items), **none)
+        for n, (root, items) in enumerate(zip(branches.roots.tolist(), branches.items.tolist(), strict=True))
+    ]
     handles += [
         Line2D([], [], marker=".", color=GREY, markersize=5, label="item", **none),
         Line2D([], [], marker="o", color=GREY, markerfacecolor="white", markersize=5, label="attribute", **none),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hakg_dgl.figures.style import BLUE, GREY, ORANGE, PALE, new_figure, styled
+from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, styled
 from hakg_dgl.ranking.evaluation import Evaluation
 
 _COLOURS = {"model": BLUE, "popularity": ORANGE, "random": PALE}
@@ -53,6 +53,12 @@ def _bars(panel: Any, rows: Mapping[str, list[dict[str, Any]]], metric: str) -> 
         panel.bar(
             places, heights, width * 0.92, label=scorer, color=_COLOURS.get(scorer, GREY), edgecolor=GREY, linewidth=0.4
         )
+        for place, height in zip(places, heights, strict=True):
+            text = "no\nuser" if np.isnan(height) else f"{height:.2f}" if height else "0"
+            panel.annotate(
+                text, (place, np.nan_to_num(height)), xytext=(0, 1.5), textcoords="offset points", ha="center",
+                fontsize=6.5, color=INK,
+            )  # fmt: skip
 
 
 def _label(row: dict[str, Any], count: str, what: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hakg_dgl.data.dataset import HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE, Dataset, relation_table
 from hakg_dgl.data.synthetic import planted_depth
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, styled
+from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, plain_relation, styled
 from hakg_dgl.geometry.cones import (
     APERTURE,
     cone_angle,
@@ -217,18 +217,24 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     colours = np.where(shown["hierarchical"], BLUE, PALE)
     left = axes[0, 0]
     left.barh(places, shown["hierarchy"], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
-    left.set_yticks(places, [f"{plain(name)} ({n:,})" for name, n in zip(shown["name"], shown["triples"], strict=True)])
-    left.set(xlim=(0, 1), xlabel="Krackhardt score (1: no cycles)", title="Estimated from the graph")
-    left.invert_yaxis()
-    panels = {"attribute_closer": "attribute closer to origin", "in_cone": "item in its cone"}
+    names = [f"{plain_relation(name)} ({n:,})" for name, n in zip(shown["name"], shown["triples"], strict=True)]
+    left.set_yticks(places, names)
+    left.set(xlim=(0, 1), xlabel="Krackhardt score (1: no cycles)", title="Estimated from the graph:\nfree of cycles")
+    left.set_ylim(len(shown) - 0.4, -0.6)
+    panels = {
+        "attribute_closer": "attribute closer\nto the origin than its items",
+        "in_cone": "items in the cone\nof the attribute",
+    }
     for panel, (column, title) in zip(axes[0, 1:], panels.items(), strict=True):
         panel.barh(places, shown[column], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
         panel.set(xlim=(0, 1), xlabel="share of item-attribute triples", title=f"Learned: {title}")
-        for place, value in zip(places, shown[column], strict=True):
-            text = "no such triples" if np.isnan(value) else f"{value:.0%}"
-            at = 0.02 if np.isnan(value) or value < 0.85 else 0.84
-            at = value + 0.02 if 0.0 <= value < 0.85 else at
-            panel.text(at, place, text, va="center", fontsize=7, color="white" if at == 0.84 else INK)
+        for place, value, hierarchical in zip(places, shown[column], shown["hierarchical"], strict=True):
+            within = value > 0.8  # else beside the bar
+            panel.annotate(
+                "no such triples" if np.isnan(value) else f"{value:.0%}", (0.0 if np.isnan(value) else value, place),
+                xytext=(-3 if within else 3, 0), textcoords="offset points", va="center", fontsize=7,
+                ha="right" if within else "left", color="white" if within and hierarchical else INK,
+            )  # fmt: skip
     _legend_of_bars(figure)
     return figure
 

@@ -16,7 +16,7 @@ from hakg_dgl.figures.groups import groups_figure
 from hakg_dgl.figures.hierarchy import Positions, depth_agreement, depth_figure, relation_order, relations_figure
 from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
-from hakg_dgl.figures.style import DPI, plain, require_matplotlib, save_figure
+from hakg_dgl.figures.style import DPI, plain_relation, require_matplotlib, save_figure
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.training.files import write_text
 
@@ -67,7 +67,7 @@ def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) ->
     if lines:
         select_by = subject.settings.training.select_by
         yield Picture(
-            "curves", "Training", _curves_caption(subject),
+            "curves", "Loss and metrics by epoch", _curves_caption(subject),
             curves_figure(lines, best_epoch=subject.best_epoch, select_by=select_by),
         )  # fmt: skip
     if subject.evaluations:
@@ -117,7 +117,9 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
 def _relations_caption(order: pd.DataFrame) -> str:
     largest = order[order["item_attribute"] > 0].nlargest(5, "triples")
     columns = (largest[column] for column in ("name", "attribute_closer", "in_cone"))
-    shares = [f"{plain(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)]
+    shares = [
+        f"{plain_relation(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)
+    ]
     return (
         "Left: the estimate, as by hakg info; relations by size, with their triples. Attribute closer, and item in its "
         f"cone: {'; '.join(shares) or 'no item-attribute triples'}."

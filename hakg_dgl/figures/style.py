@@ -118,6 +118,16 @@ def plain(name: Any, length: int = 28) -> str:
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
 
+def plain_relation(name: Any, length: int = 28) -> str:
+    """A relation's name as pictures show it: of a long dotted one the end, which tells it apart."""
+    text = str(name)
+    parts = re.split(r"(?<=[./#:])", text)
+    while len(text) > length and len(parts) > 1:
+        parts = parts[1:]
+        text = "…" + "".join(parts)
+    return plain(text, length)
+
+
 def _rendered(figure: Any, kind: str, salt: str, dpi: int) -> bytes:
     from matplotlib import rc_context
 

@@ -62,7 +62,8 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     strongest = _paths(explanation, paths)
     height = max(0.34 * (n_bars + 4) + 1.9, 0.5 * max(strongest[c].nunique() for c in ("past_item", "node")) + 1.2)
     figure = Figure(figsize=(11.5, max(height, 3.6)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(4, 5))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(4, 5))
+    left, right = parts
     bars, whole = left.subplots(2, 1, height_ratios=(max(n_bars, 1) + 1, 5.5))
     about = explanation.to_dict(0)
     figure.suptitle(
@@ -142,15 +143,14 @@ def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
 def _paths(explanation: Explanation, count: int) -> pd.DataFrame:
     """The strongest paths over entities; those over the same past item and entity are one, named by their strongest."""
     found = explanation.paths[explanation.paths["via"] == "entity"]
-    # A fact that the graph holds in both directions is named by the one that reads from the item.
-    ours = found.assign(backwards=found["relation"] >= explanation.dataset.n_relations)
-    its = found.assign(backwards=found["item_relation"] >= explanation.dataset.n_relations)
     ends = ["past_item", "node"]
     strongest = found.groupby(ends, sort=False)["contribution"].sum().sort_values(ascending=False, kind="stable")
-    for name, edges in (("relation", ours), ("item_relation", its)):
-        first = edges.sort_values("backwards", kind="stable").drop_duplicates(ends).set_index(ends)[name]
-        strongest = pd.concat([strongest, first], axis=1, join="inner") if name == "relation" else strongest.join(first)
-    return strongest.head(count).reset_index()
+    table = strongest.head(count).to_frame()
+    for name in ("relation", "item_relation"):
+        # A fact that the graph holds in both directions is named by the one that reads from the item.
+        edges = found.assign(backwards=found[name] >= explanation.dataset.n_relations)
+        table[name] = edges.sort_values("backwards", kind="stable").drop_duplicates(ends).set_index(ends)[name]
+    return table.reset_index()
 
 
 def _network(axes: Any, explanation: Explanation, paths: pd.DataFrame) -> None:
@@ -198,14 +198,15 @@ def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
 def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: float) -> None:
     """Lines to the right by one column, each with its relation along it."""
     dataset, largest = explanation.dataset, lines["contribution"].abs().max() or 1.0
-    for line in lines.itertuples():
-        color = _COLOURS[0] if line.contribution >= 0 else _NEGATIVE
-        width = 0.5 + 3.5 * abs(line.contribution) / largest
-        axes.plot([start, start + 1.0], [line.y, line.to], color=color, linewidth=width, alpha=0.5, zorder=1)
-        name = short_relation(dataset.relations["name"].iloc[line.relation % dataset.n_relations])
+    columns = (lines[name].tolist() for name in ("y", "to", "contribution", "relation"))
+    for y, to, contribution, relation in zip(*columns, strict=True):
+        color = _COLOURS[0] if contribution >= 0 else _NEGATIVE
+        width = 0.5 + 3.5 * abs(contribution) / largest
+        axes.plot([start, start + 1.0], [y, to], color=color, linewidth=width, alpha=0.5, zorder=1)
+        name = short_relation(dataset.relations["name"].iloc[relation % dataset.n_relations])
         axes.text(
-            start + 0.5, (line.y + line.to) / 2, _short({"name": name}, 18), fontsize=6.5, color="#404040",
-            ha="center", va="center", rotation=math.degrees(math.atan2(line.to - line.y, 1.0)),
+            start + 0.5, (y + to) / 2, _short({"name": name}, 18), fontsize=6.5, color="#404040",
+            ha="center", va="center", rotation=math.degrees(math.atan2(to - y, 1.0)),
             rotation_mode="anchor", transform_rotates_text=True, zorder=2,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )  # fmt: skip
