@@ -21,7 +21,7 @@ from .runs import device_option, list_length, open_run
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--user", "user_id", required=True, metavar="ID", help="Original id of the user.")
-@click.option("--item", "item_id", required=True, metavar="ID", help="Original id of the item.")
+@click.option("--item", "item_id", required=True, metavar="ID", help="Original id of the item, or its name.")
 @click.option("--top", type=list_length(), default=10, show_default=True, help="Rows of each table.")
 @click.option(
     "--json",
@@ -48,6 +48,7 @@ def explain_command(
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.insight.explain import Explainer
     from hakg_dgl.insight.picture import require_matplotlib, save_picture
+    from hakg_dgl.ranking.candidates import known_items
     from hakg_dgl.training.run_folder import load_model
     from hakg_dgl.training.trainer import choose_device
 
@@ -59,10 +60,8 @@ def explain_command(
         dataset, kind = opened.dataset, opened.folder.settings.model.kind
         if kind != "hakg":
             raise ConfigError(f"{run}: is a model of kind {kind!r}; explanations are of kind 'hakg' alone")
-        user, item = (
-            IdMap(pd.Index(rows["original_id"]), rows["name"]).index(wanted, what)
-            for rows, wanted, what in ((dataset.users, user_id, "user"), (dataset.items, item_id, "item"))
-        )
+        user = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).index(user_id, "user")
+        (item,) = known_items(dataset, [item_id]).tolist()
         begin("model")
         explainer = Explainer(load_model(opened.folder.path, dataset, device=choose_device(device)), dataset)
         explanation = explainer(user, item)

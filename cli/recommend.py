@@ -38,7 +38,9 @@ _ROWS_AT_ONCE = 1 << 17
 @click.option("--out", type=table_path(), help="Write the lists (.csv, .parquet or .jsonl); by default of all users.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="Also items the user is known to have (in any split).")
-@click.option("--item", "item_ids", multiple=True, metavar="ID", help="Choose among these items only; repeatable.")
+@click.option(
+    "--item", "item_ids", multiple=True, metavar="ID", help="Choose among these items only, by id or name; repeatable."
+)
 @click.option("--items", "item_file", type=click.Path(path_type=Path), help="The same from a file (.txt or a table).")
 @click.option(
     "--where", multiple=True, metavar="REL=ENTITY", help="Only items with this fact, by name or id; repeatable."
@@ -186,4 +188,4 @@ def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 def _print(lists: pd.DataFrame) -> None:
     for user, rows in lists.groupby("user", sort=False):
-        click.echo(f"{shown(user)}\n{table(rows.drop(columns='user').to_dict('records'))}\n")
+        click.echo(f"User {shown(user)}\n{table(rows.drop(columns='user').to_dict('records'))}\n")

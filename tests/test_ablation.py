@@ -21,6 +21,7 @@ from dense import on_one_thread
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import AblationProgress, AblationStudy, Settings, compare, evaluate, load_scorer
+from hakg_dgl.ablation.figures import _percent
 from hakg_dgl.ablation.runs import METRICS, user_metrics
 from hakg_dgl.ablation.variants import VARIANTS, chosen_variants, is_full, shown_in
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
@@ -253,6 +254,16 @@ def test_the_figures_name_every_model_and_are_the_same_each_time(study: Any) -> 
     assert f"{100 * change['mean'] / full:+.1f}%".replace("-", "−") in text
     made.run(FEW, resamples=100)
     assert {name: file.read_bytes() for name, file in files.items()} == before
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert [_percent(value) for value in (-0.04, 0.0, 0.04, -0.06, 12.34)] == [
+        "0.0%",
+        "0.0%",
+        "0.0%",
+        "−0.1%",
+        "+12.3%",
+    ]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -254,7 +254,8 @@ def test_recommendations_are_those_of_the_model(data: Path, run: Path) -> None:
 def test_recommendations_on_the_terminal(run: Path) -> None:
     text = succeed("recommend", run, "--user", "user_2", "--user", "user_1", "--k", 2).stdout
     lines = [line.split() for line in text.splitlines() if line]
-    assert [line[0] for line in lines] == ["user_2", "rank", "1", "2", "user_1", "rank", "1", "2"]
+    assert [line[:2] for line in lines[::4]] == [["User", "user_2"], ["User", "user_1"]]
+    assert [line[0] for line in lines] == ["User", "rank", "1", "2", "User", "rank", "1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,29 @@ def test_unknown_candidates_are_counted_and_refused(place: Path, tmp_path: Path)
         known_items(DEMO, [])
 
 
+def test_items_are_known_by_a_name_that_one_of_them_has() -> None:
+    named = renamed(items={4: "Heat", 7: "Chasing Amy", 9: "Chasing Amy", 3: "item_8"})
+    assert known_items(named, ["Heat", "item_2"]).tolist() == [2, 4]
+    assert known_items(named, ["item_8"]).tolist() == [8], "ids come before names"
+    with pytest.raises(DataError, match=r"2 items have the name 'Chasing Amy'\nGive an id: 'item_7', 'item_9'\."):
+        known_items(named, ["Heat", "Chasing Amy"])
+    with pytest.raises(DataError, match=r"There are 'Chasing Amy' \(item_7\), 'Chasing Amy' \(item_9\). Ids look like"):
+        known_items(named, ["chasing"])
+    with pytest.raises(DataError, match=r"no item with the id 'Haet'\nThere are 'Heat' \(item_4\)"):
+        known_items(named, ["Haet"])
+
+
+def test_entities_without_names_are_told_by_items_in_the_message() -> None:
+    bare = dataclasses.replace(DEMO, entities=DEMO.entities.assign(name=DEMO.entities["original_id"]))
+    with pytest.raises(DataError) as caught:
+        items_where(bare, "made_by=Comedy")
+    assert re.search(r"for example, 'maker_[0-9]+' \(made_by: \w.*; …\), ", str(caught.value)), caught.value
+    assert str(caught.value).endswith("The data set has no names for them, only ids: give one of these.")
+    dotted = renamed(relations={0: "film.film.genre", 1: "film.genre.films"})
+    with pytest.raises(DataError, match=r"such as 'film.film.genre', 'film.genre.films'\."):
+        items_where(dotted, "genre=x")
+
+
 def test_named_items_without_the_fact_are_refused(place: Path) -> None:
     maker = int(facts(DEMO).query("relation == 2")["entity"].iloc[0])
     condition = f"made_by={DEMO.entities['original_id'].iloc[maker]}"
@@ -246,7 +270,7 @@ def test_unknown_items_of_new_users_are_refused_or_skipped_with_a_count(place: P
         "1 users known by the data set treated as new",
     ):  # fmt: skip
         assert f"Note: {file}: {note}." in result.stderr
-    assert [line for line in result.stdout.splitlines() if line[:1] in "aue"] == ["ann", "", "user_1", ""]
+    assert [line for line in result.stdout.splitlines() if line[:1] in "U"] == ["User ann", "", "User user_1", ""]
     file = write(tmp_path / "none.csv", "user,item\nann,nix\n")
     assert "no row has a user and an item of the data set" in refused(
         place / "R", "--new-users", file, "--unknown-items", "skip"

@@ -19,7 +19,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import DataError, IntegrityError
 from hakg_dgl.figures.ablation_section import ablation_section
 from hakg_dgl.figures.markup import Markup, element, escaped, table
-from hakg_dgl.figures.report import changed_settings, report_page
+from hakg_dgl.figures.report import _unnamed, changed_settings, report_page
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
 
@@ -115,6 +115,21 @@ def test_examples_are_new_to_their_users_and_explained(page: str) -> None:
     text = parsed(page).text
     assert text.count("where its score of") == 2
     assert "the user's own parameters" in text
+    assert "strongest facts of the item" in text
+    assert text.count("User ") >= 2
+    assert "entities without a name" not in text
+
+
+def test_shares_stand_to_the_right_as_numbers_do() -> None:
+    shown = table([{"a": "x", "share": Markup("12.5%")}, {"a": "y", "share": Markup("–")}])
+    assert shown.count('class="n"') == 3
+    assert 'class="n"' not in table([{"a": Markup("x%")}])
+
+
+def test_entities_without_names_are_counted(runs: Path, dataset: Dataset) -> None:
+    bare = dataclasses.replace(dataset, entities=dataset.entities.assign(name=dataset.entities["original_id"]))
+    others = dataset.n_entities - dataset.n_items
+    assert _unnamed(bare) == {"entities without a name": f"{others} of {others}, beside the items"}
 
 
 def test_of_a_baseline_hierarchy_and_explanations_are_left_out(runs: Path, dataset: Dataset) -> None:
@@ -190,7 +205,7 @@ def test_the_command_writes_a_page_that_a_browser_opens(browser: Any, runs: Path
     assert result.exit_code == 0, result.output
     assert result.stdout == f"Wrote {file}\n"
     driver = opened(browser, file)
-    assert driver.title == "demo: hakg (hakg)"
+    assert driver.title == "demo: run hakg (hakg)"
     assert complaints(driver) == []
     assert requests(driver) == [driver.current_url]
     widths = driver.execute_script("return [...document.querySelectorAll('figure svg')].map(x => x.clientWidth)")

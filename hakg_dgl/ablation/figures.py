@@ -79,13 +79,16 @@ def _by_depth(axes: Any, table: Comparison, metric: str, layers: int) -> None:
     apart = {found.group: _colour(found) for found in table.differences if found.metric == metric}
     means = [(_depth(group), group.metrics[metric].mean) for group in groups]
     axes.plot(*zip(*means, strict=True), color=_PALE, linewidth=2, zorder=1)
-    for group, place in zip(groups, means, strict=True):
+    beside = [height for _, height in means]
+    for number, (group, place) in enumerate(zip(groups, means, strict=True)):
         axes.scatter(*place, s=70, color=apart.get(group.label, "black"), edgecolors="white", zorder=2)
         runs = [run[metric] for run in group.runs.values()]
         axes.scatter([place[0] + 0.09] * len(runs), runs, s=14, color=_GREY, alpha=0.7, linewidths=0, zorder=3)
+        # Below where the line comes down to it, which would cross the text above.
+        down = number > 0 and beside[number - 1] > place[1]
         axes.annotate(
-            f"{place[1]:.4f}", place, xytext=(-8, 8), textcoords="offset points", ha="right", fontsize=8, color=_INK,
-            bbox=_ON_WHITE, zorder=4,
+            f"{place[1]:.4f}", place, xytext=(-8, -8 if down else 8), textcoords="offset points", ha="right",
+            va="top" if down else "bottom", fontsize=8, color=_INK, bbox=_ON_WHITE, zorder=4,
         )  # fmt: skip
     axes.axvline(layers, color=_PALE, linewidth=1, linestyle=":", zorder=0)
     axes.set_xticks([depth for depth, _ in means])
@@ -115,7 +118,7 @@ def _differences(axes: Any, table: Comparison, metric: str, labels: list[str]) -
         axes.scatter(each, [row] * len(each), s=14, color=_GREY, alpha=0.7, linewidths=0, zorder=3)
         axes.scatter([difference.mean * scale], [row], s=46, color=colour, edgecolors="white", zorder=4)
         axes.annotate(
-            f"{difference.mean * scale:+.1f}%".replace("-", "−"), (difference.mean * scale, row), xytext=(0, 8),
+            _percent(difference.mean * scale), (difference.mean * scale, row), xytext=(0, 8),
             textcoords="offset points", ha="center", fontsize=8, color=colour,
             bbox=_ON_WHITE, zorder=5,
         )  # fmt: skip
@@ -152,6 +155,12 @@ def _colour(found: Difference) -> str:
 def _depth(group: Group) -> int:
     """The number that its label holds."""
     return int("".join(letter for letter in group.label if letter.isdigit()))
+
+
+def _percent(value: float) -> str:
+    """With a sign, but where it rounds to nothing."""
+    text = f"{value:+.1f}%".replace("-", "−")
+    return text[1:] if text[1:] == "0.0%" else text
 
 
 def _shown(metric: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hakg_dgl.data.dataset import HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE, Dataset, relation_table
+from hakg_dgl.data.dataset import Dataset, attribute_tree, relation_table
 from hakg_dgl.data.synthetic import planted_depth
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, plain_relation, styled
@@ -114,33 +114,27 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
     """Edges from what stands lower to what stands higher, of the relations that seem hierarchical.
 
     Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.dataset.relation_table`; the attribute is
-    the parent, whichever end of the triple it is), and relations between entities alone that are nearly free of cycles
-    and gather two or more on one end (that end is the parent), as a tree of genres does.
+    the parent, whichever end of the triple it is), and those that order attributes
+    (:func:`~hakg_dgl.data.dataset.attribute_tree`).
 
     Returns
     -------
     DataFrame
         ``child``, ``parent`` (entities), ``relation`` (int64), each row once.
     """
-    table = relation_table(dataset)
-    narrow, wide = table[["fan_in", "fan_out"]].min(axis=1), table[["fan_in", "fan_out"]].max(axis=1)
-    tree = (table["item_attribute"] == 0) & (table["hierarchy"] >= HIERARCHY_SCORE) & (wide > narrow)
-    tree &= wide >= ITEMS_PER_ATTRIBUTE
     triples = dataset.triples
     head, relation, tail = (triples[column].to_numpy() for column in ("head", "relation", "tail"))
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
-    by_items = table["hierarchical"].to_numpy()[relation] & mixed
-    by_tree = tree.to_numpy()[relation]
-    tail_is_parent = np.where(mixed, head < tail, (table["fan_in"] >= table["fan_out"]).to_numpy()[relation])
-    edges = pd.DataFrame(
+    kept = mixed & relation_table(dataset)["hierarchical"].to_numpy()[relation]
+    of_items = pd.DataFrame(
         {
-            "child": np.where(tail_is_parent, head, tail),
-            "parent": np.where(tail_is_parent, tail, head),
-            "relation": relation,
+            "child": np.minimum(head, tail)[kept],  # items have the lower numbers
+            "parent": np.maximum(head, tail)[kept],
+            "relation": relation[kept],
         }
     )
-    kept = (by_items | by_tree) & (head != tail)
-    distinct: pd.DataFrame = edges[kept].drop_duplicates(["child", "parent"], ignore_index=True)
+    edges = pd.concat([of_items, attribute_tree(dataset)])
+    distinct: pd.DataFrame = edges.drop_duplicates(["child", "parent"], ignore_index=True)
     return distinct
 
 

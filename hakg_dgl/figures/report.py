@@ -11,7 +11,8 @@ import numpy as np
 
 from hakg_dgl.config import KIND_DEFAULTS, Settings
 from hakg_dgl.data.cards import list_cards, load_card
-from hakg_dgl.data.dataset import summary
+from hakg_dgl.data.dataset import Dataset, summary
+from hakg_dgl.data.shared_items import unnamed_entities
 from hakg_dgl.figures.ablation_section import ablation_section
 from hakg_dgl.figures.markup import Markup, element, escaped, listed, pairs, table
 from hakg_dgl.figures.pictures import Picture, pictures
@@ -79,7 +80,7 @@ def report_page(
 
 
 def _page(subject: Subject, notes: list[str], sections: Mapping[str, list[Markup]]) -> str:
-    title = f"{subject.dataset.name}: {subject.settings.model.kind} ({subject.folder.path.name})"
+    title = f"{subject.dataset.name}: run {subject.folder.path.name} ({subject.settings.model.kind})"
     anchors = {name: name.lower() for name in sections}
     body = [
         element("h1", title),
@@ -134,6 +135,7 @@ def _data(subject: Subject) -> list[Markup]:
         "training interactions a user": _spread(about["user_degree"]),
         "training interactions an item": _spread(about["item_degree"]),
         "items in the knowledge graph": about["linked_items"],
+        **_unnamed(subject.dataset),
         "cold items of the test split": about["cold_items"],
         "digest": about["digest"][:16],
     }
@@ -149,6 +151,12 @@ def _data(subject: Subject) -> list[Markup]:
     shown = table(relations[:200], _RELATION_COLUMNS)
     parts.append(element("details", element("summary", f"Relations ({len(relations):,})"), shown))
     return parts
+
+
+def _unnamed(dataset: Dataset) -> dict[str, str]:
+    """How many entities beside the items have an id alone, where there are any."""
+    unnamed, others = int(unnamed_entities(dataset).sum()), dataset.n_entities - dataset.n_items
+    return {"entities without a name": f"{unnamed:,} of {others:,}, beside the items"} if unnamed else {}
 
 
 def _spread(degree: Mapping[str, float]) -> str:
@@ -259,7 +267,7 @@ def _examples(subject: Subject, count: int) -> list[Markup]:
             {"rank": int(rank), "item": name, "score": float(score)}
             for rank, name, score in zip(mine["rank"], names, mine["score"], strict=True)
         ]
-        heading = f"{_label(dataset.users.iloc[user])}: {degree[user]:,} training interactions"
+        heading = f"User {_label(dataset.users.iloc[user])}: {degree[user]:,} training interactions"
         parts += [element("h3", heading), table(rows)]
         if explainer is not None and len(mine):
             parts += _explained(explainer(user, int(mine["item"].iloc[0])), f"example-{user}")
@@ -289,15 +297,25 @@ def _explained(explanation: Explanation, name: str) -> list[Markup]:
     if rest["count"]:
         past.append({"past item": f"{rest['count']:,} others", **_amount(rest)})
     past.append({"past item": "the user's own parameters", **_amount(own)})
+    facts = [
+        {
+            "strongest facts of the item": ("← " if row["inverse"] else "") + row["relation"],
+            "entity": _label({"name": row["entity_name"], "original_id": row["entity_id"]}),
+            "also of": "; ".join(row["also_of"]["names"]) or None,
+            **_amount(row),
+        }
+        for row in about["facts"]["rows"]
+    ]
     svg = Markup(inline_svg(draw(explanation, items=_TOP, paths=_TOP), name))
     return [
         element("p", f"Why {about['item']['name']}: where its score of {explanation.score:.4f} comes from"),
         table({"part of the score": row["component"], **_amount(row)} for row in about["components"]),
         table(past),
+        *([table(facts)] if facts else []),
         element("figure", svg),
     ]
 
 
 def _amount(row: Mapping[str, Any]) -> dict[str, Any]:
     share = row["share"]
-    return {"contribution": row["contribution"], "share": Markup("–") if share is None else f"{share:.1%}"}
+    return {"contribution": row["contribution"], "share": Markup("–") if share is None else Markup(f"{share:.1%}")}

@@ -115,6 +115,8 @@ class Trace:
     ----------
     user, entity, item
         The sums over layers, ``[n_users, d]`` and twice ``[n_items, d]`` (item None without dual item embeddings).
+    user_share, item_share
+        What users and items divide by, by their degrees, before they send: factors ``[n_users]`` and ``[n_items]``.
     """
 
     user: Tensor
@@ -127,6 +129,10 @@ class Trace:
         self.rule: MessageRule = model.rule
         self.graph: PackedGraph = model.graph.to("cpu")
         self.relation = model.relation.detach().cpu()
+        self.user_share, self.item_share = (
+            degree.clamp_min(1).double().pow(-model.settings.degree_exponent)
+            for degree in (self.graph.interactions.row_degree, self.graph.interactions.col_degree)
+        )
         self.layers: list[_Layer] = []
         n_items, n_layers = model.graph.n_items, model.settings.layers
         degree = self.graph.knowledge.pairs.row_degree.clamp_min(1)
@@ -136,11 +142,11 @@ class Trace:
         self.item = None if item is None else _wide(item)
         for number in range(n_layers):
             n_heads = n_items if number == n_layers - 1 else model.graph.n_entities
-            new_user, user_factor = _normalised(model.aggregator.user_sum(model.fused_items(number, entity, item)))
+            new_user, user_factor = _normalised(model.aggregator.user_sum(model.sent_by_items(number, entity, item)))
             new_entity, entity_factor = _normalised(model.aggregator.entities(entity, model.relation, n_heads))
             new_item, item_factor = None, None
             if item is not None and self.item is not None:
-                new_item, item_factor = _normalised(model.aggregator.item_sum(user))
+                new_item, item_factor = _normalised(model.aggregator.item_sum(model.sent_by_users(user)))
                 self.item += _wide(new_item)
             self.layers.append(
                 _Layer(
@@ -249,6 +255,7 @@ class UserSide:
         self.own = trace.layers[0].user[user].double() / norm
         gates = torch.stack([trace.gate(number, items) for number in range(len(trace.layers))])
         factors = torch.stack([layer.user_factor[user] for layer in trace.layers])[:, None, None] / norm
+        factors = factors * trace.item_share[items].unsqueeze(1)
         self.collaborative_weights, self.knowledge_weights = gates * factors, (1.0 - gates) * factors
         entering = torch.stack([layer.entity[items].double() for layer in trace.layers])
         self.knowledge = (self.knowledge_weights * entering).sum(0)
@@ -375,7 +382,7 @@ class CollaborativePart(_LearnedPart):
         for layer in trace.layers:
             assert layer.item_factor is not None
             sent += layer.user[users].double() * layer.item_factor[item]
-        sent /= divisor
+        sent *= trace.user_share[users].unsqueeze(1) / divisor
         assert trace.layers[0].item is not None
         own = trace.layers[0].item[item].double() / divisor
         from_item = pd.concat([
@@ -402,7 +409,7 @@ class CollaborativePart(_LearnedPart):
             assert before.item_factor is not None
             assert layer.item is not None
             weights = side.collaborative_weights[number] * before.item_factor[side.items].unsqueeze(1)
-            table += weights @ (before.user[users].double() * sent).T
+            table += weights @ (before.user[users].double() * trace.user_share[users].unsqueeze(1) * sent).T
         values = (side.items_part @ sent.T)[row, place[other]]
         kept = _strongest(values)
         row, other = row[kept], other[kept]

@@ -177,7 +177,7 @@ def _network(axes: Any, explanation: Explanation, paths: pd.DataFrame) -> None:
     for node, y in middle.items():
         axes.text(1.0, y, _entity(explanation, node), fontsize=8, bbox=box, **text)
     if (paths["contribution"] < 0).any():
-        axes.text(2.4, 0.99, "red: lowers the score", fontsize=8, color=_NEGATIVE, ha="right")
+        axes.text(2.4, 0.99, "orange lines lower the score", fontsize=8, color=_NEGATIVE, ha="right")
     axes.set_xlim(-0.4, 2.4)
     axes.set_ylim(1.0, 0.0)
 
