@@ -217,9 +217,9 @@ def _differentiate_piece(
 @triton.jit
 def _is_outer(program, entity, first, piece_row, n_rows, dim, CURVATURE: tl.constexpr, DIMS: tl.constexpr):
     """Whether the head of a program is so near to the edge that float32 will not do."""
-    row = program.to(tl.int64)
-    if program >= n_rows:
-        row = tl.minimum(tl.load(piece_row + row - n_rows), n_rows - 1).to(tl.int64)
+    further = program >= n_rows
+    row = tl.load(piece_row + tl.maximum(program - n_rows, 0), mask=further, other=0).to(tl.int64)
+    row = tl.where(further, tl.minimum(row, n_rows - 1), program.to(tl.int64))
     dims = tl.arange(0, DIMS)
     head = tl.load(entity + row * dim + dims, mask=dims < dim, other=0.0).to(tl.float32)
     return CURVATURE * tl.sum(head * head, 0) > WIDEN_BEYOND

@@ -83,18 +83,18 @@ def pieces_for(grouping: Grouping, n_edges: int, piece: int) -> Pieces:
 
 @triton.jit
 def place_of(program, indptr, first, piece_row, n_rows, PIECE: tl.constexpr):
-    """Row of a program, and the edges of its piece: none where the program has no piece."""
-    row = program.to(tl.int64)
-    begin = row * 0
-    if program >= n_rows:
-        number = row - n_rows
-        row = tl.load(piece_row + number).to(tl.int64)
-        if row < n_rows:
-            begin = (number - tl.load(first + row) + 1) * PIECE
-    end = begin
-    if row < n_rows:
-        begin += tl.load(indptr + row)
-        end = tl.minimum(begin + PIECE, tl.load(indptr + row + 1))
+    """Row of a program, and the edges of its piece: none (and row ``n_rows``) where the program has no piece.
+
+    Without branches: Triton before 3.5 fails on loops whose bounds come out of one.
+    """
+    further = program >= n_rows
+    number = tl.maximum(program - n_rows, 0).to(tl.int64)
+    row = tl.where(further, tl.load(piece_row + number, mask=further, other=0).to(tl.int64), program.to(tl.int64))
+    exists = row < n_rows
+    before = tl.load(first + row, mask=further & exists, other=0).to(tl.int64)
+    skipped = tl.where(further, (number - before + 1) * PIECE, 0)
+    begin = tl.load(indptr + row, mask=exists, other=0).to(tl.int64) + skipped
+    end = tl.minimum(begin + PIECE, tl.load(indptr + row + 1, mask=exists, other=0).to(tl.int64))
     return row, begin, end
 
 
