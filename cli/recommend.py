@@ -188,4 +188,7 @@ def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 def _print(lists: pd.DataFrame) -> None:
     for user, rows in lists.groupby("user", sort=False):
+        scores = [f"{score:.4f}" for score in rows["score"]]  # as many digits in all rows
+        width = max(map(len, scores))
+        rows = rows.assign(score=[score.rjust(width) for score in scores])
         click.echo(f"User {shown(user)}\n{table(rows.drop(columns='user').to_dict('records'))}\n")

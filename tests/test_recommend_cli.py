@@ -194,6 +194,13 @@ def test_unknown_candidates_are_counted_and_refused(place: Path, tmp_path: Path)
         known_items(DEMO, [])
 
 
+def test_scores_of_a_list_have_as_many_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    from hakg_dgl.cli.recommend import _print
+
+    _print(pd.DataFrame({"user": "u", "rank": [1, 2], "item": "i", "name": "n", "score": [11.66666, 9.5]}))
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:4]] == ["11.6667", "9.5000"]
+
+
 def test_items_are_known_by_a_name_that_one_of_them_has() -> None:
     named = renamed(items={4: "Heat", 7: "Chasing Amy", 9: "Chasing Amy", 3: "item_8"})
     assert known_items(named, ["Heat", "item_2"]).tolist() == [2, 4]

@@ -63,7 +63,7 @@ def listed(items: Iterable[Any]) -> Markup:
 
 
 def _is_number(value: Any) -> bool:
-    """Also a share, ``12.5%``, and the dash that stands for none."""
+    """Also what is written as one already: a share, ``12.5%``, and the dash that stands for none."""
     if isinstance(value, Markup):
-        return re.fullmatch(r"[-−]?[\d.,]+%|–", value) is not None
+        return re.fullmatch(r"[-−]?[\d.,]+%?|–", value) is not None
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))

@@ -264,7 +264,7 @@ def _examples(subject: Subject, count: int) -> list[Markup]:
         mine = lists[lists["user"] == user]
         names = [_label(dataset.items.iloc[item]) for item in mine["item"]]
         rows = [
-            {"rank": int(rank), "item": name, "score": float(score)}
+            {"rank": int(rank), "item": name, "score": Markup(f"{score:.4f}")}
             for rank, name, score in zip(mine["rank"], names, mine["score"], strict=True)
         ]
         heading = f"User {_label(dataset.users.iloc[user])}: {degree[user]:,} training interactions"
