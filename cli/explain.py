@@ -75,9 +75,12 @@ def explain_command(
 
 
 def _sections(about: dict[str, Any]) -> list[str]:
+    from hakg_dgl.insight.explain import introduced
+
     gate = about["gate"]
     heading = (
-        f"User {_named(about['user'])}, item {_named(about['item'])}: score {about['score']:.4f}, "
+        f"{introduced('User', _named(about['user']))}, {introduced('item', _named(about['item']))}: "
+        f"score {about['score']:.4f}, "
         f"rank {about['rank']:,} of {about['ranked_items']:,} items"
     )
     components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]

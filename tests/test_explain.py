@@ -25,7 +25,7 @@ from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight import decomposition
 from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
-from hakg_dgl.insight.explain import Explainer, Explanation, explain
+from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
 from hakg_dgl.nn.model import HAKG
 
 PAIRS = [(0, 0), (7, 31), (59, 49)]
@@ -98,6 +98,8 @@ def test_both_sides_add_up_to_the_ranking_score(dataset: Dataset, graph: Any, se
         (torch.float64, 1e-11, {"score": "inner", "linear_weight": 3.0, "linear_l2": 20.0}),
         (torch.float64, 1e-11, {"score": "fused", "linear_weight": 3.0}),
         (torch.float64, 1e-11, {"layers": 4, "curvature": 0.3}),
+        (torch.float64, 1e-11, {"layers": 3, "degree_exponent": 1.5}),
+        (torch.float64, 1e-11, {"layers": 3, "degree_exponent": 0.0}),
         (torch.float64, 1e-11, {"layers": 2, "kernels": "readable"}),
         (torch.float32, 1e-5, {"layers": 3}),
         (torch.float32, 1e-5, {"layers": 2, "formulation": "released", "score": "fused", "curvature": 2.0}),
@@ -146,6 +148,14 @@ def edges_of(dataset: Dataset, entity: int) -> list[tuple[int, int]]:
     ]
 
 
+def shares(model: HAKG, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """What users and items multiply by before they send, ``[n, 1]`` each."""
+    pairs = torch.from_numpy(dataset.pairs("train"))
+    degrees = (torch.bincount(pairs[:, end]).clamp_min(1).double()[:, None] for end in (0, 1))
+    of_user, of_item = (degree**-model.settings.degree_exponent for degree in degrees)
+    return of_user, of_item
+
+
 def message(model: HAKG, head: int, relation: int, tail: int) -> torch.Tensor:
     return model.rule.message(model.entity[head], model.entity[tail], model.relation[relation])
 
@@ -164,13 +174,16 @@ def test_terms_of_one_layer_by_hand(dataset: Dataset, graph: Any) -> None:
     assert found == pytest.approx(facts)
     pairs = dataset.pairs("train")
     users = pairs[pairs[:, 1] == item, 0]
-    among = model.user[users].sum(0).norm()
+    of_user, of_item = shares(model, dataset)
+    sent = of_user * model.user
+    among = sent[users].sum(0).norm()
     assert dict(x.users.to_numpy()) == pytest.approx(
-        {other: float(unit(u) @ model.user[other] / among / v.norm()) for other in users}
+        {other: float(unit(u) @ sent[other] / among / v.norm()) for other in users}
     )
     items = pairs[pairs[:, 0] == user, 1]
     gates = torch.sigmoid(model.item[items] @ model.gate_item[0].T + model.entity[items] @ model.gate_entity[0].T)
     knowledge, collaborative = (1 - gates) * model.entity[items], gates * model.item[items]
+    knowledge, collaborative = knowledge * of_item[items], collaborative * of_item[items]
     scale = (knowledge + collaborative).sum(0).norm() * u.norm()
     target = unit(e) + unit(v)
     rows = x.past_items.set_index("item").loc[items]
@@ -227,19 +240,20 @@ def test_paths_are_what_is_shared_with_their_joint_terms(dataset: Dataset, graph
         return model.rule.message(values[head], values[tail], model.relation[relation]) / whole
 
     target = sum(fact(layer, item, its, node) for layer in (0, 1)) / sums.entity[item].norm()
-    gates, from_past = [], torch.zeros_like(model.user[0])
+    gates, from_past, of_item = [], torch.zeros_like(model.user[0]), shares(model, dataset)[1]
     for number, layer in enumerate(trace.layers):
         assert layer.item is not None
-        fused = model.fused_items(number, layer.entity, layer.item)[items]
+        fused = of_item * model.fused_items(number, layer.entity, layer.item)
         a, b = model.gate_item[number], model.gate_entity[number]
-        gates.append(torch.sigmoid(a @ layer.item[past] + b @ layer.entity[past]) / fused.sum(0).norm())
-        from_past += model.fused_items(number, layer.entity, layer.item)[past] / fused.sum(0).norm()
+        whole = fused[items].sum(0).norm()
+        gates.append(of_item[past] * torch.sigmoid(a @ layer.item[past] + b @ layer.entity[past]) / whole)
+        from_past += fused[past] / whole
     norm = sums.user[user].norm()
     parallel = sum(tail == node for _, tail in edges_of(dataset, past))
     assert row["contribution"] == pytest.approx(float(from_past @ target / norm / parallel))
     layer = trace.layers[1]
-    fused = model.fused_items(1, layer.entity, layer.item)[items].sum(0).norm()
-    through = (1 / fused - gates[1]) * fact(0, past, relation, node)
+    fused = (of_item * model.fused_items(1, layer.entity, layer.item))[items].sum(0).norm()
+    through = (of_item[past] / fused - gates[1]) * fact(0, past, relation, node)
     assert row["through_node"] == pytest.approx(float(through @ target / norm))
 
 
@@ -412,6 +426,12 @@ def test_the_text_names_everything_and_its_columns_are_whole(trained: Path) -> N
     assert "paths over a shared user" in text
     fact = about["facts"]["rows"][0]
     assert f"--{fact['relation']}-> {fact['entity_name']}" in text
+
+
+def test_users_and_items_are_introduced_once() -> None:
+    assert introduced("User", "196") == "User 196"
+    assert introduced("User", "User 7 (user_7)") == "User 7 (user_7)"
+    assert introduced("item", "Item 3") == "Item 3"
 
 
 def test_relations_point_from_head_to_tail(dataset: Dataset, graph: Any) -> None:

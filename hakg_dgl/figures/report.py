@@ -18,7 +18,7 @@ from hakg_dgl.figures.markup import Markup, element, escaped, listed, pairs, tab
 from hakg_dgl.figures.pictures import Picture, pictures
 from hakg_dgl.figures.style import inline_svg, require_matplotlib
 from hakg_dgl.figures.subject import Subject
-from hakg_dgl.insight.explain import Explainer, Explanation
+from hakg_dgl.insight.explain import Explainer, Explanation, introduced
 from hakg_dgl.insight.picture import draw
 from hakg_dgl.ranking.evaluation import Evaluation
 from hakg_dgl.ranking.recommendation import recommend
@@ -267,7 +267,7 @@ def _examples(subject: Subject, count: int) -> list[Markup]:
             {"rank": int(rank), "item": name, "score": Markup(f"{score:.4f}")}
             for rank, name, score in zip(mine["rank"], names, mine["score"], strict=True)
         ]
-        heading = f"User {_label(dataset.users.iloc[user])}: {degree[user]:,} training interactions"
+        heading = f"{introduced('User', _label(dataset.users.iloc[user]))}: {degree[user]:,} training interactions"
         parts += [element("h3", heading), table(rows)]
         if explainer is not None and len(mine):
             parts += _explained(explainer(user, int(mine["item"].iloc[0])), f"example-{user}")

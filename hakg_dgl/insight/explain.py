@@ -325,6 +325,11 @@ def explain(model: nn.Module, dataset: Dataset, user: int, item: int) -> Explana
     return Explainer(model, dataset)(user, item)
 
 
+def introduced(kind: str, name: str) -> str:
+    """``User 196``, but a name that begins with the word, ``User 7 (user_7)``, as it is."""
+    return name if name.casefold().startswith(kind.casefold()) else f"{kind} {name}"
+
+
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("contribution", ascending=False, kind="stable", ignore_index=True)
 

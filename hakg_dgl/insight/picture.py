@@ -12,7 +12,7 @@ import pandas as pd
 
 from hakg_dgl.data.shared_items import short_relation
 from hakg_dgl.errors import MissingDependencyError
-from hakg_dgl.insight.explain import Explanation
+from hakg_dgl.insight.explain import Explanation, introduced
 from hakg_dgl.training.files import replace_file
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
@@ -66,11 +66,9 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     left, right = parts
     bars, whole = left.subplots(2, 1, height_ratios=(max(n_bars, 1) + 1, 5.5))
     about = explanation.to_dict(0)
-    figure.suptitle(
-        f"User {_short(about['user'])}, item {_short(about['item'], 50)}: score {explanation.score:.3f}, "
-        f"rank {explanation.rank:,} of {explanation.n_ranked:,}",
-        fontsize=11,
-    )
+    user, item = introduced("User", _short(about["user"])), introduced("item", _short(about["item"], 50))
+    rank = f"rank {explanation.rank:,} of {explanation.n_ranked:,}"
+    figure.suptitle(f"{user}, {item}: score {explanation.score:.3f}, {rank}", fontsize=11)
     _bars(bars, whole, explanation, n_bars)
     _network(right.subplots(), explanation, strongest)
     return figure
