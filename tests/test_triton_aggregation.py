@@ -104,6 +104,29 @@ def test_values_and_gradients(formulation, geometry, c, dim, index):
     assert_close(ours, exact(knowledge, entity, relation, rule), 5e-6)
 
 
+@pytest.mark.parametrize("dim", [1, 20, 128])
+def test_few_edges_at_a_time_give_the_same(dim, monkeypatch):
+    """As with Triton before 3.8."""
+    knowledge, rule = odd_graph(n_triples=12).packed().knowledge, make_rule("paper", "poincare", 1.0, torch.float32)
+    entity, relation = (random_table(n, dim, torch.float32, n) for n in (14, 22))
+    many = aggregation._tile(dim, 20)
+    monkeypatch.setattr(aggregation, "SPREADS", False)
+    assert aggregation._tile(dim, 20) != many or dim == 1
+    assert_close(evaluate(on_device(knowledge), entity, relation, rule), exact(knowledge, entity, relation, rule), 5e-6)
+
+
+@pytest.mark.parametrize("spreads", [False, True])
+def test_tiles_are_powers_of_two_that_few_warps_hold(spreads, monkeypatch):
+    monkeypatch.setattr(aggregation, "SPREADS", spreads)
+    for dim in (1, 2, 3, 16, 20, 64, 100, 128, 256, 300, 512, 1024, 4096):
+        for degree in (1, 100):
+            tile = aggregation._tile(dim, degree)
+            assert dim <= tile.dims < 2 * dim
+            assert all(n & (n - 1) == 0 for n in tile)
+            assert 1 <= tile.warps <= 8
+            assert tile.rows <= 32
+
+
 @pytest.mark.parametrize(("formulation", "padded"), [("released", False), ("paper", True)])
 def test_kept_edges_of_the_first_heads(formulation, padded):
     """Half of the edges, of the items alone, as the last layer has them in training."""

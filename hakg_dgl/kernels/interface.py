@@ -22,6 +22,10 @@ NAMES = (*BACKENDS, "triton")
 TRITON_CAPABILITY = (8, 0)
 """Compute capability from which Triton supports NVIDIA GPUs (Ampere)."""
 
+OLDEST_TRITON = "3.4"
+"""The first that compiles all kernels; PyTorch 2.8 came with it."""
+INSTALL_TRITON = f"python -m pip install 'triton>={OLDEST_TRITON}'  (Linux)"
+
 
 class SparseBackend(Protocol):
     """Products over edges grouped by a row; float32 or float64, any device the backend supports."""
@@ -149,7 +153,7 @@ def _triton_problem(device: torch.device) -> tuple[str | None, str | None]:
     try:
         import hakg_dgl.kernels.triton_backend  # noqa: F401
     except ImportError as error:
-        return str(error).partition("\n")[0], "python -m pip install 'triton>=3'  (Linux)"
+        return str(error).partition("\n")[0], INSTALL_TRITON
     return None, None
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import weakref
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern
+from hakg_dgl.kernels.interface import INSTALL_TRITON, OLDEST_TRITON
 
 try:
     import triton
 except ImportError as error:
     raise MissingDependencyError(
         f"kernels = 'triton' needs Triton, which cannot be imported: {error}\n"
-        "Install it with: python -m pip install 'triton>=3'  (Linux), or set kernels = auto."
+        f"Install it with: {INSTALL_TRITON}, or set kernels = auto."
     ) from error
+if Version(triton.__version__) < Version(OLDEST_TRITON):
+    raise MissingDependencyError(
+        f"kernels = 'triton' needs Triton {OLDEST_TRITON} or newer, this is {triton.__version__}\n"
+        f"Install it with: {INSTALL_TRITON}, or set kernels = auto."
+    )
 
 from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products
 

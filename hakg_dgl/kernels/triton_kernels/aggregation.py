@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from packaging.version import Version
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import max_norm
@@ -39,6 +40,8 @@ from hakg_dgl.kernels.triton_kernels.products import (
 
 PIECE = 128
 """Edges of a row that one program adds up."""
+SPREADS = Version(triton.__version__) >= Version("3.8")
+"""Whether ``tl.gather`` spreads numbers over threads (:func:`_row_sums`); before 3.8 it leaves them where they are."""
 OUTER_PROGRAMS = 1024
 """Most programs that share the list of outer heads between them."""
 WIDEN_BEYOND = tl.constexpr(4.77)
@@ -372,9 +375,16 @@ class _Outer(NamedTuple):
 
 
 def _tile(dim: int, mean_degree: float) -> TileShape:
-    """8 to 32 edges at a time, few where most heads have few; a warp for 512 numbers, which its registers hold."""
+    """As many edges at a time as the registers hold by what ptxas reports for compute capability 9.0.
+
+    8 to 32, few where most heads have few; a warp for 512 numbers. Where each thread computes the coefficients of all
+    edges whose rows it holds parts of, only few.
+    """
     dims = triton.next_power_of_2(dim)
-    rows = min(32, max(8, (512 if mean_degree < 12 else 1024) // dims))
+    if not SPREADS or dims > 256:
+        rows = min(32, max(4, 128 // dims))
+        return TileShape(rows, dims, min(8, max(1, rows * dims // 256)))
+    rows = min(32, max(8, dims // 8, (512 if mean_degree < 12 else 1024) // dims))
     return TileShape(rows, dims, min(8, max(1, rows * dims // 512)))
 
 

@@ -20,7 +20,8 @@ from hakg_dgl.kernels.triton_kernels.products import accumulator, tile_shape, we
 
 GATE_DIMS = 64
 """Largest d of the fused gate: both of its matrices lie in shared memory."""
-_GATE_ROWS = 32
+_GATE_ROWS, _GATE_WARPS = 16, 8
+"""Of each program; with more rows, or fewer warps, its products do not fit into registers."""
 
 
 @triton.jit
@@ -182,7 +183,9 @@ class _GatedItems(torch.autograd.Function):
         tensors = [x.contiguous() for x in (item, entity, gate_item, gate_entity)]
         n_rows, dim = item.shape
         out, dims = torch.empty_like(tensors[0]), max(16, triton.next_power_of_2(dim))
-        _gate_kernel[(triton.cdiv(n_rows, _GATE_ROWS),)](*tensors, out, n_rows, dim, ROWS=_GATE_ROWS, DIMS=dims)
+        _gate_kernel[(triton.cdiv(n_rows, _GATE_ROWS),)](
+            *tensors, out, n_rows, dim, ROWS=_GATE_ROWS, DIMS=dims, num_warps=_GATE_WARPS
+        )
         ctx.save_for_backward(*tensors)
         return out
 
@@ -193,7 +196,7 @@ class _GatedItems(torch.autograd.Function):
         d_item, d_entity, d_score = (torch.empty_like(item) for _ in range(3))
         _gate_backward_kernel[(triton.cdiv(n_rows, _GATE_ROWS),)](
             item, entity, gate_item, gate_entity, grad.contiguous(), d_item, d_entity, d_score, n_rows, dim,
-            ROWS=_GATE_ROWS, DIMS=max(16, triton.next_power_of_2(dim)),
+            ROWS=_GATE_ROWS, DIMS=max(16, triton.next_power_of_2(dim)), num_warps=_GATE_WARPS,
         )  # fmt: skip
         return d_item, d_entity, d_score.T @ item, d_score.T @ entity
 
