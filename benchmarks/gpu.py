@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py --json gpu.json
 
-L 3, batch 4096, 400 negatives, d 64. For each graph prints Markdown: the time of a step by stage, of a step in all and
-of an epoch, peak memory, the yardstick's step in the same run where it fits in memory, and how much of the time the
-bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after each, so
+The hinge with L 3, batch 4096, 400 negatives and d 64, and the package's default objective, the softmax, at its default
+size. For each graph prints Markdown: the time of a step by stage, of a step of both objectives with and without a CUDA
+graph, and of an epoch, peak memory, the yardstick's step in the same run where it fits in memory, and how much of the
+time the bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after each, so
 together they take longer than a step does. Without a GPU this ends with exit code 2; ``--tiny --device cpu`` runs its
 code on graphs so small that the numbers mean nothing.
 """
@@ -37,45 +38,76 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.doctor import examine
-from hakg_dgl.kernels.interface import explain_backend
+from hakg_dgl.kernels.interface import explain_backend, explain_cuda_graphs
+from hakg_dgl.training.captured import WARM_UP_STEPS, Step, make_step
 from hakg_dgl.training.trainer import Trainer
 
 GRAPHS = ("last-fm", "yelp2018")
 TINY = {"users": 60, "items": 90, "entities": 300, "relations": 5, "triples": 700, "train": 900, "test": 200}
 SETTINGS = ("layers=3", "batch_size=4096", "negatives=400", "dim=64")
+DEFAULTS = ("linear_weight=0.0",)
+"""Of the package's default objective; its linear term is solved for before the first step, in minutes at this size."""
 STEPS = 20
 """Steps that are timed together, as in training, where the loss is read every few steps."""
 MUST, AIM = 0.010, 0.003
 """Seconds that a step at Last-FM's size may take on an H200."""
 
 
-def train_for(trainer: Trainer, batches: Any, steps: int) -> None:
+def train_for(step: Step, batches: Any, steps: int) -> None:
     """Training steps that read nothing back."""
     for _ in range(steps):
-        trainer.optimizer.zero_grad(set_to_none=True)
-        trainer.objective(*next(batches)).backward()  # type: ignore[no-untyped-call]
-        trainer.optimizer.step()
+        step.gradients(*next(batches))
+        step.update()
+
+
+def measure_steps(trainer: Trainer, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and peak memory of a step, one operator after the other, and seconds as a CUDA graph where it can be."""
+    device, steps = torch.device(arguments.device), 1 if arguments.tiny else STEPS
+    batches, size = endless_batches(trainer), min(trainer.batches.batch_size, len(trainer.batches.pairs))
+    found: dict[str, Any] = {}
+    problem = explain_cuda_graphs(trainer.settings.model.kernels, device)
+    for captured in (False, True):
+        if captured and problem is not None:
+            found["captured"] = {"left_out": problem}
+            continue
+        generators = trainer.objective.generators
+        step = make_step(trainer.objective, trainer.optimizer, size, generators, device, captured=captured)
+        train_for(step, batches, WARM_UP_STEPS + 1)  # compiles and records
+        seconds = median_seconds(lambda: train_for(step, batches, steps), arguments.repeats, device) / steps  # noqa: B023
+        if captured:
+            found["captured"] = {"step_seconds": seconds}
+        else:
+            found |= {"step_seconds": seconds, "peak_bytes": peak_memory(device)}
+    return found
+
+
+def fresh_trainer(dataset: Dataset, arguments: argparse.Namespace, preset: str, settings: Sequence[str]) -> Trainer:
+    """A trainer, with the device's peak memory counted from here."""
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return Trainer(dataset, resolve(preset, [*settings, *arguments.overrides], arguments.device))
 
 
 def measure_graph(name: str, dataset: Dataset, arguments: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
     """Everything about one graph, but for the yardstick."""
     device = torch.device(arguments.device)
-    settings = resolve(name, [*SETTINGS, *arguments.overrides], arguments.device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(dataset, settings)
-    batches, steps = endless_batches(trainer), 1 if arguments.tiny else STEPS
-    seconds = median_seconds(lambda: train_for(trainer, batches, steps), arguments.repeats, device) / steps
-    peak = peak_memory(device)
-    stages = stage_rows(trainer, arguments.repeats, bandwidth)
+    default = measure_steps(fresh_trainer(dataset, arguments, "default", DEFAULTS), arguments)
+    trainer = fresh_trainer(dataset, arguments, name, SETTINGS)
+    found = {"graph": name, "default": default} | measure_steps(trainer, arguments)
+    stages, seconds = stage_rows(trainer, arguments.repeats, bandwidth), fastest(found)
     moved = {key: sum(row[f"{key}_s"] for row in stages) / seconds for key in ("least", "gathered")}
-    found = {
-        "graph": name, "step_seconds": seconds, "steps_an_epoch": len(trainer.batches),
-        "epoch_seconds": seconds * len(trainer.batches), "peak_bytes": peak, "share_of_bandwidth": moved,
-        "stages": stages,
+    found |= {
+        "steps_an_epoch": len(trainer.batches), "epoch_seconds": seconds * len(trainer.batches),
+        "share_of_bandwidth": moved, "stages": stages,
     }  # fmt: skip
     return found | {"naive": measure_naive(trainer, arguments.naive_steps, device)}
+
+
+def fastest(steps: dict[str, Any]) -> float:
+    """Seconds of the step in the faster of its two forms."""
+    return float(min(steps["step_seconds"], steps["captured"].get("step_seconds", steps["step_seconds"])))
 
 
 def measure_naive(trainer: Trainer, repeats: int, device: torch.device) -> dict[str, Any]:
@@ -89,13 +121,29 @@ def measure_naive(trainer: Trainer, repeats: int, device: torch.device) -> dict[
     return {"step_seconds": seconds, "peak_bytes": peak_memory(device)}
 
 
+def step_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each graph and objective: the step in both of its forms."""
+    header = ["graph", "objective", "step", "as a CUDA graph", "step / CUDA graph", "peak memory"]
+    lines = []
+    for row in rows:
+        for objective, steps in (("hinge", row), ("default (softmax)", row["default"])):
+            seconds, captured = steps["step_seconds"], steps["captured"].get("step_seconds")
+            lines.append([
+                row["graph"], objective, duration(seconds),
+                duration(captured) if captured else "left out", f"{seconds / captured:.3g}x" if captured else "",
+                gigabytes(steps["peak_bytes"]),
+            ])  # fmt: skip
+    why = rows[0]["captured"].get("left_out")
+    return markdown(header, lines) + (f"\n\n- CUDA graphs are left out: {why}." if why else "")
+
+
 def summary(rows: Sequence[dict[str, Any]], tiny: bool) -> str:
-    """A row a graph."""
+    """A row a graph, of the hinge and the faster form of its step."""
     header = ["graph", "step", "epoch", "peak memory", "yardstick's step", "yardstick / hakg_dgl"]
     header += ["share of bandwidth, at least", "with gathers", "met"]
     lines = []
     for row in rows:
-        seconds, slow = row["step_seconds"], row["naive"].get("step_seconds")
+        seconds, slow = fastest(row), row["naive"].get("step_seconds")
         met = "aim" if seconds <= AIM else "must" if seconds <= MUST else "**missed**"
         lines.append([
             row["graph"], duration(seconds), duration(row["epoch_seconds"]), gigabytes(row["peak_bytes"]),
@@ -132,9 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append(measure_graph(name, dataset, arguments, bandwidth))
         size = f"{dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.triples):,} triples"
         print(f"Stages of a training step, {name} ({size}):\n\n{stage_table(rows[-1]['stages'])}\n", flush=True)
-    print(
-        f"{summary(rows, arguments.tiny)}\n\n- Copy bandwidth: {bandwidth / 1e9:.1f} GB/s, reading and writing counted."
-    )
+    print(f"{step_table(rows)}\n\n{summary(rows, arguments.tiny)}\n")
+    print(f"- Copy bandwidth: {bandwidth / 1e9:.1f} GB/s, reading and writing counted.")
     if arguments.json is not None:
         values = {"doctor": examine(), "copy_bandwidth": bandwidth, "graphs": rows}
         write_results(arguments.json, values, device)

@@ -20,10 +20,14 @@ def test_tiny_graphs_run_on_a_cpu_without_a_verdict(tmp_path: Path, capsys: pyte
     gpu.main(["--tiny", "--device", "cpu", "--json", str(tmp_path / "gpu.json"), *FEW, "layers=1"])
     out = capsys.readouterr().out
     assert "missed" not in out
+    assert "default (softmax)" in out
+    assert "- CUDA graphs are left out: the device is 'cpu'" in out
     saved = json.loads((tmp_path / "gpu.json").read_text())
     assert [row["graph"] for row in saved["graphs"]] == list(gpu.GRAPHS)
     for row in saved["graphs"]:
         assert row["epoch_seconds"] == pytest.approx(row["step_seconds"] * row["steps_an_epoch"])
+        assert row["default"]["step_seconds"] > 0
+        assert row["captured"]["left_out"].startswith("the device is 'cpu'")
         assert row["naive"]["step_seconds"] > 0
         assert 0 < row["share_of_bandwidth"]["least"] < row["share_of_bandwidth"]["gathered"]
     assert saved["doctor"]["kernels"]["cpu"]["backend"] == "torch"
@@ -32,8 +36,21 @@ def test_tiny_graphs_run_on_a_cpu_without_a_verdict(tmp_path: Path, capsys: pyte
 def test_a_step_is_judged_at_the_size_it_is_about() -> None:
     row = {"graph": "last-fm", "step_seconds": 0.005, "epoch_seconds": 1.0, "peak_bytes": 1e9}
     row |= {"naive": {"left_out": "as asked"}, "share_of_bandwidth": {"least": 0.1, "gathered": 0.5}}
-    lines = gpu.summary([row, row | {"step_seconds": 0.02}, row | {"graph": "yelp2018"}], tiny=False).splitlines()[2:]
-    assert [line.split("|")[-2].strip() for line in lines] == ["must", "**missed**", ""]
+    row |= {"captured": {"left_out": "why"}}
+    slow = row | {"step_seconds": 0.02}
+    rows = [row, slow, slow | {"captured": {"step_seconds": 0.002}}, row | {"graph": "yelp2018"}]
+    lines = gpu.summary(rows, tiny=False).splitlines()[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["must", "**missed**", "aim", ""]
+
+
+def test_both_forms_of_a_step_and_both_objectives_are_shown() -> None:
+    plain = {"step_seconds": 0.006, "peak_bytes": 1e9, "captured": {"left_out": "why"}}
+    row = {"graph": "last-fm", **plain, "captured": {"step_seconds": 0.002}, "default": plain}
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in gpu.step_table([row]).splitlines()[2:]]
+    assert found == [
+        ["last-fm", "hinge", "6 ms", "2 ms", "3x", "1.00 GB"],
+        ["last-fm", "default (softmax)", "6 ms", "left out", "", "1.00 GB"],
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
