@@ -5,9 +5,9 @@
 The hinge with L 3, batch 4096, 400 negatives and d 64, and the package's default objective, the softmax, at its default
 size. For each graph prints Markdown: the time of a step by stage, of a step of both objectives with and without a CUDA
 graph, and of an epoch, peak memory, the yardstick's step in the same run where it fits in memory, and how much of the
-time the bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after each, so
-together they take longer than a step does. Without a GPU this ends with exit code 2; ``--tiny --device cpu`` runs its
-code on graphs so small that the numbers mean nothing.
+time the bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after
+each, so together they take longer than a step does. Without a GPU this ends with exit code 2; ``--tiny --device cpu``
+runs its code on graphs so small that the numbers mean nothing.
 """
 
 from __future__ import annotations
