@@ -36,21 +36,28 @@ if TYPE_CHECKING:
     help="Also write everything as JSON ('-': print that instead).",
 )
 @click.option("--per-user", type=table_path(), help="Also write every user's metrics (.csv, .parquet or .jsonl).")
+@click.option(
+    "--among",
+    type=click.Choice(["all", "cold"]),
+    default="all",
+    show_default=True,
+    help="Items that are ranked: 'cold' are those nobody is known to have.",
+)
 @click.option("--groups/--no-groups", default=True, show_default=True, help="By user activity and item popularity.")
 @device_option
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
-    groups: bool, device: str,
+    among: str, groups: bool, device: str,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
-    Every item is ranked for every user. Items a user is known to have are masked: training items, and for the test
+    Every item is ranked for every user (with --among cold, every item without known interactions). Items a user is known to have are masked: training items, and for the test
     split validation items too. Popularity and random rank under the same masks. docs/evaluation.md defines every
     number.
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
-    from hakg_dgl.ranking.evaluation import Evaluator
+    from hakg_dgl.ranking.evaluation import Evaluator, cold_items
 
     with stages(3) as begin:
         begin("loading")
@@ -63,7 +70,10 @@ def evaluate_command(
                 "or read the validation metrics of the selection in result.json"
             )
         dataset = opened.dataset
-        evaluator = Evaluator(dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None)
+        candidates = cold_items(dataset, split) if among == "cold" else None
+        evaluator = Evaluator(
+            dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None, candidates=candidates
+        )
         begin("model")
         results = {"model": evaluator(opened.scorer(device))}
         begin("yardsticks")
@@ -73,16 +83,17 @@ def evaluate_command(
         write_tables([_with_original_ids(results["model"], dataset)], per_user)
     if json_file is not None:
         measured = {name: result.to_dict() for name, result in results.items()}
-        write_json({**opened.about(), "split": split, **measured}, json_file)
+        write_json({**opened.about(), "split": split, "among": among, **measured}, json_file)
     if str(json_file) != "-":  # files first: what is printed says that all was written
-        click.echo("\n\n".join([*opened.notes, *_tables(results, groups)]))
+        click.echo("\n\n".join([*opened.notes, *_tables(results, groups, cold=among == "cold")]))
 
 
-def _tables(results: dict[str, Evaluation], groups: bool) -> list[str]:
+def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list[str]:
     """All metrics of each scorer, then some of them by group, at the first cut."""
     model = results["model"]
     masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
-    heading = f"{model.split}: {model.n_users:,} users, {model.n_relevant:,} relevant items{masked}"
+    among = f"; {model.n_candidates:,} cold items ranked" if cold else ""
+    heading = f"{model.split}: {model.n_users:,} users, {model.n_relevant:,} relevant items{masked}{among}"
     rows: list[dict[str, Any]] = [
         {"metric": metric, **{name: result.metrics[metric] for name, result in results.items()}}
         for metric in model.metrics

@@ -72,6 +72,7 @@ Kernels = Literal["auto", "readable", "torch", "dgl", "triton"]
 Precision = Literal["float32", "bf16"]
 AngleMask = Literal["step", "edge"]
 AngleDirection = Literal["auto", "both", "attribute"]
+AnglePairs = Literal["items", "all"]
 Device = Literal["auto", "cpu", "cuda"]
 Protocol = Literal["validation", "published"]
 Similarity = Literal["cosine", "jaccard"]
@@ -94,6 +95,9 @@ class ModelSettings(_Section):
         ``poincare``, or ``euclidean`` for the ablation in which messages are translations ``e_t + w_r``.
     curvature
         c of the Poincaré ball of curvature -c.
+    degree_exponent
+        α: what is sent along an interaction is divided by the sender's number of interactions to the power α. 0 is the
+        published mean, 0.5 the symmetric normalisation of LightGCN.
     gate
         Off: users aggregate the mean of both item embeddings instead of their gated sum.
     dual_item_embeddings
@@ -118,6 +122,7 @@ class ModelSettings(_Section):
     layers: int = 2
     geometry: Geometry = "poincare"
     curvature: float = 1.0
+    degree_exponent: float = 0.5
     gate: bool = True
     dual_item_embeddings: bool = True
     score: Score = "inner"
@@ -141,6 +146,7 @@ class ModelSettings(_Section):
         _require_range(self, 1, 16, "layers")
         _require_range(self, 0.0, 1.0, "kg_edge_dropout", "interaction_dropout", "message_dropout", open_high=True)
         _require_range(self, 1e-4, 1e4, "curvature")
+        _require_range(self, 0.0, 2.0, "degree_exponent")
         _require_range(self, 0.0, 1e6, "linear_weight")
         _require_range(self, 1e-3, 1e9, "linear_l2")
         _require_range(self, 1, 4096, "linear_rank")
@@ -164,8 +170,13 @@ class LossSettings(_Section):
         step; all items where the catalogue has no more.
     negatives, margin
         Of the hinge: negatives per positive, and the cosine above which one counts.
+    gate_l2
+        Weight of the squares of the gate's matrices in the loss.
     angle_weight
         Weight of the angle loss; 0 switches it off.
+    angle_pairs
+        ``items``: items below their attributes, as published; ``all``: attributes below attributes too, where
+        relations order them (:func:`~hakg_dgl.data.dataset.attribute_tree`).
     angle_direction
         ``both``: both directions of every item-attribute edge, as the released code has it; ``attribute``: only the
         attribute is an apex, as published; ``auto``: that of the formulation.
@@ -184,7 +195,9 @@ class LossSettings(_Section):
     candidates: int = 4096
     negatives: int = 200
     margin: float = 0.6
-    angle_weight: float = 0.005
+    gate_l2: float = 1e-3
+    angle_weight: float = 0.1
+    angle_pairs: AnglePairs = "all"
     angle_direction: AngleDirection = "auto"
     angle_dropout: float = 0.5
     angle_mask: AngleMask = "step"
@@ -196,6 +209,8 @@ class LossSettings(_Section):
         _require_choice(self, "ranking_loss", Ranking)
         _require_choice(self, "angle_mask", AngleMask)
         _require_choice(self, "angle_direction", AngleDirection)
+        _require_choice(self, "angle_pairs", AnglePairs)
+        _require_range(self, 0.0, 1e3, "gate_l2")
         _require_range(self, 1e-3, 1e3, "temperature")
         _require_range(self, 1, 10_000_000, "candidates")
         _require_range(self, 1, 100_000, "negatives")
@@ -384,7 +399,8 @@ _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
 _TYPES: dict[str, dict[str, Any]] = {name: typing.get_type_hints(section) for name, section in _SECTIONS.items()}
 
 _HINGE = {"ranking_loss": "hinge", "linear_weight": 0.0, "dim": 64, "layers": 3, "lr": 1e-3, "refit": False}
-_RELEASED = {**_HINGE, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
+_PLAIN = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "angle_weight": 0.005, "batch_size": 4096}
+_RELEASED = {**_HINGE, **_PLAIN, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
 _PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -99,7 +99,7 @@ def measured(values: Any, users: Any = None, **changes: Any) -> Evaluation:
     values = np.asarray(values, dtype=float)
     table = pd.DataFrame({"user": np.arange(len(values)) if users is None else users, "recall@20": values})
     about: dict[str, Any] = {"split": "test", "mask": ("train", "valid"), "ks": (20,), "n_users": len(values)}
-    rest = {"n_relevant": 0, "n_masked_relevant": 0, "metrics": {}, "per_user": table}
+    rest = {"n_relevant": 0, "n_candidates": 9, "n_masked_relevant": 0, "metrics": {}, "per_user": table}
     return Evaluation(**about | rest | changes)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.ranking.baselines import PopularityScorer
-from hakg_dgl.ranking.evaluation import Evaluator, equal_share_groups, evaluate
+from hakg_dgl.ranking.evaluation import Evaluator, cold_items, equal_share_groups, evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
@@ -176,8 +176,35 @@ def test_an_evaluator_is_reusable_and_can_leave_users_out():
     assert fewer.per_user.equals(kept)
     assert fewer.n_relevant == kept["n_relevant"].sum()
     assert everyone.to_dict().keys() == {
-        "split", "mask", "ks", "n_users", "n_relevant", "n_masked_relevant", "metrics",
+        "split", "mask", "ks", "n_users", "n_relevant", "n_candidates", "n_masked_relevant", "metrics",
     }  # fmt: skip
+
+
+def test_among_some_items_the_others_are_neither_ranked_nor_relevant():
+    data, chosen = random_data(4), np.array([3, 7, 8, 15, 16, 30, 31, 32])
+    scorer = random_scorer(data, 5)
+    result = evaluate(scorer, data, ks=(3,), per_user=True, candidates=np.append(chosen, 8))
+    assert (result.n_candidates, result.to_dict()["n_candidates"]) == (8, 8)
+    scores, seen = scorer.scores(torch.arange(data.n_users)), data.sets("train", "valid")
+    wanted = {user: items & set(chosen) for user, items in enumerate(data.sets("test")) if items & set(chosen)}
+    assert result.per_user["user"].tolist() == sorted(wanted)
+    assert result.n_relevant == sum(map(len, wanted.values()))
+    for row in result.per_user.to_dict("records"):
+        user = row["user"]
+        open_to = sorted(set(chosen) - seen[user], key=lambda item: -float(scores[user, item]))
+        expected = metrics_by_hand(open_to[:3], wanted[user], 3)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert evaluate(scorer, data, candidates=np.arange(data.n_items)).metrics == evaluate(scorer, data).metrics
+
+
+def test_cold_items_are_those_without_interactions_before_the_split():
+    data = Interactions(3, 6, train=[(0, 1), (1, 1)], test=[(0, 4), (1, 0)])
+    data.splits["valid"] = np.array([[2, 3]])
+    assert cold_items(data).tolist() == [0, 2, 4, 5]
+    assert cold_items(data, "valid").tolist() == [0, 2, 3, 4, 5]
+    scorer = EmbeddingScorer(torch.ones(3, 1), torch.tensor([[0.0], [9.0], [1.0], [9.0], [2.0], [1.0]]))
+    found = evaluate(scorer, data, ks=(1,), mask=("train",), candidates=cold_items(data), per_user=True)
+    assert found.per_user["recall@1"].tolist() == [1.0, 0.0]
 
 
 def test_bad_arguments():
@@ -194,6 +221,10 @@ def test_bad_arguments():
         Evaluator(Interactions(3, 4, train=[(0, 1)], test=[]))
     with pytest.raises(DataError, match="user 99"):
         Evaluator(data, exclude_users=np.array([99]))
+    with pytest.raises(DataError, match="candidate item 40"):
+        Evaluator(data, candidates=np.array([40]))
+    with pytest.raises(DataError, match="0 candidate items in the 'test' split"):
+        Evaluator(data, candidates=np.array([], dtype=np.int64))
     with pytest.raises(DataError, match="30 users and 41 items"):
         evaluate(random_scorer(random_data(0, n_items=41)), data)
 

@@ -444,6 +444,7 @@ def test_relations_point_from_head_to_tail(dataset: Dataset, graph: Any) -> None
     path = {"past_item": label, "entity": {"id": "e", "name": "e"}, "past_fact": {"relation": "r", "inverse": True}}
     assert _path({**path, "item_fact": {"relation": "q", "inverse": False}}) == "X (x) <-r-- e <-q-- the item"
     assert _path({**path, "item_fact": {"relation": "q", "inverse": True}}) == "X (x) <-r-- e --q-> the item"
+    assert _path({"past_item": label, "user": {"id": "9", "name": "9"}}) == "X (x) - user 9 - the item"
 
 
 def test_bad_input_is_refused(work: Path) -> None:
@@ -543,7 +544,21 @@ def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Da
     bars, whole, network = draw(x).axes
     assert bars.get_title() == "No past items"
     assert [label.get_text() for label in whole.get_yticklabels()] == ["the user's own", "whole score"]
-    assert [text.get_text() for text in network.texts] == ["no shared entity"]
+    assert [text.get_text() for text in network.texts] == ["no shared entity or user"]
+
+
+def test_where_no_entity_is_shared_the_picture_shows_users(dataset: Dataset) -> None:
+    pytest.importorskip("matplotlib")
+    from hakg_dgl.insight.picture import draw
+
+    bare = dataclasses.replace(dataset, triples=dataset.triples.head(1))
+    explainer = Explainer(untrained(build_heterograph(bare)), bare)
+    item = int(np.bincount(bare.pairs("train")[:, 1]).argmax())
+    x = explainer(0, item)
+    network = draw(x, paths=3).axes[2]
+    assert network.get_title().startswith("Strongest paths over shared users")
+    node = x.paths.loc[x.paths["via"] == "user", "node"].iloc[0]
+    assert bare.users["name"].iloc[node] in {text.get_text() for text in network.texts}
 
 
 # --- entities without names ---------------------------------------------------------------------------------------

@@ -101,12 +101,12 @@ def dense_propagate(model, *, all_entities=False, generator=None):
             fused = gate * item + (1.0 - gate) * knowledge_of_items
         else:
             fused = 0.5 * item + 0.5 * knowledge_of_items
-        new_user = matrix @ fused / per_user
+        new_user = matrix @ (fused * per_item**-s.degree_exponent) / per_user
         n_heads = kept if last else packed.n_entities
         new_entity = dense_mean(edges[edges[:, 0] < n_heads], entity, model.relation, rule, n_heads)
         new_item = None
         if item is not None:
-            new_item = matrix.T @ user
+            new_item = matrix.T @ (user * per_user**-s.degree_exponent)
             if s.formulation == "paper":
                 new_item = new_item / per_item
         user = unit_rows(new_user, s.message_dropout, generator)
@@ -124,8 +124,9 @@ def dense_propagate(model, *, all_entities=False, generator=None):
 def test_all_paths_are_the_dense_model(formulation, geometry, gate, dual, layers):
     for path in PATHS:
         model = model_of(
-            path, formulation=formulation, geometry=geometry, gate=gate, dual_item_embeddings=dual, layers=layers
-        )
+            path, formulation=formulation, geometry=geometry, gate=gate, dual_item_embeddings=dual, layers=layers,
+            degree_exponent=(0.0, 0.5, 1.5, 0.25)[layers - 1],
+        )  # fmt: skip
         every = layers % 2 == 0  # all entities and items alone in turn
         ours = values_and_gradients(model, model.propagate(all_entities=every))
         theirs = values_and_gradients(model, dense_propagate(model, all_entities=every))
@@ -230,14 +231,15 @@ def test_a_graph_without_edges_leaves_the_parameters(path, n_relations, formulat
 @pytest.mark.parametrize("formulation", ["released", "paper"])
 def test_a_layer_before_normalisation(path, formulation):
     """Where means and sums differ: items sum over users as released, average as published; users always average."""
-    model = model_of(path, formulation=formulation, interaction_dropout=0.75, kg_edge_dropout=0.0)
+    model = model_of(path, formulation=formulation, interaction_dropout=0.75, kg_edge_dropout=0.0, degree_exponent=0.5)
     matrix = adjacency(GRAPH.interactions, 8, 6, torch.float64)
     per_item = matrix.sum(0).clamp_min(1)[:, None] if formulation == "paper" else 1.0
-    fused = model.fused_items(0, model.entity, model.item)
+    of_user, of_item = (matrix.sum(axis).clamp_min(1)[:, None] ** -0.5 for axis in (1, 0))
+    fused, sent = of_item * model.fused_items(0, model.entity, model.item), of_user * model.user
     user, entity, item = model.layer(0, model.aggregator, model.user, model.entity, model.item, 14)
     # Degrees are inverted in float32.
     assert error(user, matrix @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
-    assert error(item, matrix.T @ model.user / per_item) < 1e-6
+    assert error(item, matrix.T @ sent / per_item) < 1e-6
     assert torch.equal(entity, model.aggregator.entities(model.entity, model.relation, 14))
     # In training, kept interactions are worth 1 / (1 - rate), and degrees are those of the whole graph.
     dropped = model._drop_edges(torch.Generator().manual_seed(4))
@@ -246,7 +248,7 @@ def test_a_layer_before_normalisation(path, formulation):
     less = 4.0 * adjacency(pairs, 8, 6, torch.float64)
     user, entity, item = model.layer(0, dropped, model.user, model.entity, model.item, 14)
     assert error(user, less @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
-    assert error(item, less.T @ model.user / per_item) < 1e-6
+    assert error(item, less.T @ sent / per_item) < 1e-6
 
 
 # --- parts --------------------------------------------------------------------------------------------------------

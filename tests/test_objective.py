@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, hierarchical_relations
+from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.nn.losses import contrastive_loss, softmax_loss
 from hakg_dgl.randomness import torch_generator
@@ -43,7 +44,7 @@ def drawn_from(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: Dataset) -> None:
-    sut = objective(demo, ranking_loss="hinge", angle_weight=0.3)
+    sut = objective(demo, ranking_loss="hinge", angle_weight=0.3, gate_l2=0.0)
     users, items = batch(demo)
     negatives, dropout, angle = (torch_generator(2020, name) for name in ("negatives", "dropout", "angle"))
     drawn = sut.sampler.sample(users, 10, negatives)
@@ -56,7 +57,7 @@ def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: 
 
 @pytest.mark.parametrize("candidates", [20, 4096])
 def test_the_softmax_is_over_a_sample_of_the_items_or_all(demo: Dataset, candidates: int) -> None:
-    sut = objective(demo, angle_weight=0.0, candidates=candidates, temperature=0.5)
+    sut = objective(demo, angle_weight=0.0, candidates=candidates, temperature=0.5, gate_l2=0.0)
     users, items = batch(demo)
     user, item = sut.model.score_vectors(sut.model.propagate(dropout=torch_generator(2020, "dropout")))
     sample = None
@@ -141,7 +142,56 @@ def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
     for names in (["all"], ["made_by"], ["made_by", "belongs_to"]):
         ids = relation_ids(demo, tuple(names))
         chosen = items if ids is None else items & triples["relation"].isin(ids.tolist())
-        sut = objective(demo, hierarchical_relations=names)
+        sut = objective(demo, hierarchical_relations=names, angle_pairs="items")
         assert sut.angle.pairs.n_edges == int(chosen.sum()) > 0
-    assert objective(demo, hierarchical_relations=["subcategory_of"]).angle.pairs.n_edges == 0
-    assert torch.isfinite(objective(demo, hierarchical_relations=["subcategory_of"])(*batch(demo)))
+    none = objective(demo, hierarchical_relations=["subcategory_of"], angle_pairs="items")
+    assert none.angle.pairs.n_edges == 0
+    assert torch.isfinite(none(*batch(demo)))
+
+
+def test_attributes_are_below_attributes_where_relations_order_them(demo: Dataset) -> None:
+    tree = attribute_tree(demo)
+    of_items = objective(demo, angle_pairs="items").angle.pairs
+    for names, kept in ((["all"], of_items.n_edges), (["subcategory_of"], 0)):
+        found = objective(demo, hierarchical_relations=names).angle.pairs
+        pairs = pd.DataFrame({"child": found.rows, "parent": found.cols})
+        assert found.n_edges == kept + len(tree)
+        between = pairs[pairs["child"] >= demo.n_items].reset_index(drop=True)
+        expected = tree[["child", "parent"]].sort_values(["child", "parent"], ignore_index=True)
+        pd.testing.assert_frame_equal(between, expected)
+    made = objective(demo, hierarchical_relations=["made_by"])
+    assert made.angle.pairs.n_edges == int((demo.triples["relation"] == 2).sum())
+
+
+def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> None:
+    first = demo.n_items
+    one = pd.DataFrame({"head": [first, first + 1, first + 2], "relation": 0, "tail": first + 3})
+
+    def tree(*rows: tuple[int, int], relations: list[int] | None = None) -> list[tuple[int, int]]:
+        extra = pd.DataFrame({"head": [first + a for a, _ in rows], "relation": 0, "tail": [first + b for _, b in rows]})
+        extra = extra.astype("int64")
+        changed = dataclasses.replace(demo, triples=pd.concat([one, extra]))
+        edges = attribute_tree(changed, relations)
+        return sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True))
+
+    fan = [(0, 3), (1, 3), (2, 3)]
+    assert tree() == fan
+    assert tree((4, 4)) == fan, "a loop says nothing"
+    assert tree((3, 0)) == [], "a cycle"
+    assert tree((3, 0), relations=[0]) == [(0, 3), (1, 3), (2, 3), (3, 0)], "asked for by name"
+    assert tree((5, 6), (7, 8), (9, 10)) == [], "as many at the one end as at the other"
+    backwards = dataclasses.replace(demo, triples=one.rename(columns={"head": "tail", "tail": "head"}))
+    edges = attribute_tree(backwards)
+    assert sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True)) == fan
+    with_item = dataclasses.replace(demo, triples=pd.concat([one, one.assign(tail=0)]))
+    assert attribute_tree(with_item).empty, "a relation that items have too"
+
+
+def test_the_gate_is_kept_small(demo: Dataset) -> None:
+    users, items = batch(demo)
+    plain, sut = objective(demo, gate_l2=0.0), objective(demo, gate_l2=0.5)
+    squares = sum(parameter.square().sum() for name, parameter in sut.model.named_parameters() if "gate" in name)
+    assert squares > 1.0
+    torch.testing.assert_close(sut(users, items), plain(users, items) + 0.5 * squares, rtol=1e-12, atol=0)
+    without = objective(demo, gate=False, gate_l2=0.5)
+    assert torch.equal(without(users, items), objective(demo, gate=False, gate_l2=0.0)(users, items))

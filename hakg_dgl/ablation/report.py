@@ -109,6 +109,7 @@ def _evaluation(run: PlannedRun, dataset: Dataset, evaluator: Evaluator) -> Eval
         ks=evaluator.ks,
         n_users=len(table),
         n_relevant=int(table["n_relevant"].sum()),
+        n_candidates=evaluator.n_candidates,
         n_masked_relevant=evaluator.n_masked_relevant,
         metrics={metric: float(table[metric].mean()) for metric in METRICS},
         per_user=table,

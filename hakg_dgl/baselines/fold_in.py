@@ -93,13 +93,13 @@ def fused_layers(model: HAKG) -> list[Tensor]:
     """What users receive from items in each layer, ``[n_items, d]`` each, without dropout (HAKG eqs. 8-9)."""
     user, entity = model.user, model.entity
     item = model.item if model.settings.dual_item_embeddings else None
-    fused = [model.fused_items(0, entity, item)]
+    fused = [model.sent_by_items(0, entity, item)]
     for number in range(model.settings.layers - 1):
         outputs = model.layer(number, model.aggregator, user, entity, item, model.graph.n_entities)
         user, entity, item = (  # type: ignore[assignment]
             None if x is None else drop_and_normalise(x, 0.0, None) for x in outputs
         )
-        fused.append(model.fused_items(number + 1, entity, item))
+        fused.append(model.sent_by_items(number + 1, entity, item))
     return fused
 
 

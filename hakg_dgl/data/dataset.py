@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -524,6 +524,48 @@ def hierarchical_relations(dataset: Dataset) -> list[int]:
     """
     table = relation_table(dataset)
     return [int(relation) for relation in table.loc[table["hierarchical"], "relation"]]
+
+
+def attribute_tree(dataset: Dataset, relations: Iterable[int] | None = None) -> pd.DataFrame:
+    """Triples between two attributes (entities that are no items) that order them, as a tree of genres does.
+
+    Parameters
+    ----------
+    dataset
+        Whose triples.
+    relations
+        Relations that order; None takes those between attributes alone that are nearly free of cycles
+        (:func:`hierarchy_score` at least ``HIERARCHY_SCORE``) and gather ``ITEMS_PER_ATTRIBUTE`` or more at one end on
+        average, and more than at the other.
+
+    Returns
+    -------
+    DataFrame
+        ``child``, ``parent`` (entities), ``relation`` (int64), each row once. The parent is the end at which the
+        relation gathers more, whichever end of its triples that is; the tail where both gather the same.
+    """
+    n = dataset.n_relations
+    head, relation, tail = (dataset.triples[column].to_numpy() for column in ("head", "relation", "tail"))
+    with_item = np.bincount(relation[np.minimum(head, tail) < dataset.n_items], minlength=n)
+    chosen = with_item == 0 if relations is None else np.isin(np.arange(n), list(relations))
+    kept = chosen[relation] & (np.minimum(head, tail) >= dataset.n_items) & (head != tail)
+    edges = pd.DataFrame({"head": head[kept], "relation": relation[kept], "tail": tail[kept]})
+    groups = edges.groupby("relation")
+    fan_in, fan_out = (groups.size() / groups[end].nunique() for end in ("tail", "head"))
+    if relations is None:
+        most, least = np.maximum(fan_in, fan_out), np.minimum(fan_in, fan_out)
+        gathers = most.index[(most >= ITEMS_PER_ATTRIBUTE) & (most > least)]
+        ends = {r: groups.get_group(r)[["head", "tail"]].to_numpy() for r in gathers}
+        ordering = [r for r, pairs in ends.items() if hierarchy_score(*pairs.T) >= HIERARCHY_SCORE]
+        edges = edges[edges["relation"].isin(ordering)]
+    up = (fan_in >= fan_out).reindex(edges["relation"]).to_numpy(dtype=bool)
+    return pd.DataFrame(
+        {
+            "child": np.where(up, edges["head"], edges["tail"]),
+            "parent": np.where(up, edges["tail"], edges["head"]),
+            "relation": edges["relation"].to_numpy(),
+        }
+    ).drop_duplicates(["child", "parent"], ignore_index=True)
 
 
 def hierarchy_score(head: Int64, tail: Int64, *, sources: int = _HIERARCHY_SOURCES) -> float:

@@ -302,7 +302,8 @@ class AngleLoss:
     Attributes
     ----------
     pairs
-        Pattern item x attribute entity: one edge for every triple with exactly one end an item.
+        Pattern item x attribute entity, one edge for every triple with exactly one end an item; or child x parent of
+        :func:`with_attribute_pairs`, to which all said of items and attributes then applies.
     rule
         Formulation and geometry. The released code takes the parameters themselves as points, the paper's
         formulation maps them to the ball first.
@@ -399,3 +400,18 @@ def item_attribute_pairs(knowledge: KnowledgePattern, n_items: int, relations: T
     if relations is not None:
         chosen &= torch.isin(knowledge.relation % max(r, 1), relations.to(knowledge.relation.device))
     return SparsePattern.from_pairs(pairs.rows[chosen], pairs.cols[chosen], n_items, pairs.n_cols)
+
+
+def with_attribute_pairs(items: SparsePattern, children: Tensor, parents: Tensor) -> SparsePattern:
+    """Pattern entity x entity of the pairs of :func:`item_attribute_pairs` and of attributes below attributes.
+
+    Parameters
+    ----------
+    items
+        Items below attributes.
+    children, parents
+        int64 ``[n]`` each: entities, the lower and the higher.
+    """
+    rows = torch.cat([items.rows, children.to(items.rows)])
+    cols = torch.cat([items.cols, parents.to(items.cols)])
+    return SparsePattern.from_pairs(rows, cols, items.n_cols, items.n_cols)

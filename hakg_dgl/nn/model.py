@@ -135,6 +135,12 @@ class HAKG(nn.Module):
         """Where the parameters lie."""
         return self.user.device
 
+    def gate_matrices(self) -> list[nn.Parameter]:
+        """A_l and B_l of all layers, ``[d, d]`` each; empty without a gate."""
+        if not (self.settings.dual_item_embeddings and self.settings.gate):
+            return []
+        return [*self.gate_item, *self.gate_entity]
+
     def fused_items(self, layer: int, entity: Tensor, item: Tensor | None) -> Tensor:
         r"""What users receive from items, ``[n_items, d]`` (HAKG eqs. 8-9).
 
@@ -155,6 +161,29 @@ class HAKG(nn.Module):
             return (item + knowledge) / 2.0
         return self._gate(item, knowledge, self.gate_item[layer], self.gate_entity[layer])
 
+    def sent_by_items(self, layer: int, entity: Tensor, item: Tensor | None) -> Tensor:
+        r"""What an item sends to each of its users, ``[n_items, d]``.
+
+        :meth:`fused_items` divided by :math:`|N_i|^\alpha` with the number of the item's users in the graph and the
+        setting ``degree_exponent`` α.
+
+        Parameters
+        ----------
+        layer, entity, item
+            As for :meth:`fused_items`.
+        """
+        return self._shared_out(self.fused_items(layer, entity, item), self.graph.interactions.col_degree)
+
+    def sent_by_users(self, user: Tensor) -> Tensor:
+        r"""What a user sends to each of its items, ``[n_users, d]``: ``user`` divided by :math:`|N_u|^\alpha`."""
+        return self._shared_out(user, self.graph.interactions.row_degree)
+
+    def _shared_out(self, values: Tensor, degree: Tensor) -> Tensor:
+        exponent = self.settings.degree_exponent
+        if exponent == 0.0:
+            return values
+        return values * degree.clamp_min(1).to(values.dtype).pow(-exponent).unsqueeze(1)
+
     def layer(
         self, number: int, aggregator: Aggregator, user: Tensor, entity: Tensor, item: Tensor | None, n_heads: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -165,10 +194,10 @@ class HAKG(nn.Module):
         new_entity = aggregator.entities(entity, self.relation, n_heads)
         new_item = None
         if item is not None:
-            new_item = aggregator.item_sum(user)
+            new_item = aggregator.item_sum(self.sent_by_users(user))
             if self.settings.formulation == "paper":
                 new_item = new_item * self._inverse_degree("col")
-        new_user = aggregator.user_sum(self.fused_items(number, entity, item)) * self._inverse_degree("row")
+        new_user = aggregator.user_sum(self.sent_by_items(number, entity, item)) * self._inverse_degree("row")
         return new_user, new_entity, new_item
 
     def _inverse_degree(self, side: str) -> Tensor:

@@ -42,6 +42,8 @@ class Evaluation:
     """Users evaluated: those with a relevant item that were not excluded."""
     n_relevant: int
     """Relevant items of those users."""
+    n_candidates: int
+    """Items that are ranked."""
     n_masked_relevant: int
     """Relevant items that are masked too, since both splits hold them: no list can, so they count as missed."""
     metrics: dict[str, float]
@@ -59,6 +61,7 @@ class Evaluation:
             "ks": list(self.ks),
             "n_users": self.n_users,
             "n_relevant": self.n_relevant,
+            "n_candidates": self.n_candidates,
             "n_masked_relevant": self.n_masked_relevant,
             "metrics": dict(self.metrics),
         }
@@ -87,13 +90,16 @@ class Evaluator:
         Also return the table of every user's metrics.
     exclude_users
         User ids ``[m]`` left out of the evaluation.
+    candidates
+        Item ids ``[m]`` that are ranked, for example :func:`cold_items`; other items are neither recommended nor
+        relevant. Default: all.
 
     Raises
     ------
     ConfigError
         If a split or a ``k`` is not one of those allowed.
     DataError
-        If no user has a relevant item.
+        If no user has a relevant item, or an id does not exist.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Evaluator:
         groups: bool = False,
         per_user: bool = False,
         exclude_users: IdArray | None = None,
+        candidates: IdArray | None = None,
     ) -> None:
         self.split, self.ks = split, tuple(int(k) for k in ks)
         self.mask = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
@@ -118,18 +125,29 @@ class Evaluator:
         self.groups, self.per_user = groups, per_user
 
         indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(split))
-        n_relevant = np.diff(indptr)
+        owners = np.repeat(np.arange(self.n_users), np.diff(indptr))
+        self.candidates, self.n_candidates = None, self.n_items
+        if candidates is not None:
+            self.candidates = torch.unique(checked_ids(candidates, self.n_items, "candidate item").cpu())
+            self.n_candidates = len(self.candidates)
+            chosen = np.isin(items, self.candidates.numpy())
+            owners, items = owners[chosen], items[chosen]
+        n_relevant = np.bincount(owners, minlength=self.n_users)
         wanted = n_relevant > 0
         if exclude_users is not None:
             wanted[checked_ids(exclude_users, self.n_users, "excluded user").cpu().numpy()] = False
         self.users: IntArray = np.flatnonzero(wanted)
+        if not len(self.users) and candidates is not None:
+            raise DataError(
+                f"no user has one of the {self.n_candidates:,} candidate items in the {split!r} split",
+                remedy="evaluate among all items, or on a split in which they occur",
+            )
         if not len(self.users):
             raise DataError(
                 f"no user has an item in the {split!r} split, so there is nothing to evaluate",
                 remedy="evaluate another split, or preprocess again with a share for this one (--valid, --test)",
             )
         self.n_relevant: IntArray = n_relevant[self.users]
-        owners = np.repeat(np.arange(self.n_users), n_relevant)
         self._relevant_row, self._relevant_item = (np.cumsum(wanted) - 1)[owners[wanted[owners]]], items[wanted[owners]]
         self._relevant_keys = torch.from_numpy(owners * self.n_items + items)
 
@@ -161,7 +179,7 @@ class Evaluator:
                 f"the data set {self.n_users} and {self.n_items}",
                 remedy="use the data set that the model was trained on",
             )
-        items, _ = masked_topk(scorer, self.users, max(self.ks), self._seen)
+        items, _ = masked_topk(scorer, self.users, max(self.ks), self._seen, self.candidates)
         if self._seen is not None:  # stay on the scorer's device, for the next call
             self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
         items = items.cpu()
@@ -184,6 +202,7 @@ class Evaluator:
             ks=self.ks,
             n_users=len(self.users),
             n_relevant=len(self._relevant_item),
+            n_candidates=self.n_candidates,
             n_masked_relevant=self.n_masked_relevant,
             metrics={name: float(value.mean()) for name, value in values.items()},
             groups=groups,
@@ -246,6 +265,7 @@ def evaluate(
     groups: bool = False,
     per_user: bool = False,
     exclude_users: IdArray | None = None,
+    candidates: IdArray | None = None,
 ) -> Evaluation:
     """Evaluate one scorer once; the parameters and errors are those of :class:`Evaluator`.
 
@@ -253,8 +273,22 @@ def evaluate(
     --------
     >>> evaluate(EmbeddingScorer(users, items), dataset, ks=(20, 40)).metrics["recall@20"]  # doctest: +SKIP
     """
-    evaluator = Evaluator(dataset, split, ks, mask=mask, groups=groups, per_user=per_user, exclude_users=exclude_users)
+    evaluator = Evaluator(
+        dataset, split, ks, mask=mask, groups=groups, per_user=per_user, exclude_users=exclude_users,
+        candidates=candidates,
+    )  # fmt: skip
     return evaluator(scorer)
+
+
+def cold_items(dataset: Dataset, split: str = "test") -> IntArray:
+    """Items without an interaction before a split: in train, and for ``test`` in validation too; int64 ``[m]``.
+
+    What a model knows of them comes from the knowledge graph alone. Ranked among themselves
+    (``evaluate(..., candidates=cold_items(dataset))``) they show what it is worth there; among all items their scores
+    compete with those of items that users have chosen.
+    """
+    known = dataset.pairs(*DEFAULT_MASKS[split])[:, 1]
+    return np.flatnonzero(np.bincount(known, minlength=dataset.n_items) == 0)
 
 
 def equal_share_groups(counts: IntArray, n_groups: int) -> IntArray:

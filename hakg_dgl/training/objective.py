@@ -7,11 +7,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import Settings
-from hakg_dgl.data.dataset import Dataset, hierarchical_relations
+from hakg_dgl.config import LossSettings, Settings
+from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.nn.losses import AngleLoss, contrastive_loss, item_attribute_pairs, softmax_loss
+from hakg_dgl.nn.losses import (
+    AngleLoss,
+    contrastive_loss,
+    item_attribute_pairs,
+    softmax_loss,
+    with_attribute_pairs,
+)
 from hakg_dgl.nn.model import HAKG, Embeddings
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.sampling import NegativeSampler
@@ -50,6 +57,19 @@ def _angle_direction(settings: Settings) -> Literal["both", "attribute"]:
     return settings.loss.angle_direction
 
 
+def _angle_pairs(model: HAKG, dataset: Dataset, loss: LossSettings) -> SparsePattern:
+    relations = relation_ids(dataset, loss.hierarchical_relations)
+    pairs = item_attribute_pairs(model.graph.knowledge, dataset.n_items, relations)
+    if loss.angle_pairs == "items" or loss.angle_weight == 0.0:
+        return pairs
+    named = loss.hierarchical_relations not in (("all",), ("auto",))
+    tree = attribute_tree(dataset, relations.tolist() if named and relations is not None else None)
+    if not len(tree):
+        return pairs
+    children, parents = (torch.tensor(tree[end].to_numpy(), dtype=torch.int64) for end in ("child", "parent"))
+    return with_attribute_pairs(pairs, children, parents)
+
+
 class Objective:
     """The loss of a batch.
 
@@ -74,9 +94,8 @@ class Objective:
         indptr, items = (torch.tensor(a, dtype=torch.int64, device=device) for a in dataset.positives(*splits))
         self.known, self.longest = (indptr, items), int(indptr.diff().max())
         self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=device)
-        relations = relation_ids(dataset, loss.hierarchical_relations)
         self.angle = AngleLoss(
-            item_attribute_pairs(model.graph.knowledge, dataset.n_items, relations),
+            _angle_pairs(model, dataset, loss),
             model.rule,
             direction=_angle_direction(settings),
             aperture=loss.aperture,
@@ -88,6 +107,9 @@ class Objective:
         """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the model's parameters."""
         embeddings = self.model.propagate(dropout=self.generators["dropout"])
         total = self.ranking_loss(embeddings, users, positives)
+        if self.settings.gate_l2 > 0.0:
+            for matrix in self.model.gate_matrices():
+                total = total + self.settings.gate_l2 * matrix.square().sum()
         if self.settings.angle_weight > 0.0:
             angle = self.angle(self.backend, self.model.entity, self.generators["angle"])
             total = total + self.settings.angle_weight * angle
