@@ -168,7 +168,9 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
 def _path(row: dict[str, Any]) -> str:
     start, end = _named(row["past_item"]), "the item"
     if "user" in row:
-        return f"{start} - {_named(row['user'])} - {end}"
+        from hakg_dgl.insight.explain import introduced
+
+        return f"{start} - {introduced('user', _named(row['user']))} - {end}"
     ours, theirs = row["past_fact"], row["item_fact"]
     return f"{start} {_arrow(ours)} {_named(row['entity'])} {_arrow(theirs, back=True)} {end}"
 

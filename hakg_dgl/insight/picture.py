@@ -34,9 +34,10 @@ def require_matplotlib() -> None:
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     """The picture: the strongest past items and, below, what the whole score adds up from; on the right paths.
 
-    Every bar is split by what carries the past items' evidence: ``knowledge``, ``collaborative``, ``linear`` and
-    whatever else components have. The bars of the lower panel are the past items shown, the others, the user's own
-    parameters, and their sum, the score. Edges between the same two nodes are drawn as one path, their sum.
+    Paths are those over shared entities or, where there are none, over shared users; edges between the same two nodes
+    are drawn as one, their sum. Every bar is split by what carries the past items' evidence: ``knowledge``,
+    ``collaborative``, ``linear`` and whatever else components have. The bars of the lower panel are the past items
+    shown, the others, the user's own parameters, and their sum, the score.
 
     Parameters
     ----------
@@ -59,7 +60,8 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     from matplotlib.figure import Figure
 
     n_bars = min(items, len(explanation.past_items))
-    strongest = _paths(explanation, paths)
+    over = "entity" if (explanation.paths["via"] == "entity").any() else "user"
+    strongest = _paths(explanation, over, paths)
     height = max(0.34 * (n_bars + 4) + 1.9, 0.5 * max(strongest[c].nunique() for c in ("past_item", "node")) + 1.2)
     figure = Figure(figsize=(11.5, max(height, 3.6)), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(4, 5))
@@ -70,7 +72,7 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     rank = f"rank {explanation.rank:,} of {explanation.n_ranked:,}"
     figure.suptitle(f"{user}, {item}: score {explanation.score:.3f}, {rank}", fontsize=11)
     _bars(bars, whole, explanation, n_bars)
-    _network(right.subplots(), explanation, strongest)
+    _network(right.subplots(), explanation, over, strongest)
     return figure
 
 
@@ -138,9 +140,9 @@ def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _paths(explanation: Explanation, count: int) -> pd.DataFrame:
-    """The strongest paths over entities; those over the same past item and entity are one, named by their strongest."""
-    found = explanation.paths[explanation.paths["via"] == "entity"]
+def _paths(explanation: Explanation, over: str, count: int) -> pd.DataFrame:
+    """The strongest paths over ``entity`` or ``user``; those between the same two nodes are one."""
+    found = explanation.paths[explanation.paths["via"] == over]
     ends = ["past_item", "node"]
     strongest = found.groupby(ends, sort=False)["contribution"].sum().sort_values(ascending=False, kind="stable")
     table = strongest.head(count).to_frame()
@@ -151,15 +153,15 @@ def _paths(explanation: Explanation, count: int) -> pd.DataFrame:
     return table.reset_index()
 
 
-def _network(axes: Any, explanation: Explanation, paths: pd.DataFrame) -> None:
-    """Past items, shared entities and the item in three columns; a line is as wide as its paths are strong."""
+def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame) -> None:
+    """Past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
     axes.axis("off")
-    share = explanation.share(explanation.path_totals.get("entity", (0, 0.0))[1])
-    every = "" if share is None or paths.empty else f" (all of them: {share:.1%} of the score)".replace("-", "−")
-    axes.set_title(f"Strongest paths over shared entities{every}", fontsize=10)
     if paths.empty:
-        axes.text(0.5, 0.5, "no shared entity", ha="center", va="center", color=_GREY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no shared entity or user", ha="center", color=_GREY, transform=axes.transAxes)
         return
+    share = explanation.share(explanation.path_totals[over][1])
+    every = "" if share is None else f" (all of them: {share:.1%} of the score)".replace("-", "−")
+    axes.set_title(f"Strongest paths over shared {'entities' if over == 'entity' else 'users'}{every}", fontsize=10)
     left, middle = _places(paths)
     lines = paths.assign(y=paths["past_item"].map(left), to=paths["node"].map(middle))
     into = lines.groupby("node", sort=False).agg(
@@ -173,7 +175,8 @@ def _network(axes: Any, explanation: Explanation, paths: pd.DataFrame) -> None:
         x, y = (2.0, 0.5) if y is None else (0.0, y)
         axes.text(x, y, _wrapped(items.iloc[item]), fontsize=8, bbox=box, **text)
     for node, y in middle.items():
-        axes.text(1.0, y, _entity(explanation, node), fontsize=8, bbox=box, **text)
+        name = _entity(explanation, node) if over == "entity" else _user(explanation, node)
+        axes.text(1.0, y, name, fontsize=8, bbox=box, **text)
     if (paths["contribution"] < 0).any():
         axes.text(2.4, 0.99, "orange lines lower the score", fontsize=8, color=_NEGATIVE, ha="right")
     axes.set_xlim(-0.4, 2.4)
@@ -201,6 +204,8 @@ def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: floa
         color = _COLOURS[0] if contribution >= 0 else _NEGATIVE
         width = 0.5 + 3.5 * abs(contribution) / largest
         axes.plot([start, start + 1.0], [y, to], color=color, linewidth=width, alpha=0.5, zorder=1)
+        if relation < 0:  # between a user and an item
+            continue
         name = short_relation(dataset.relations["name"].iloc[relation % dataset.n_relations])
         axes.text(
             start + 0.5, (y + to) / 2, _short({"name": name}, 18), fontsize=6.5, color="#404040",
@@ -219,6 +224,10 @@ def _entity(explanation: Explanation, node: int) -> str:
     also = shared.items(node, (explanation.item, *explanation.past_items["item"]))
     example = f", e.g.\n{_short({'name': dataset.items['name'].iloc[also[0]]}, 20)}" if len(also) else ""
     return f"{_short({'name': row['name']})}\nof {len(shared.items(node)):,} items{example}"
+
+
+def _user(explanation: Explanation, number: int) -> str:
+    return introduced("user", _wrapped(explanation.dataset.users["name"].iloc[number]))
 
 
 def _wrapped(name: str) -> str:
