@@ -51,9 +51,9 @@ def evaluate_command(
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
-    Every item is ranked for every user (with --among cold, every item without known interactions). Items a user is known to have are masked: training items, and for the test
-    split validation items too. Popularity and random rank under the same masks. docs/evaluation.md defines every
-    number.
+    Every item is ranked for every user (with --among cold, every item without known interactions). Items a user is
+    known to have are masked: training items, and for the test split validation items too. Popularity and random rank
+    under the same masks. docs/evaluation.md defines every number.
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer

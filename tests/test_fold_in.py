@@ -52,6 +52,7 @@ def dense_vectors(model: HAKG, counts: Tensor) -> Tensor:
     entity: Tensor = model.entity
     item: Tensor | None = model.item if s.dual_item_embeddings else None
     total = torch.zeros(len(counts), s.dim, dtype=torch.float64)
+    per_user, per_item = (links.sum(axis).clamp_min(1)[:, None] ** s.degree_exponent for axis in (1, 0))
     for layer in range(s.layers):
         fused = entity[: graph.n_items]
         if item is not None:
@@ -59,10 +60,10 @@ def dense_vectors(model: HAKG, counts: Tensor) -> Tensor:
             if s.gate:
                 gate = torch.sigmoid(item @ model.gate_item[layer].T + fused @ model.gate_entity[layer].T)
             fused = gate * item + (1 - gate) * fused
-        fused = fused / links.sum(0).clamp_min(1)[:, None] ** s.degree_exponent
+        fused = fused / per_item
         total += F.normalize(counts @ fused, dim=1)  # the length of a mean does not matter
         new_user = F.normalize(links @ fused, dim=1)
-        new_item = None if item is None else F.normalize(links.T @ (user / links.sum(1).clamp_min(1)[:, None] ** s.degree_exponent), dim=1)
+        new_item = None if item is None else F.normalize(links.T @ (user / per_user), dim=1)
         entity = F.normalize(dense_mean(graph.edges(), entity, model.relation, model.rule, graph.n_entities), dim=1)
         user, item = new_user, new_item
     return total

@@ -168,8 +168,8 @@ def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> 
     one = pd.DataFrame({"head": [first, first + 1, first + 2], "relation": 0, "tail": first + 3})
 
     def tree(*rows: tuple[int, int], relations: list[int] | None = None) -> list[tuple[int, int]]:
-        extra = pd.DataFrame({"head": [first + a for a, _ in rows], "relation": 0, "tail": [first + b for _, b in rows]})
-        extra = extra.astype("int64")
+        lower, upper = ([first + row[end] for row in rows] for end in (0, 1))
+        extra = pd.DataFrame({"head": lower, "relation": 0, "tail": upper}).astype("int64")
         changed = dataclasses.replace(demo, triples=pd.concat([one, extra]))
         edges = attribute_tree(changed, relations)
         return sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True))

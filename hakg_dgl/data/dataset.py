@@ -553,7 +553,8 @@ def attribute_tree(dataset: Dataset, relations: Iterable[int] | None = None) -> 
     groups = edges.groupby("relation")
     fan_in, fan_out = (groups.size() / groups[end].nunique() for end in ("tail", "head"))
     if relations is None:
-        most, least = np.maximum(fan_in, fan_out), np.minimum(fan_in, fan_out)
+        fans = pd.concat([fan_in, fan_out], axis=1)
+        most, least = fans.max(axis=1), fans.min(axis=1)
         gathers = most.index[(most >= ITEMS_PER_ATTRIBUTE) & (most > least)]
         ends = {r: groups.get_group(r)[["head", "tail"]].to_numpy() for r in gathers}
         ordering = [r for r, pairs in ends.items() if hierarchy_score(*pairs.T) >= HIERARCHY_SCORE]
