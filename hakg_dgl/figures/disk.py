@@ -335,14 +335,15 @@ def _draw_edges(panel: Any, layout: Layout, edges: pd.DataFrame, branches: Branc
 def _draw_points(panel: Any, points: Float64, shown: NDArray[np.bool_], branches: Branches, dataset: Dataset) -> None:
     """Unbranched points first, so that they hide none of the others."""
     is_item = np.arange(len(points)) < dataset.n_items
+    ring = 22.0 if (shown & ~is_item).sum() <= 400 else 8.0  # many large ones would hide all else
     for inside in (False, True):
         chosen = shown & ((branches.branch >= 0) == inside)
         colours, many = _colours(branches.branch), bool(chosen.sum() > RASTER_ABOVE)
         at, rest = chosen & is_item, chosen & ~is_item
         panel.scatter(*points[at].T, s=5, c=colours[at], alpha=0.75, linewidths=0, zorder=2 + inside, rasterized=many)
         panel.scatter(
-            *points[rest].T, s=22, facecolors="white", edgecolors=colours[rest], linewidths=1.0, zorder=3 + inside,
-            rasterized=many,
+            *points[rest].T, s=ring, facecolors="white", edgecolors=colours[rest], linewidths=1.0 if ring > 10 else 0.7,
+            zorder=3 + inside, rasterized=many,
         )  # fmt: skip
     for number, root in enumerate(branches.roots):
         panel.scatter(
