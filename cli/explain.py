@@ -120,19 +120,16 @@ def _unnamed(about: dict[str, Any]) -> list[str]:
 
 def _past_items(about: dict[str, Any]) -> str:
     part = about["past_items"]
+    ways = [way for way in ("knowledge", "collaborative", "linear") if way in part["others"]]
     rows = [
-        {
-            "past item": _named(row, "item_"), "gate": row["gate"], "knowledge": row["knowledge"],
-            "collaborative": row["collaborative"], **({"linear": row["linear"]} if "linear" in row else {}),
-            **_amount(row),
-        }
+        {"past item": _named(row, "item_"), "gate": row["gate"], **{way: row[way] for way in ways}, **_amount(row)}
         for row in part["rows"]
-    ]  # fmt: skip
+    ]
     if part["others"]["count"]:
-        rows.append({"past item": f"{part['others']['count']:,} others", **_amount(part["others"])})
+        rest = part["others"]
+        rows.append({"past item": f"{rest['count']:,} others", **{way: rest[way] for way in ways}, **_amount(rest)})
     rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
-    linear = ["linear"] if any("linear" in row for row in rows) else []
-    return table(rows, ["past item", "gate", "knowledge", "collaborative", *linear, "contribution", "share"])
+    return table(rows, ["past item", "gate", *ways, "contribution", "share"])
 
 
 def _item_side(title: str, part: dict[str, Any], name: Any) -> str:

@@ -400,6 +400,8 @@ def test_the_command_says_what_python_says(trained: Path) -> None:
     assert [len(about[name]["rows"]) for name in ("past_items", "users")] == [2, 2]
     others = about["past_items"]["others"]
     assert others["count"] == len(x.past_items) - 2
+    for way in ("knowledge", "collaborative", "linear"):
+        assert others[way] == pytest.approx(x.past_items[way].iloc[2:].sum())
     shown = sum(row["contribution"] for row in about["past_items"]["rows"])
     assert shown + others["contribution"] + about["user_own"]["contribution"] == pytest.approx(x.score, abs=1e-5)
     assert about["components"][0]["share"] == pytest.approx(about["components"][0]["contribution"] / x.score)

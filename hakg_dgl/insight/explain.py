@@ -141,7 +141,8 @@ class Explanation:
 
     def _cut(self, frame: pd.DataFrame, top: int) -> dict[str, Any]:
         rest = frame.iloc[top:]
-        others = {"count": len(rest), "contribution": float(rest["contribution"].sum())}
+        ways = [name for name in frame if name in self.past_items and name not in ("item", "gate")]
+        others = {"count": len(rest), **{way: float(rest[way].sum()) for way in ways}}
         return {"rows": [self._row(row) for row in frame.head(top).to_dict("records")], "others": self._row(others)}
 
     def _label(self, table: str, number: int) -> dict[str, str]:
