@@ -308,7 +308,7 @@ class BaselineSettings(_Section):
         Of bpr-mf and lightgcn: weight of the L2 term of the embeddings in a batch.
     """
 
-    neighbours: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000, 2000)
+    neighbours: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)
     shrinkage: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0, 50.0)
     similarity: Similarity = "cosine"
     ease_l2: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
