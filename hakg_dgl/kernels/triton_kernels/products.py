@@ -85,7 +85,7 @@ def pieces_for(grouping: Grouping, n_edges: int, piece: int) -> Pieces:
 def place_of(program, indptr, first, piece_row, n_rows, PIECE: tl.constexpr):
     """Row of a program, and the edges of its piece: none (and row ``n_rows``) where the program has no piece.
 
-    Without branches: Triton before 3.5 fails on loops whose bounds come out of one.
+    Without branches: Triton 3.4 and older ones fail on loops whose bounds come out of one.
     """
     further = program >= n_rows
     number = tl.maximum(program - n_rows, 0).to(tl.int64)
