@@ -122,7 +122,7 @@ class ModelSettings(_Section):
     layers: int = 2
     geometry: Geometry = "poincare"
     curvature: float = 1.0
-    degree_exponent: float = 0.5
+    degree_exponent: float = 0.25
     gate: bool = True
     dual_item_embeddings: bool = True
     score: Score = "inner"
@@ -246,9 +246,9 @@ class TrainingSettings(_Section):
         as many epochs, so that the model left behind has seen all that is known of its users.
     """
 
-    lr: float = 3e-3
+    lr: float = 2e-3
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    batch_size: int = 4096
+    batch_size: int = 2048
     epochs: int = 200
     eval_every: int = 1
     patience: int = 10
@@ -391,8 +391,15 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Inverse of :meth:`to_dict`; missing keys take the dataclass defaults."""
-        return cls().replace(values)
+        """Inverse of :meth:`to_dict`, also of one saved before a setting was there (:data:`BEFORE`).
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key, or a value of the wrong type or out of range.
+        """
+        given = {key.rpartition(".")[2] for key, _ in _flatten(values)}
+        return cls().replace({key: BEFORE[key] for key in BEFORE if key not in given}).replace(values)
 
 
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
@@ -416,10 +423,15 @@ publication (its section 5.1.4 and the released code's scripts)."""
 
 
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {
-    "bpr-mf": {"dim": 64, "lr": 2e-3, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
-    "lightgcn": {"dim": 64, "layers": 3, "lr": 5e-3, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5},
-}
+    "bpr-mf": {"dim": 64, "lr": 2e-3, "batch_size": 4096, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
+    "lightgcn": {
+        "dim": 64, "layers": 3, "lr": 5e-3, "batch_size": 4096, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5,
+    },
+}  # fmt: skip
 """What a kind of model has in place of the defaults; docs/baselines.md says what was searched on validation."""
+
+BEFORE: dict[str, Any] = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "cuda_graphs": False}
+"""What was computed before these settings were there: what a run means that was saved without them."""
 
 
 def setting_keys() -> dict[str, str]:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.config import Settings, read_toml, setting_keys
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
 from hakg_dgl.nn.model import HAKG
@@ -118,9 +118,16 @@ class RunFolder:
         """The run's settings."""
         self._require(self.config_file)
         try:
-            return Settings.resolve(file=self.config_file)
+            return self._read_settings()
         except ConfigError as error:
             raise CheckpointError(f"{error}\nMend the file, or train again.") from error
+
+    def _read_settings(self) -> Settings:
+        values = read_toml(self.config_file)
+        try:
+            return Settings.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{self.config_file}: {error}") from error
 
     @property
     def about(self) -> dict[str, Any]:
