@@ -89,6 +89,17 @@ def test_settings_of_every_kind_are_read_back(tmp_path: Path, demo: Dataset) -> 
     assert folder.data_path == (tmp_path / "data").resolve()
 
 
+def test_settings_that_were_not_there_yet_mean_what_was_computed(tmp_path: Path, demo: Dataset) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = Settings.resolve(overrides={"dim": 7})
+    folder.create(settings, demo, None)
+    lines = folder.config_file.read_text().splitlines()
+    later = ("degree_exponent", "gate_l2", "angle_pairs", "cuda_graphs")
+    folder.config_file.write_text("\n".join(line for line in lines if not line.startswith(later)))
+    before = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "cuda_graphs": False}
+    assert folder.settings == settings.replace(before) != settings
+
+
 def test_creating_removes_what_an_earlier_run_left_and_nothing_else(run: RunFolder, demo: Dataset) -> None:
     left = [".state.safetensors.1234abcd.tmp", ".tmpAbC123", "tensorboard/events"]
     kept = ["notes.txt", ".tmp", "evaluation.json"]
