@@ -10,7 +10,15 @@ from torch.autograd import gradcheck
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
-from hakg_dgl.kernels.products import edge_dot, sum_over_columns, sum_over_rows, transposed_sum
+from hakg_dgl.kernels.products import (
+    edge_dot,
+    grouped_in_fixed_shapes,
+    rows_of,
+    sum_by_group,
+    sum_over_columns,
+    sum_over_rows,
+    transposed_sum,
+)
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
@@ -162,3 +170,40 @@ def test_backends_are_chosen_by_name():
     assert [choose_backend(name).name for name in BACKENDS] == list(BACKENDS)
     with pytest.raises(ConfigError, match=r"no kernel backend 'cuda'; the backends are auto, torch, dgl, triton"):
         choose_backend("cuda")
+
+
+@quick
+@given(st.lists(st.integers(0, 6), max_size=20), st.integers(7, 9))
+def test_ids_are_grouped_in_fixed_shapes_as_elsewhere(ids, n_groups):
+    ids = torch.tensor(ids, dtype=torch.int64)
+    ours, plain = grouped_in_fixed_shapes(ids, n_groups), Grouping.of(ids, n_groups)
+    assert ours.indptr.tolist() == plain.indptr.tolist()
+    assert ours.indptr.dtype == ours.order.dtype == torch.int64
+    assert ours.order.tolist() == plain.order.tolist()
+
+
+@dtypes
+@backends
+@pytest.mark.parametrize("shape", [(7,), (7, 3)], ids=["numbers", "rows"])
+def test_rows_and_their_gradient_are_those_of_index_select(backend, dtype, shape):
+    """Ids in no order, some twice, some not at all; and, sorted, without an order of their own."""
+    table, ids = random(*shape, dtype=dtype).requires_grad_(), torch.tensor([4, 0, 4, 6, 4, 1, 0])
+    sorted_ids = ids.sort().values
+    for chosen, grouping in (
+        (ids, grouped_in_fixed_shapes(ids, 7)),
+        (sorted_ids, Grouping(grouped_in_fixed_shapes(sorted_ids, 7).indptr, None)),
+        (ids[:0], grouped_in_fixed_shapes(ids[:0], 7)),
+    ):
+        ours, plain = rows_of(backend, grouping, chosen, table), table.index_select(0, chosen)
+        assert torch.equal(ours, plain)
+        upstream = random(*plain.shape, dtype=dtype, seed=5)
+        (mine,), (theirs,) = (torch.autograd.grad(rows, table, upstream) for rows in (ours, plain))
+        assert mine.shape == table.shape
+        assert_close(mine, theirs)
+
+
+@backends
+def test_groups_of_nothing_sum_to_zero(backend):
+    none = torch.empty(0, dtype=torch.int64)
+    total = sum_by_group(backend, grouped_in_fixed_shapes(none, 3), torch.empty(0, 2))
+    assert total.tolist() == [[0.0, 0.0]] * 3

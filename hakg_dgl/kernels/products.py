@@ -63,8 +63,9 @@ class _RowsOf(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, Tensor]:
-        total = sum_by_group(ctx.backend, ctx.grouping, grad.reshape(len(grad), -1))
-        return None, None, None, total.view(-1, *grad.shape[1:])
+        numbers = grad.ndim == 1
+        total = sum_by_group(ctx.backend, ctx.grouping, grad.unsqueeze(1) if numbers else grad.contiguous())
+        return None, None, None, total.squeeze(1) if numbers else total
 
 
 def grouped_in_fixed_shapes(ids: Tensor, n_groups: int) -> Grouping:
