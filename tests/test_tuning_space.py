@@ -120,7 +120,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", DEFAULT_SPACES)
 def test_the_default_space_of_every_kind_of_model_fits_its_settings(kind: str) -> None:
-    settings = Settings.resolve(overrides={"kind": kind})
+    settings = Settings.resolve(preset="paper") if kind == "hakg-hinge" else Settings.resolve(overrides={"kind": kind})
     space = SearchSpace.default(settings)
     for values in draws(space):
         settings.replace(values)
@@ -129,6 +129,15 @@ def test_the_default_space_of_every_kind_of_model_fits_its_settings(kind: str) -
         dimension = space.dimensions[key]
         assert isinstance(dimension, Range)
         assert dimension.low <= chosen <= dimension.high, f"{key}: the default lies outside"
+
+
+def test_what_has_no_effect_under_a_loss_is_not_searched() -> None:
+    softmax, hinge = (
+        set(SearchSpace.default(Settings.resolve(preset=name)).dimensions) for name in ("default", "paper")
+    )
+    assert softmax.isdisjoint({"margin", "negatives"})
+    assert hinge.isdisjoint({"temperature", "candidates", "linear_l2"})
+    assert {"margin", "negatives"} < hinge
 
 
 def test_the_documented_spaces_are_the_default_ones() -> None:

@@ -26,19 +26,32 @@ _FIXED = {
 }
 """Settings that are the same in all trials, and why."""
 
+_OF_BOTH_LOSSES: dict[str, Any] = {
+    "angle_weight": {"low": 1e-3, "high": 1.0, "log": True},
+    "message_dropout": {"low": 0.0, "high": 0.5},
+    "kg_edge_dropout": {"low": 0.0, "high": 0.8},
+    "interaction_dropout": {"low": 0.0, "high": 0.8},
+}
 DEFAULT_SPACES: dict[str, dict[str, Any]] = {
     "hakg": {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "layers": {"low": 1, "high": 3},
+        "temperature": {"low": 0.3, "high": 3.0, "log": True},
+        "linear_weight": {"low": 0.0, "high": 32.0},
+        "linear_l2": {"low": 10.0, "high": 3000.0, "log": True},
+        "degree_exponent": {"low": 0.0, "high": 1.0},
+        "gate_l2": {"low": 1e-5, "high": 1e-1, "log": True},
+        **_OF_BOTH_LOSSES,
+    },
+    "hakg-hinge": {
+        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "layers": {"low": 1, "high": 3},
         "margin": {"low": 0.3, "high": 0.9},
         "negatives": {"low": 50, "high": 400, "log": True},
-        "angle_weight": {"low": 1e-4, "high": 1e-1, "log": True},
-        "message_dropout": {"low": 0.0, "high": 0.5},
-        "kg_edge_dropout": {"low": 0.0, "high": 0.8},
-        "interaction_dropout": {"low": 0.0, "high": 0.8},
+        **_OF_BOTH_LOSSES,
     },
     "item-knn": {
-        "neighbours": {"low": 5, "high": 500, "log": True},
+        "neighbours": {"low": 5, "high": 1000, "log": True},
         "shrinkage": {"low": 0.0, "high": 200.0},
         "similarity": ["cosine", "jaccard"],
     },
@@ -53,7 +66,7 @@ DEFAULT_SPACES: dict[str, dict[str, Any]] = {
         "layers": {"low": 1, "high": 4},
     },
 }
-"""Kind of model -> the space searched when no other is given."""
+"""Kind of model -> the space searched when no other is given; ``hakg-hinge`` is HAKG with ``ranking_loss`` hinge."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +194,8 @@ class SearchSpace:
         kind = settings.model.kind
         if kind not in DEFAULT_SPACES:
             raise ConfigError(f"kind = {kind!r}: this model has no settings to search")
-        return cls.from_dict(DEFAULT_SPACES[kind], settings)
+        hinge = kind == "hakg" and settings.loss.ranking_loss == "hinge"
+        return cls.from_dict(DEFAULT_SPACES["hakg-hinge" if hinge else kind], settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and TOML; :meth:`from_dict` reads them back to an equal space."""
