@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from hakg_dgl.geometry import cones
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
-from hakg_dgl.nn.losses import COUNT_FLOOR, AngleLoss, contrastive_loss, hinge_over_negatives, item_attribute_pairs
+from hakg_dgl.nn.losses import (
+    COUNT_FLOOR,
+    AngleLoss,
+    contrastive_loss,
+    hinge_over_negatives,
+    item_attribute_pairs,
+    with_attribute_pairs,
+)
 from hakg_dgl.nn.model import Embeddings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
@@ -292,6 +299,23 @@ def test_angle_loss_agrees_with_the_cones_exactly(formulation, geometry, c, dire
     if direction == "both":
         terms = torch.cat([terms, relu(item, attribute)])
     assert_same(loss(TORCH, entity, None), terms.mean(), entity)
+
+
+@backends
+@angle_rules
+@directions
+def test_pairs_of_attributes_in_any_order_are_pairs_like_others(backend, formulation, geometry, c, direction):
+    loss, entity = angle_setup(formulation, geometry, c, direction=direction)
+    children, parents = torch.tensor([13, 8, 10, 8]), torch.tensor([7, 13, 6, 11])
+    pairs = with_attribute_pairs(loss.pairs, children, parents)
+    edges = set(zip(pairs.rows.tolist(), pairs.cols.tolist(), strict=True))
+    assert set(zip(children.tolist(), parents.tolist(), strict=True)) < edges
+    assert (pairs.n_edges, pairs.n_rows, pairs.n_cols) == (loss.pairs.n_edges + 4, 14, 14)
+    more = AngleLoss(pairs, loss.rule, direction=direction)
+    ours, theirs = more(backend, entity, None), dense_angle(pairs, entity, loss.rule, direction, 0.1)
+    assert error(ours, theirs) < 3e-5
+    (mine,), (other,) = gradients(ours, entity), gradients(theirs, entity)
+    assert error(mine, other) < 3e-4
 
 
 def test_direction_of_the_cone_by_hand():

@@ -410,8 +410,9 @@ def with_attribute_pairs(items: SparsePattern, children: Tensor, parents: Tensor
     items
         Items below attributes.
     children, parents
-        int64 ``[n]`` each: entities, the lower and the higher.
+        int64 ``[n]`` each: entities, the lower and the higher, in any order.
     """
     rows = torch.cat([items.rows, children.to(items.rows)])
     cols = torch.cat([items.cols, parents.to(items.cols)])
-    return SparsePattern.from_pairs(rows, cols, items.n_cols, items.n_cols)
+    order = rows.argsort(stable=True)
+    return SparsePattern.from_pairs(rows[order], cols[order], items.n_cols, items.n_cols)
