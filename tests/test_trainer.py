@@ -684,11 +684,11 @@ def test_a_loss_that_is_not_finite_stops_training(
     with pytest.raises(NumericalError) as caught:
         trainer.fit()
     message = str(caught.value)
-    assert re.match(r"the loss became nan in epoch 4, step [12]\. Largest row norms: user ", message)
+    assert re.match(r"the loss became (nan|inf) in epoch 4, step [12]\. Largest row norms: user ", message)
     assert re.search(rf" {name.partition('.')[0]} (nan|inf)", message)
     best = max(whole.lines[:3], key=lambda line: line["ndcg@20"])["epoch"]
     assert f"The best model and the last good state are kept in {tmp_path / 'run'}: epoch {best}." in message
-    assert "Lower lr (now 0.01), raise batch_size (now 160), or lower angle_weight (now 0.005), or set" in message
+    assert "Lower lr (now 0.01), raise batch_size (now 160), or lower angle_weight (now 0.1), or set" in message
     model = load_model(tmp_path / "run", demo)
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     for parameter, kept in zip(trainer.model.parameters(), model.parameters(), strict=True):
