@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	rm -rf demo/data demo/run
 	$(BIN)/hakg preprocess demo --out demo/data
-	$(BIN)/hakg train demo/data --out demo/run
+	$(BIN)/hakg train demo/data --out demo/run --epochs 10
 	$(BIN)/hakg evaluate demo/run
 
 test: $(VENV)/.installed-test
