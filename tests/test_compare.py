@@ -47,7 +47,7 @@ def test_runs_that_differ_by_chance_alone_are_one_group():
 def test_groups_are_named_by_what_differs():
     assert members(
         card("a", seed=1), card("b", lr=0.01, gate=False), card("c", seed=2), card("d", lr=0.01, gate=False, seed=5)
-    ) == {"gate=true, lr=0.003": ["a", "c"], "gate=false, lr=0.01": ["b", "d"]}
+    ) == {"gate=true, lr=0.002": ["a", "c"], "gate=false, lr=0.01": ["b", "d"]}
     assert members(card("a"), card("b", hierarchical_relations=["x", "y"])) == {
         "hierarchical_relations=all": ["a"],
         "hierarchical_relations=x+y": ["b"],

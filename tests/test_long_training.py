@@ -196,7 +196,7 @@ def test_an_angle_loss_without_relations_is_reported(
 ) -> None:
     run = tmp_path / "run"
     monkeypatch.setattr("hakg_dgl.training.objective.hierarchical_relations", lambda dataset: [])
-    result = hakg_train(data, run, hierarchical_relations='["auto"]', epochs=1)
+    result = hakg_train(data, run, hierarchical_relations='["auto"]', angle_pairs="items", epochs=1)
     assert result.exit_code == 0, result.output
     (warning,) = RunFolder(run).result["warnings"]
     assert warning.startswith("The angle loss is off: hierarchical_relations = ['auto'] finds no hierarchical relation")
