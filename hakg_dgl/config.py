@@ -346,7 +346,8 @@ class Settings:
     ) -> Settings:
         """Settings from a preset, then a TOML file, then overrides (``key=value`` strings or a mapping).
 
-        Below all of them are the defaults, and :data:`KIND_DEFAULTS` of the kind of model that comes out.
+        Below all of them are the defaults, and :data:`KIND_DEFAULTS` of the kind of model that comes out. A file that
+        lacks nothing but settings of :data:`BEFORE` is that of a run saved before they were there, and means that run.
 
         Raises
         ------
@@ -359,7 +360,7 @@ class Settings:
         def over(settings: Settings) -> Settings:
             settings = settings.replace(given)
             try:
-                settings = settings.replace(read)
+                settings = settings.replace(_as_saved(read))
             except ConfigError as error:
                 raise ConfigError(f"{file}: {error}") from error
             return settings.replace(parsed)
@@ -398,8 +399,7 @@ class Settings:
         ConfigError
             For an unknown key, or a value of the wrong type or out of range.
         """
-        given = {key.rpartition(".")[2] for key, _ in _flatten(values)}
-        return cls().replace({key: BEFORE[key] for key in BEFORE if key not in given}).replace(values)
+        return cls().replace({key: BEFORE[key] for key in BEFORE if key in _missing(values)}).replace(values)
 
 
 _SECTIONS = {f.name: f.default_factory for f in fields(Settings)}
@@ -437,6 +437,17 @@ BEFORE: dict[str, Any] = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs":
 def setting_keys() -> dict[str, str]:
     """Every key with its section, in order: ``{"formulation": "model", ...}``."""
     return {name: section for section, hints in _TYPES.items() for name in hints}
+
+
+def _missing(values: Mapping[str, Any]) -> set[str]:
+    """Bare keys of the settings that are not given."""
+    return set(setting_keys()) - {key.rpartition(".")[2] for key, _ in _flatten(values)}
+
+
+def _as_saved(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All settings of a run saved before some of them were there; other values as they are."""
+    missing = _missing(values)
+    return {**values, **{key: BEFORE[key] for key in missing}} if missing <= BEFORE.keys() else values
 
 
 def _preset(name: str) -> dict[str, Any]:

@@ -122,6 +122,24 @@ def test_resume_continues_with_the_settings_of_the_run(tmp_path: Path, data: Pat
     assert resumed.result["metrics"] == RunFolder(tmp_path / "straight").result["metrics"]
 
 
+LATER = ("degree_exponent", "gate_l2", "angle_pairs", "cuda_graphs")
+
+
+def test_a_run_saved_before_some_settings_were_there_goes_on_as_it_was(tmp_path: Path, data: Path) -> None:
+    out, before = tmp_path / "run", ("degree_exponent=0", "gate_l2=0", "angle_pairs=items")
+    plain = [*SMALL, *(arg for assignment in before for arg in ("--set", assignment))]
+    succeed("train", data, "--out", tmp_path / "straight", "--epochs", 3, *plain)
+    succeed("train", data, "--out", out, "--epochs", 2, *plain)
+    lines = (out / "config.toml").read_text().splitlines()
+    (out / "config.toml").write_text("\n".join(line for line in lines if not line.startswith(LATER)))
+    shutil.copy(out / "config.toml", tmp_path / "saved.toml")
+    succeed("train", data, "--out", out, "--resume", "--epochs", 3)
+    whole = RunFolder(tmp_path / "straight").result
+    assert RunFolder(out).result["metrics"] == whole["metrics"]
+    succeed("train", data, "--out", tmp_path / "again", "--config", tmp_path / "saved.toml", "--epochs", 3)
+    assert RunFolder(tmp_path / "again").result["settings"] == whole["settings"]
+
+
 def test_resume_accepts_the_command_line_of_the_run_and_refuses_another(tmp_path: Path, data: Path, run: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     command = ("train", data, "--out", tmp_path / "run", "--preset", "default", "--resume")
