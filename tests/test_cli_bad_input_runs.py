@@ -266,9 +266,13 @@ def test_a_run_that_says_odd_things_of_itself(change: Change, message: Message) 
     refuse(message, *EVALUATE)
 
 
-def test_settings_changed_after_training() -> None:
-    edit("R/config.toml", lambda data: data.replace(b"dim = 4", b"dim = 5"))
-    refuse("R/config.toml: was changed after training: dim (was 4, now 5); set it back, or train again", *EVALUATE)
+@pytest.mark.parametrize(
+    ("key", "value"), [("dim", "5"), ("degree_exponent", "1.5"), ("linear_weight", "1.5"), ("score", '"fused"')]
+)
+def test_settings_changed_after_training(key: str, value: str) -> None:
+    edit("R/config.toml", lambda data: re.sub(rf"(?m)^{key} = .*".encode(), f"{key} = {value}".encode(), data))
+    problem = rf"R/config.toml: was changed after training: {key} \(was [^,]+, now [^,]+\); set it back, or train again"
+    refuse(re.compile(problem), *EVALUATE)
 
 
 @pytest.mark.parametrize(

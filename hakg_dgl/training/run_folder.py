@@ -29,8 +29,8 @@ from hakg_dgl.training.files import replace_file, sync_file, write_json, write_t
 
 RUN_FORMAT_VERSION = 1
 _TRAINED_WITH = (
-    "kind", "formulation", "dim", "layers", "geometry", "curvature", "gate", "dual_item_embeddings", "score",
-    "protocol", "dtype",
+    "kind", "formulation", "dim", "layers", "geometry", "curvature", "degree_exponent", "gate", "dual_item_embeddings",
+    "score", "linear_weight", "protocol", "dtype",
 )  # fmt: skip
 """Settings without which a trained model ranks otherwise than it did."""
 _TEMPORARY = re.compile(
