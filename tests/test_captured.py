@@ -349,6 +349,16 @@ def test_a_run_with_a_graph_is_interrupted_and_resumed(demo: Dataset, tmp_path: 
 
 
 @gpu
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_run_goes_on_with_a_graph_or_without(graphs: bool, demo: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    common: dict[str, Any] = {"device": "cuda", "kernels": "triton"}
+    trained(demo, tmp_path, cuda_graphs=not graphs, epochs=3, **common)
+    resumed = trained(demo, tmp_path, resume=True, cuda_graphs=graphs, epochs=6, **common)
+    assert same_weights(resumed.model, trained(demo, epochs=6, **common).model)
+
+
+@gpu
 def test_what_cannot_be_recorded_is_named(demo: Dataset) -> None:
     pytest.importorskip("triton")
     record = Trainer(demo, small_settings(device="cuda", kernels="triton", cuda_graphs=True))

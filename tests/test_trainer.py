@@ -426,6 +426,15 @@ def test_other_settings_are_not_resumed(demo: Dataset, finished: Path, overrides
     assert files_of(finished) == before
 
 
+def test_what_changes_no_number_may_change(finished: Path) -> None:
+    saved = RunFolder(finished).settings
+    ours = saved.replace({"cuda_graphs": True, "tensorboard": True, "epochs": 9, "patience": 3})
+    assert checkpoint.changed_settings(saved.to_dict(), ours) == []
+    assert checkpoint.changed_settings(saved.to_dict(), ours.replace({"batch_size": 7})) == [
+        "batch_size (was 160, now 7)"
+    ]
+
+
 def test_an_edited_config_does_not_pass_for_the_settings_of_the_state(demo: Dataset, finished: Path) -> None:
     config = finished / "config.toml"
     config.write_text(config.read_text().replace("margin = 0.6", "margin = 0.5"))

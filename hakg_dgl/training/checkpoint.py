@@ -211,10 +211,12 @@ def _refuse_other_types(standing: Standing) -> None:
 def changed_settings(theirs: dict[str, Any], ours: Settings) -> list[str]:
     """Settings that differ and may not when a run is continued; see :func:`settings_differences`.
 
-    The device may be another name of the same kind, TensorBoard may come and go, and so may more epochs and patience.
-    Only a schedule that is spread over the epochs depends on their number.
+    The device may be another name of the same kind. TensorBoard and CUDA graphs, which change no number, may come and
+    go, and so may more epochs and patience. Only a schedule that is spread over the epochs depends on their number.
     """
-    free = {"patience", "device", "tensorboard"} | ({"epochs"} if ours.training.lr_schedule == "constant" else set())
+    free = {"patience", "device", "tensorboard", "cuda_graphs"}
+    if ours.training.lr_schedule == "constant":
+        free.add("epochs")
     return settings_differences(theirs, ours, [key for key in setting_keys() if key not in free])
 
 

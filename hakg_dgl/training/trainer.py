@@ -282,8 +282,8 @@ class Trainer:
         ----------
         resume
             Continue the run in the folder. Its settings must be those given, but for ``epochs`` (with a constant
-            learning rate), ``patience`` and ``tensorboard``. A finished run goes on if there are more epochs now; the
-            evaluation at its end stays, even where ``eval_every`` asks for none.
+            learning rate), ``patience``, ``tensorboard`` and ``cuda_graphs``. A finished run goes on if there are more
+            epochs now; the evaluation at its end stays, even where ``eval_every`` asks for none.
 
         Returns
         -------
