@@ -225,6 +225,9 @@ def test_bad_arguments():
         Evaluator(data, candidates=np.array([40]))
     with pytest.raises(DataError, match="0 candidate items in the 'test' split"):
         Evaluator(data, candidates=np.array([], dtype=np.int64))
+    for split in ("train", "dev"):
+        with pytest.raises(ConfigError, match=f"before a split '{split}'"):
+            cold_items(data, split)
     with pytest.raises(DataError, match="30 users and 41 items"):
         evaluate(random_scorer(random_data(0, n_items=41)), data)
 

@@ -286,8 +286,16 @@ def cold_items(dataset: Dataset, split: str = "test") -> IntArray:
     What a model knows of them comes from the knowledge graph alone. Ranked among themselves
     (``evaluate(..., candidates=cold_items(dataset))``) they show what it is worth there; among all items their scores
     compete with those of items that users have chosen.
+
+    Raises
+    ------
+    ConfigError
+        If the split is neither ``test`` nor ``valid``: nothing is before ``train``.
     """
-    known = dataset.pairs(*DEFAULT_MASKS[split])[:, 1]
+    before = DEFAULT_MASKS.get(split, ())
+    if not before:
+        raise ConfigError(f"no items are cold before a split {split!r}; choose test or valid")
+    known = dataset.pairs(*before)[:, 1]
     return np.flatnonzero(np.bincount(known, minlength=dataset.n_items) == 0)
 
 
