@@ -197,6 +197,16 @@ def test_among_some_items_the_others_are_neither_ranked_nor_relevant():
     assert evaluate(scorer, data, candidates=np.arange(data.n_items)).metrics == evaluate(scorer, data).metrics
 
 
+def test_groups_count_the_items_that_are_ranked():
+    data = random_data(4)
+    counts = np.bincount(data.pairs("train")[:, 1], minlength=data.n_items)
+    chosen = np.flatnonzero(counts > 0)[::2]
+    groups = evaluate(random_scorer(data, 5), data, groups=True, candidates=chosen).groups["item_popularity"]
+    assert sum(row["n_items"] for row in groups) == len(chosen)
+    assert "cold" not in [row["group"] for row in groups]
+    assert (groups[0]["min_train"], groups[-1]["max_train"]) == (counts[chosen].min(), counts[chosen].max())
+
+
 def test_cold_items_are_those_without_interactions_before_the_split():
     data = Interactions(3, 6, train=[(0, 1), (1, 1)], test=[(0, 4), (1, 0)])
     data.splits["valid"] = np.array([[2, 3]])

@@ -227,15 +227,18 @@ class Evaluator:
         return rows
 
     def _by_item_popularity(self, items: IntArray, hits: NDArray[np.bool_]) -> list[dict[str, Any]]:
-        """Recall within each group of items, over the users for whom an item of the group is relevant."""
+        """Recall within each group of ranked items, over the users for whom an item of the group is relevant."""
         counts, group = self._item_counts, equal_share_groups(self._item_counts, 3)
+        ranked = np.ones(self.n_items, dtype=bool)
+        if self.candidates is not None:
+            ranked = np.isin(np.arange(self.n_items), self.candidates.numpy())
         n_groups, n_users = len(ITEM_GROUPS), len(self.users)
         cells = self._relevant_row * n_groups + group[self._relevant_item]
         relevant = np.bincount(cells, minlength=n_users * n_groups).reshape(n_users, n_groups)
         listed = np.where(items < 0, -1, group[items])
         rows: list[dict[str, Any]] = []
         for g, name in enumerate(ITEM_GROUPS):
-            member, users = group == g, relevant[:, g] > 0
+            member, users = ranked & (group == g), relevant[:, g] > 0
             if not member.any():
                 continue
             row: dict[str, Any] = {
