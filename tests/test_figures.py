@@ -214,7 +214,7 @@ def test_the_share_of_ordered_triples_is_counted(dataset: Dataset) -> None:
     tangent[: dataset.n_items] = 2.0
     order = relation_order(dataset, at(tangent)).set_index("name")
     assert order.loc["belongs_to", "attribute_closer"] == 1.0
-    assert np.isnan(order.loc["subcategory_of", "attribute_closer"]), "it has no items"
+    assert order.loc["subcategory_of", "attribute_closer"] == 0.0, "all attributes are equally far"
     tangent[0] = 0.5
     mine = (dataset.triples["head"] == 0) & (dataset.triples["relation"] == 0)
     of_all = (dataset.triples["relation"] == 0).sum()
@@ -285,7 +285,7 @@ def test_shares_of_relations_stand_where_they_can_be_read() -> None:
         "hierarchical": [True, False, True, False], "attribute_closer": [0.95, 0.85, 0.1, np.nan], "in_cone": 0.0,
     })  # fmt: skip
     texts = relations_figure(order).axes[1].texts
-    assert [text.get_text() for text in texts] == ["95%", "85%", "10%", "no such triples"]
+    assert [text.get_text() for text in texts] == ["95%", "85%", "10%", "no such pairs"]
     assert [text.get_color() for text in texts[:2]] == ["white", "#222222"], "dark on a pale bar"
     assert [text.get_ha() for text in texts] == ["right", "right", "left", "left"]
 
@@ -328,6 +328,16 @@ def test_agreement_of_a_perfect_and_of_a_reversed_tree() -> None:
     assert (perfect.spearman, perfect.attributes) == (pytest.approx(1.0), pytest.approx(1.0))
     assert perfect.levels["median"].tolist() == pytest.approx([2.0, 4.0, 6.0, 8.0, 10.0, 12.0])
     assert perfect.levels["nodes"].tolist() == [1, 5, 20, 60, 180, 800]
+    # Within a depth the distances differ now, so no order of the nodes reaches 1.
+    strict = depth_agreement(at(tangent + np.linspace(0.0, 0.5, len(tangent))[:, None]), tree, n_items)
+    assert (strict.spearman, strict.attributes) == (
+        pytest.approx(strict.highest),
+        pytest.approx(strict.highest_attributes),
+    )
+    assert (strict.highest, strict.highest_attributes) == (
+        pytest.approx(0.757, abs=1e-3),
+        pytest.approx(0.824, abs=1e-3),
+    )
     reversed_ = depth_agreement(at(7.0 - tangent), tree, n_items)
     assert reversed_.spearman == pytest.approx(-1.0)
 

@@ -153,19 +153,19 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     Returns
     -------
     DataFrame
-        :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's
-        item-attribute triples whose attribute is closer to the origin than the item, and ``in_cone``: the share whose
-        item lies in the attribute's entailment cone, where the angle loss vanishes. NaN without such triples.
+        :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's pairs whose
+        attribute is closer to the origin than what is below it, and ``in_cone``: the share in which that lies in the
+        attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item and an attribute
+        and those of :func:`~hakg_dgl.data.dataset.attribute_tree`; NaN without any.
     """
-    triples, distance = dataset.triples, where.entity_distance
+    triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(dataset)
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
-    item, attribute = np.minimum(head, tail)[mixed], np.maximum(head, tail)[mixed]
-    found = {
-        "attribute_closer": distance[attribute] < distance[item],
-        "in_cone": _in_cone(where, attribute, item, aperture),
-    }
-    shares = pd.DataFrame(found).astype(float).groupby(triples["relation"].to_numpy()[mixed]).mean()
+    below = np.append(np.minimum(head, tail)[mixed], tree["child"].to_numpy(np.int64))
+    above = np.append(np.maximum(head, tail)[mixed], tree["parent"].to_numpy(np.int64))
+    relation = np.append(triples["relation"].to_numpy()[mixed], tree["relation"].to_numpy(np.int64))
+    found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below, aperture)}
+    shares = pd.DataFrame(found).astype(float).groupby(relation).mean()
     return relation_table(dataset).join(shares, on="relation")
 
 
@@ -221,11 +221,11 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     }
     for panel, (column, title) in zip(axes[0, 1:], panels.items(), strict=True):
         panel.barh(places, shown[column], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
-        panel.set(xlim=(0, 1), xlabel="share of item-attribute triples", title=f"Learned: {title}")
+        panel.set(xlim=(0, 1), xlabel="share of pairs with an attribute above", title=f"Learned: {title}")
         for place, value, hierarchical in zip(places, shown[column], shown["hierarchical"], strict=True):
             within = value > 0.8  # else beside the bar
             panel.annotate(
-                "no such triples" if np.isnan(value) else f"{value:.0%}", (0.0 if np.isnan(value) else value, place),
+                "no such pairs" if np.isnan(value) else f"{value:.0%}", (0.0 if np.isnan(value) else value, place),
                 xytext=(-3 if within else 3, 0), textcoords="offset points", va="center", fontsize=7,
                 ha="right" if within else "left", color="white" if within and hierarchical else INK,
             )  # fmt: skip
@@ -256,6 +256,8 @@ class DepthAgreement:
         Spearman's rank correlation over all nodes of the tree; 1 if deeper always is farther out.
     attributes
         The same over the nodes that are no item.
+    highest, highest_attributes
+        The most that both can be: nodes of one depth tie, their distances do not.
     levels
         A row a depth: ``depth``, ``nodes``, ``median``, ``low``, ``high`` (the quartiles) of the distance.
     distance, depth
@@ -266,6 +268,8 @@ class DepthAgreement:
 
     spearman: float
     attributes: float
+    highest: float
+    highest_attributes: float
     levels: pd.DataFrame
     distance: Float64
     depth: Int64
@@ -307,6 +311,7 @@ def depth_agreement(where: Positions, tree: pd.DataFrame, n_items: int) -> Depth
     return DepthAgreement(
         rank_correlation(depth, distance),
         rank_correlation(depth[attribute], distance[attribute]),
+        *(rank_correlation(np.sort(some), np.arange(len(some))) for some in (depth, depth[attribute])),
         levels,
         distance,
         depth,
@@ -340,7 +345,8 @@ def depth_figure(agreements: dict[str, DepthAgreement]) -> Any:
         )
         panel.plot(found.levels["depth"], found.levels["median"], color=INK, marker="D", markersize=4, label="median")
         panel.set(
-            title=f"{plain(name, 60)}\nSpearman {found.spearman:+.2f} (attributes alone {found.attributes:+.2f})",
+            title=f"{plain(name, 60)}\nSpearman {found.spearman:+.2f} (at most {found.highest:+.2f})\n"
+            f"attributes alone {found.attributes:+.2f} (at most {found.highest_attributes:+.2f})",
             xlabel="depth in the planted tree (0: root)",
             ylabel="distance to the origin" + ("" if found.geometry == "poincare" else " (Euclidean)"),
             xticks=found.levels["depth"],

@@ -101,13 +101,14 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
             for name, of in every.items()
         }
         texts = [
-            f"{name}: Spearman {agreement.spearman:+.3f}, attributes alone {agreement.attributes:+.3f}, "
+            f"{name}: Spearman {agreement.spearman:+.3f} of at most {agreement.highest:+.3f}, "
+            f"attributes alone {agreement.attributes:+.3f} of {agreement.highest_attributes:+.3f}, "
             "median distances from the root to the items "
             + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
             for name, agreement in found.items()
         ]
         caption = (
-            "The demo's tree is known: a model that had found it would put deeper nodes farther out (+1). "
+            "The demo's tree is known: a model that has found it puts deeper nodes farther out. "
             + "; ".join(texts)
             + "."
         )
@@ -115,14 +116,14 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
 
 
 def _relations_caption(order: pd.DataFrame) -> str:
-    largest = order[order["item_attribute"] > 0].nlargest(5, "triples")
+    largest = order[order["attribute_closer"].notna()].nlargest(5, "triples")
     columns = (largest[column] for column in ("name", "attribute_closer", "in_cone"))
     shares = [
         f"{plain_relation(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)
     ]
     return (
-        "Left: the estimate, as by hakg info; relations by size, with their triples. Attribute closer, and item in its "
-        f"cone: {'; '.join(shares) or 'no item-attribute triples'}."
+        "Left: the estimate, as by hakg info; relations by size, with their triples. Attribute closer, and what is "
+        f"below it in its cone: {'; '.join(shares) or 'no such pairs'}."
     )
 
 
