@@ -45,6 +45,9 @@ class NaiveObjective:
         s = model.settings
         if s.geometry != "poincare" or not (s.gate and s.dual_item_embeddings):
             raise ValueError("the yardstick is the full model in Poincaré geometry: no ablations")
+        loss = objective.settings
+        if s.degree_exponent or loss.gate_l2 or loss.ranking_loss != "hinge":
+            raise ValueError("the yardstick is the published model: take a preset other than 'default'")
         self.objective, self.model = objective, model
         knowledge, interactions = model.graph.knowledge, model.graph.interactions
         self.edges = torch.stack([knowledge.pairs.rows, knowledge.relation, knowledge.pairs.cols], 1)

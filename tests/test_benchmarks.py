@@ -112,6 +112,12 @@ def test_the_yardstick_is_the_full_model_only(dataset: Any) -> None:
         naive.NaiveObjective(make_trainer(dataset, gate=False).objective)
 
 
+@pytest.mark.parametrize("changes", [{"degree_exponent": 0.5}, {"gate_l2": 0.1}, {"ranking_loss": "softmax"}])
+def test_the_yardstick_is_the_published_model_only(dataset: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="published"):
+        naive.NaiveObjective(make_trainer(dataset, **changes).objective)
+
+
 def test_the_yardstick_ranks_alike(dataset: Any) -> None:
     vectors = make_trainer(dataset).model.ranking_vectors()
     expected = evaluate(EmbeddingScorer(*vectors), dataset, ks=(10,)).metrics
