@@ -26,6 +26,7 @@ from hakg_dgl.training.captured import (
     refuse_uncapturable,
     set_learning_rate,
 )
+from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Progress, Trainer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -236,6 +237,17 @@ def test_an_interrupted_run_goes_on_and_is_recorded_anew(
     assert [recorder.recorded for recorder in recorders] == [1, 1]
     assert recorders[1].warmed == WARM_UP_STEPS
     assert same_weights(second.model, trained(demo).model)
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_a_run_goes_on_with_recorded_steps_or_without(
+    then: bool, demo: Dataset, recorders: list[Repeated], tmp_path: Path
+) -> None:
+    trained(demo, tmp_path, cuda_graphs=not then, epochs=3)
+    resumed = trained(demo, tmp_path, resume=True, cuda_graphs=then, epochs=6)
+    assert RunFolder(tmp_path).settings.run.cuda_graphs is then
+    assert len(recorders) == 1
+    assert same_weights(resumed.model, trained(demo, epochs=6).model)
 
 
 def test_losses_of_a_gpu_are_read_every_few_steps(
