@@ -215,6 +215,7 @@ def test_the_share_of_ordered_triples_is_counted(dataset: Dataset) -> None:
     order = relation_order(dataset, at(tangent)).set_index("name")
     assert order.loc["belongs_to", "attribute_closer"] == 1.0
     assert order.loc["subcategory_of", "attribute_closer"] == 0.0, "all attributes are equally far"
+    assert order.loc["subcategory_of", "hierarchical"]
     tangent[0] = 0.5
     mine = (dataset.triples["head"] == 0) & (dataset.triples["relation"] == 0)
     of_all = (dataset.triples["relation"] == 0).sum()

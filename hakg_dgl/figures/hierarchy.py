@@ -156,7 +156,8 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
         :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's pairs whose
         attribute is closer to the origin than what is below it, and ``in_cone``: the share in which that lies in the
         attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item and an attribute
-        and those of :func:`~hakg_dgl.data.dataset.attribute_tree`; NaN without any.
+        and those of :func:`~hakg_dgl.data.dataset.attribute_tree`; NaN without any. ``hierarchical`` also marks the
+        relations of the latter.
     """
     triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(dataset)
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
@@ -166,7 +167,8 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     relation = np.append(triples["relation"].to_numpy()[mixed], tree["relation"].to_numpy(np.int64))
     found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below, aperture)}
     shares = pd.DataFrame(found).astype(float).groupby(relation).mean()
-    return relation_table(dataset).join(shares, on="relation")
+    table = relation_table(dataset).join(shares, on="relation")
+    return table.assign(hierarchical=table["hierarchical"] | table["relation"].isin(tree["relation"]))
 
 
 def _in_cone(where: Positions, apex: Int64, point: Int64, aperture: float) -> NDArray[np.bool_]:
@@ -216,12 +218,12 @@ def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
     left.set(xlim=(0, 1), xlabel="Krackhardt score (1: no cycles)", title="Estimated from the graph:\nfree of cycles")
     left.set_ylim(len(shown) - 0.4, -0.6)
     panels = {
-        "attribute_closer": "attribute closer\nto the origin than its items",
-        "in_cone": "items in the cone\nof the attribute",
+        "attribute_closer": "attribute closer to the\norigin than what is below",
+        "in_cone": "what is below is\nin the attribute's cone",
     }
     for panel, (column, title) in zip(axes[0, 1:], panels.items(), strict=True):
         panel.barh(places, shown[column], color=colours, edgecolor=GREY, linewidth=0.5, height=0.7)
-        panel.set(xlim=(0, 1), xlabel="share of pairs with an attribute above", title=f"Learned: {title}")
+        panel.set(xlim=(0, 1), xlabel="share of pairs", title=f"Learned: {title}")
         for place, value, hierarchical in zip(places, shown[column], shown["hierarchical"], strict=True):
             within = value > 0.8  # else beside the bar
             panel.annotate(
