@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
     from hakg_dgl.ranking.candidates import items_where
     from hakg_dgl.ranking.comparison import Comparison, compare
-    from hakg_dgl.ranking.evaluation import Evaluation, evaluate
+    from hakg_dgl.ranking.evaluation import Evaluation, cold_items, evaluate
     from hakg_dgl.ranking.recommendation import recommend
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.training.run_folder import RunFolder, load_model
@@ -57,7 +57,7 @@ _HOMES = {
     "ranking.baselines": ("PopularityScorer", "RandomScorer"),
     "ranking.candidates": ("items_where",),
     "ranking.comparison": ("Comparison", "compare"),
-    "ranking.evaluation": ("Evaluation", "evaluate"),
+    "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
     "ranking.recommendation": ("recommend",),
     "ranking.topk": ("EmbeddingScorer",),
     "training.run_folder": ("RunFolder", "load_model"),
@@ -95,6 +95,7 @@ __all__ = [
     "StudyProgress",
     "Trainer",
     "build_heterograph",
+    "cold_items",
     "compare",
     "evaluate",
     "explain",
