@@ -219,6 +219,12 @@ def test_entities_without_names_are_told_by_items_in_the_message() -> None:
         items_where(bare, "made_by=Comedy")
     assert re.search(r"for example, 'maker_[0-9]+' \(made_by: \w.*; …\), ", str(caught.value)), caught.value
     assert str(caught.value).endswith("The data set has no names for them, only ids: give one of these.")
+    backwards = bare.entities.set_index(pd.RangeIndex(bare.n_entities)[::-1])  # rows are numbers, whatever their labels
+    with pytest.raises(DataError) as again:
+        items_where(dataclasses.replace(bare, entities=backwards), "made_by=Comedy")
+    assert str(again.value) == str(caught.value)
+    with pytest.raises(DataError, match="No item has any by it"):
+        items_where(bare, "subcategory_of=Comedy")
     dotted = renamed(relations={0: "film.film.genre", 1: "film.genre.films"})
     with pytest.raises(DataError, match=r"such as 'film.film.genre', 'film.genre.films'\."):
         items_where(dotted, "genre=x")

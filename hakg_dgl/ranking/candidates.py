@@ -101,7 +101,8 @@ def _entities_hint(dataset: Dataset, entities: pd.Series[int], wanted: str, rela
 
     Those that are known by their id alone are told by items that have them.
     """
-    names = dataset.entities["name"].iloc[entities.value_counts().index].drop_duplicates()
+    numbers = entities.value_counts().index
+    names = pd.Series(dataset.entities["name"].to_numpy()[numbers], index=numbers).drop_duplicates()
     same = names[names.str.casefold() == wanted.casefold()].tolist()
     near = same or get_close_matches(wanted, names.head(10_000).tolist(), n=SHOWN) or names.head(SHOWN).tolist()
     if not near:
