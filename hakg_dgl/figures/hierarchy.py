@@ -310,10 +310,14 @@ def depth_agreement(where: Positions, tree: pd.DataFrame, n_items: int) -> Depth
     grouped = pd.DataFrame({"depth": depth, "distance": distance}).groupby("depth")["distance"]
     quartiles = grouped.quantile(np.array([0.25, 0.5, 0.75])).unstack().set_axis(["low", "median", "high"], axis=1)
     levels = quartiles.assign(nodes=grouped.size()).reset_index()
+    highest, highest_attributes = (
+        rank_correlation(np.sort(some), np.arange(len(some))) for some in (depth, depth[attribute])
+    )
     return DepthAgreement(
         rank_correlation(depth, distance),
         rank_correlation(depth[attribute], distance[attribute]),
-        *(rank_correlation(np.sort(some), np.arange(len(some))) for some in (depth, depth[attribute])),
+        highest,
+        highest_attributes,
         levels,
         distance,
         depth,
