@@ -213,6 +213,13 @@ def test_items_are_known_by_a_name_that_one_of_them_has() -> None:
         known_items(named, ["Haet"])
 
 
+@pytest.mark.parametrize("condition", ["genre=Comedy", "genre"])
+def test_without_relations_there_is_no_condition(condition: str) -> None:
+    bare = dataclasses.replace(DEMO, triples=DEMO.triples.head(0), relations=DEMO.relations.head(0))
+    with pytest.raises(DataError, match=f"'{condition}': the data set has no relations\nLeave"):
+        items_where(bare, condition)
+
+
 def test_entities_without_names_are_told_by_items_in_the_message() -> None:
     bare = dataclasses.replace(DEMO, entities=DEMO.entities.assign(name=DEMO.entities["original_id"]))
     with pytest.raises(DataError) as caught:

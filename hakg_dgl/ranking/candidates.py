@@ -79,6 +79,8 @@ def _relations(dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], str
         if len(found):
             return found, "=".join(parts[cut:]).strip()
     names = dataset.relations["name"].tolist()
+    if not names:
+        raise DataError(f"{condition!r}: the data set has no relations", remedy="Leave the condition out.")
     if len(parts) == 1:
         raise DataError(f"{condition!r} is no condition", remedy=f"Write relation=entity, such as {names[0]}=...")
     wanted = parts[0].strip()
