@@ -56,12 +56,14 @@ def test_softmax_is_its_definition_in_value_and_gradient(
     positives = torch.randint(n_items, (batch,), generator=draw)
     has[users, positives] = True
     candidates = torch.randperm(n_items, generator=draw)[: max(1, n_items // 2)].sort().values if sampled else None
-    before, losses.SCORES_PER_BLOCK = losses.SCORES_PER_BLOCK, block
+    before = losses.SCORES_PER_BLOCK, losses.FIXED_PER_BLOCK
+    losses.SCORES_PER_BLOCK = losses.FIXED_PER_BLOCK = block
     usual, losses.in_fixed_shapes = losses.in_fixed_shapes, lambda on: fixed  # as on CUDA, if so
     try:
         loss = softmax_loss(user, item, users, positives, csr(has), candidates=candidates, temperature=temperature)
     finally:
-        losses.SCORES_PER_BLOCK, losses.in_fixed_shapes = before, usual
+        losses.SCORES_PER_BLOCK, losses.FIXED_PER_BLOCK = before
+        losses.in_fixed_shapes = usual
     among = torch.arange(n_items) if candidates is None else candidates
     expected = dense_softmax(user, item, users, positives, has, among, temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)

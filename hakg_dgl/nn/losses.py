@@ -23,6 +23,8 @@ COUNT_FLOOR = 1e-5
 """Added to the number of active negatives of a positive, by which their sum is divided."""
 SCORES_PER_BLOCK = 1 << 20
 """Scores of users with candidates held at once on a CPU: 4 MiB of float32, which its caches hold in part."""
+FIXED_PER_BLOCK = 1 << 25
+"""Scores, or items of users, held at once on a GPU: 128 MiB of float32, 256 MiB of ids."""
 LOGSUM_FLOOR = -1e30
 """Log-sum of the scores of a user who knows all candidates: none of them counts, and no NaN arises."""
 
@@ -156,14 +158,14 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
         of_positive = (x.index_select(0, row) * item.index_select(0, positives)).sum(1)
         grad_x, grad_z = torch.empty_like(x), torch.zeros_like(z)
         excess, pull = torch.empty_like(of_positive), torch.empty_like(of_positive)
-        for start, stop, pairs in _blocks(row, len(rows), len(z), fixed):
+        for start, stop, pairs in _blocks(row, len(rows), len(z), rivals.longest if fixed else None):
             mask = rivals.known_within(rows[start:stop], fixed)
             logits = (x[start:stop] @ z.T).masked_fill_(mask, -torch.inf)
             total = logits.logsumexp(1).clamp_min_(LOGSUM_FLOOR)
             at = row.index_select(0, pairs) - start
             gap = total.index_select(0, at) + rivals.log_scale - of_positive.index_select(0, pairs)
             excess[pairs], pull[pairs] = F.softplus(gap), gap.sigmoid()
-            push = pull if fixed else torch.zeros_like(total).index_add_(0, at, pull.index_select(0, pairs))
+            push = pull[start:stop] if fixed else torch.zeros_like(total).index_add_(0, at, pull.index_select(0, pairs))
             weights = logits.sub_(total.unsqueeze(1)).exp_().mul_(push.unsqueeze(1))
             torch.mm(weights, z, out=grad_x[start:stop])
             grad_z.addmm_(weights.T, x[start:stop])
@@ -232,10 +234,19 @@ class _Rivals:
         return slot[items]
 
 
-def _blocks(row: Tensor, n_rows: int, m: int, fixed: bool) -> Iterator[tuple[int, int, Tensor]]:
-    """First row, end and pairs of each block of rows; all at once in fixed shapes."""
+def _blocks(row: Tensor, n_rows: int, m: int, longest: int | None) -> Iterator[tuple[int, int, Tensor]]:
+    """First row, end and pairs of each block of rows; with the ``longest`` list of a user, in fixed shapes.
+
+    In these a row is a pair, and a block also holds the lists of its users, as long as the longest.
+    """
+    if longest is not None:
+        size = max(1, FIXED_PER_BLOCK // max(1, m, longest))
+        for start in range(0, n_rows, size):
+            stop = min(start + size, n_rows)
+            yield start, stop, torch.arange(start, stop, device=row.device)
+        return
     size = max(1, SCORES_PER_BLOCK // max(1, m))
-    if fixed or size >= n_rows:
+    if size >= n_rows:
         yield 0, n_rows, torch.arange(len(row), device=row.device)
         return
     order, ends = row.argsort(stable=True), row.bincount(minlength=n_rows).cumsum(0).tolist()
