@@ -122,8 +122,8 @@ def _relations_caption(order: pd.DataFrame) -> str:
         f"{plain_relation(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)
     ]
     return (
-        "Left: Krackhardt's score of each relation, as by hakg info; relations by size, with their triples. Attribute closer, and what is "
-        f"below it in its cone: {'; '.join(shares) or 'no such pairs'}."
+        "Left: Krackhardt's score of each relation, as by hakg info; relations by size, with their triples. Attribute "
+        f"closer, and what is below it in its cone: {'; '.join(shares) or 'no such pairs'}."
     )
 
 
