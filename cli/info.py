@@ -12,6 +12,7 @@ from .report import counted, shown, table
 
 _RELATION_COLUMNS = (
     "name", "triples", "heads", "tails", "items_per_attribute", "attributes_per_item", "hierarchy", "hierarchical",
+    "orders_attributes",
 )  # fmt: skip
 
 
@@ -21,7 +22,8 @@ _RELATION_COLUMNS = (
 def info_command(data: Path, as_json: bool) -> None:
     """Describe a data set: sizes, degrees, relations.
 
-    'hierarchical' marks the relations that hierarchical_relations = ["auto"] would give to the angle loss.
+    'hierarchical' marks the relations that hierarchical_relations = ["auto"] would give to the angle loss,
+    'orders_attributes' those between attributes that angle_pairs = "all" adds to it.
     """
     from hakg_dgl.data.dataset import load_dataset, summary
 

@@ -243,6 +243,7 @@ def test_info_says_what_the_data_set_is_like(tmp_path: Path) -> None:
         "relation_1",
         "1 triple repeats dropped",
         "hierarchical",
+        "orders_attributes",
     ):
         assert part in text
 

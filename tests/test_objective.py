@@ -11,7 +11,7 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations
+from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations, relation_table
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.nn.losses import contrastive_loss, softmax_loss
 from hakg_dgl.randomness import torch_generator
@@ -151,6 +151,8 @@ def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
 
 def test_attributes_are_below_attributes_where_relations_order_them(demo: Dataset) -> None:
     tree = attribute_tree(demo)
+    marked = relation_table(demo).set_index("name")["orders_attributes"]
+    assert marked[marked].index.tolist() == ["subcategory_of"]
     of_items = objective(demo, angle_pairs="items").angle.pairs
     for names, kept in ((["all"], of_items.n_edges), (["subcategory_of"], 0)):
         found = objective(demo, hierarchical_relations=names).angle.pairs

@@ -475,7 +475,8 @@ def relation_table(dataset: Dataset) -> pd.DataFrame:
     Columns: ``relation`` (index), ``name``, ``triples``, ``heads`` and ``tails`` (distinct), ``fan_in`` (triples a
     distinct tail), ``fan_out`` (triples a distinct head), ``item_attribute`` (triples with exactly one end an item),
     ``items_per_attribute`` and ``attributes_per_item`` (of those; 0 if there are none), ``hierarchy`` (see
-    :func:`hierarchy_score`) and ``hierarchical`` (see :func:`hierarchical_relations`).
+    :func:`hierarchy_score`), ``hierarchical`` (see :func:`hierarchical_relations`) and ``orders_attributes`` (see
+    :func:`attribute_tree`).
     """
     triples, n = dataset.triples, dataset.n_relations
     relation, head, tail = (triples[column].to_numpy() for column in ("relation", "head", "tail"))
@@ -510,7 +511,10 @@ def relation_table(dataset: Dataset) -> pd.DataFrame:
     )
     shared = table["items_per_attribute"]
     narrow = (shared >= ITEMS_PER_ATTRIBUTE) & (shared > table["attributes_per_item"])
-    return table.assign(hierarchical=(table["hierarchy"] >= HIERARCHY_SCORE) & narrow)
+    return table.assign(
+        hierarchical=(table["hierarchy"] >= HIERARCHY_SCORE) & narrow,
+        orders_attributes=table["relation"].isin(attribute_tree(dataset)["relation"]),
+    )
 
 
 def hierarchical_relations(dataset: Dataset) -> list[int]:

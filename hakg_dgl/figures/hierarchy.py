@@ -168,7 +168,7 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below, aperture)}
     shares = pd.DataFrame(found).astype(float).groupby(relation).mean()
     table = relation_table(dataset).join(shares, on="relation")
-    return table.assign(hierarchical=table["hierarchical"] | table["relation"].isin(tree["relation"]))
+    return table.assign(hierarchical=table["hierarchical"] | table["orders_attributes"])
 
 
 def _in_cone(where: Positions, apex: Int64, point: Int64, aperture: float) -> NDArray[np.bool_]:
