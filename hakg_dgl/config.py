@@ -386,6 +386,14 @@ class Settings:
             for section, values in dataclasses.asdict(self).items()
         }
 
+    def of_its_kind(self) -> dict[str, dict[str, Any]]:
+        """:meth:`to_dict` without the settings that the kind of model does not read."""
+        read = settings_read_by(self.model.kind)
+        return {
+            section: {key: value for key, value in values.items() if key in read}
+            for section, values in self.to_dict().items()
+        }
+
     def to_toml(self) -> str:
         """The settings as a TOML document that :meth:`resolve` reads back to an equal value."""
         return tomli_w.dumps(self.to_dict())
@@ -430,6 +438,14 @@ KIND_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What a kind of model has in place of the defaults; docs/baselines.md says what was searched on validation."""
 
+_READ_BY: dict[str, set[str]] = {
+    "popularity": set(),
+    "item-knn": {"neighbours", "shrinkage", "similarity"},
+    "ease": {"ease_l2"},
+    "bpr-mf": {"dim", "weight_decay"},
+    "lightgcn": {"dim", "layers", "weight_decay"},
+}
+
 BEFORE: dict[str, Any] = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "cuda_graphs": False}
 """What was computed before these settings were there: what a run means that was saved without them."""
 
@@ -437,6 +453,22 @@ BEFORE: dict[str, Any] = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs":
 def setting_keys() -> dict[str, str]:
     """Every key with its section, in order: ``{"formulation": "model", ...}``."""
     return {name: section for section, hints in _TYPES.items() for name in hints}
+
+
+def settings_read_by(kind: str) -> frozenset[str]:
+    """Keys of the settings that can make a difference to a model of this kind; of the others it does not know.
+
+    Closed forms have no epochs, so of the section training they read what selects and on which splits.
+    """
+    sections = setting_keys()
+    if kind == "hakg":
+        return frozenset(key for key, section in sections.items() if section != "baseline")
+    by_gradient = kind in KIND_DEFAULTS
+    training = {key for key, section in sections.items() if section == "training"}
+    run = {key for key, section in sections.items() if section == "run"}
+    return frozenset(
+        {"kind", "kernels"} | _READ_BY[kind] | run | (training if by_gradient else {"select_by", "protocol", "refit"})
+    )
 
 
 def _missing(values: Mapping[str, Any]) -> set[str]:

@@ -14,6 +14,7 @@ from small_demo import small_demo, small_settings
 
 from hakg_dgl import RunFolder, load_model, load_scorer, make_trainer
 from hakg_dgl.baselines.training import CLOSED_FORMS, ClosedFormTrainer, PairwiseTrainer
+from hakg_dgl.config import KIND_DEFAULTS, Settings, setting_keys, settings_read_by
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
@@ -158,8 +159,6 @@ def test_a_changed_kind_or_damaged_model_is_refused(kind: str, tmp_path: Path) -
 
 
 def test_own_defaults_come_below_all_that_is_given(tmp_path: Path) -> None:
-    from hakg_dgl.config import KIND_DEFAULTS, Settings, setting_keys
-
     for kind, defaults in KIND_DEFAULTS.items():
         resolved = Settings.resolve(overrides={"kind": kind})
         for key, value in defaults.items():
@@ -171,6 +170,32 @@ def test_own_defaults_come_below_all_that_is_given(tmp_path: Path) -> None:
         file = tmp_path / "all.toml"
         file.write_text(resolved.to_toml())
         assert Settings.resolve(file=file) == resolved
+
+
+OTHERWISE: dict[str, Any] = {
+    "formulation": "released", "dim": 5, "layers": 2, "geometry": "euclidean", "curvature": 3.0,
+    "degree_exponent": 0.7, "gate": False, "dual_item_embeddings": False, "score": "fused", "linear_weight": 1.0,
+    "linear_l2": 5.0, "linear_rank": 3, "kg_edge_dropout": 0.1, "interaction_dropout": 0.1, "message_dropout": 0.3,
+    "precision": "bf16", "ranking_loss": "hinge", "temperature": 0.3, "candidates": 7, "negatives": 3, "margin": 0.1,
+    "gate_l2": 0.5, "angle_weight": 0.7, "angle_pairs": "items", "angle_direction": "both", "angle_dropout": 0.1,
+    "angle_mask": "edge", "aperture": 0.2, "hierarchical_relations": ["auto"], "lr": 0.3, "lr_schedule": "cosine",
+    "batch_size": 77, "epochs": 3, "eval_every": 2, "patience": 1, "neighbours": [3], "shrinkage": [2.0],
+    "similarity": "jaccard", "ease_l2": [3.0], "weight_decay": 0.9,
+}  # fmt: skip
+"""Another value of every setting that is not of the run, nor of what selects."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_baseline_does_not_read_makes_no_difference(kind: str) -> None:
+    read, known = settings_read_by(kind), setting_keys()
+    of_the_run = {key for key, section in known.items() if section == "run"}
+    assert set(OTHERWISE) == known.keys() - of_the_run - {"kind", "kernels", "select_by", "protocol", "refit"}
+    assert read <= known.keys()
+    metrics = make_trainer(DEMO, settings(kind)).fit()["metrics"]
+    unread = {key: value for key, value in OTHERWISE.items() if key not in read}
+    assert make_trainer(DEMO, settings(kind, **unread)).fit()["metrics"] == metrics
+    for key in read & {"dim", "layers", "weight_decay", "neighbours", "shrinkage", "similarity", "ease_l2"}:
+        assert make_trainer(DEMO, settings(kind, **{key: OTHERWISE[key]})).fit()["metrics"] != metrics, key
 
 
 # --- commands -----------------------------------------------------------------------------------------------------

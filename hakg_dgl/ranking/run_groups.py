@@ -11,7 +11,7 @@ from hakg_dgl.errors import ConfigError, IntegrityError
 
 Identity: TypeAlias = "tuple[tuple[str, str], ...]"
 
-SAME_GROUP_WHATEVER = ("seed", "device", "tensorboard", "kernels")
+SAME_GROUP_WHATEVER = ("seed", "device", "tensorboard", "kernels", "cuda_graphs")
 """Settings that groups are made over: chance, and where and how the same numbers are computed."""
 
 
@@ -22,7 +22,7 @@ class RunCard:
     name: str
     """Its folder."""
     settings: Mapping[str, Mapping[str, Any]]
-    """As ``Settings.to_dict`` has them."""
+    """As ``Settings.of_its_kind`` has them: those that the kind of model reads."""
     data: Mapping[str, str]
     """``name`` and ``digest`` of its data set."""
     notes: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def _shown(value: Any) -> str:
 def _automatic_labels(runs: Sequence[RunCard]) -> dict[Identity, str]:
     """A name for each group: the model where models differ, and the settings in which groups of one model differ."""
     settings = {_identity(run): dict(_identity(run)) for run in runs}
-    models = {identity: values.get("kind", "hakg") for identity, values in settings.items()}
+    models = {identity: values["kind"] for identity, values in settings.items()}
     labels = {}
     for identity, values in settings.items():
         same_model = [other for key, other in settings.items() if models[key] == models[identity]]
