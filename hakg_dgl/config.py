@@ -430,12 +430,11 @@ equations and loss, scored by what that loss trains; the published hyper-paramet
 publication (its section 5.1.4 and the released code's scripts)."""
 
 
+_LONG = {"batch_size": 4096, "epochs": 1000, "eval_every": 5, "patience": 40}
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {
-    "bpr-mf": {"dim": 64, "lr": 2e-3, "batch_size": 4096, "weight_decay": 0.02, "epochs": 1000, "eval_every": 5},
-    "lightgcn": {
-        "dim": 64, "layers": 3, "lr": 5e-3, "batch_size": 4096, "weight_decay": 1e-3, "epochs": 1000, "eval_every": 5,
-    },
-}  # fmt: skip
+    "bpr-mf": {**_LONG, "dim": 128, "lr": 2e-3, "weight_decay": 0.02},
+    "lightgcn": {**_LONG, "dim": 128, "layers": 3, "lr": 5e-3, "weight_decay": 2e-3},
+}
 """What a kind of model has in place of the defaults; docs/baselines.md says what was searched on validation."""
 
 _READ_BY: dict[str, set[str]] = {
