@@ -109,6 +109,8 @@ def test_settings_that_differ_come_first(page: str) -> None:
     assert changed_settings(Settings()) == {}
     assert changed_settings(Settings.resolve(overrides={"lr": 0.5})) == {"lr": (0.5, Settings().training.lr)}
     assert changed_settings(Settings.resolve(overrides={"kind": "lightgcn"})) == {}, "defaults of its kind"
+    unread = {"kind": "lightgcn", "angle_weight": 0.5, "ease_l2": 7}
+    assert changed_settings(Settings.resolve(overrides=unread)) == {}, "what its kind does not read"
 
 
 def test_examples_are_new_to_their_users_and_explained(page: str) -> None:

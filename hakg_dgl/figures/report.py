@@ -166,11 +166,11 @@ def _spread(degree: Mapping[str, float]) -> str:
 
 
 def changed_settings(settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """Settings that are not the defaults of their kind of model: key -> (value, default)."""
+    """Settings that the kind of model reads and that are not its defaults: key -> (value, default)."""
     defaults = Settings().replace(KIND_DEFAULTS.get(settings.model.kind, {})).to_dict()
     return {
         key: (value, defaults[section][key])
-        for section, values in settings.to_dict().items()
+        for section, values in settings.of_its_kind().items()
         for key, value in values.items()
         if value != defaults[section][key] and key != "kind"
     }
@@ -181,7 +181,7 @@ def _settings(settings: Settings) -> list[Markup]:
     rows = [{"setting": key, "value": _written(now), "default": _written(was)} for key, (now, was) in changed.items()]
     rest = {
         f"{section}.{key}": _written(value)
-        for section, values in settings.to_dict().items()
+        for section, values in settings.of_its_kind().items()
         for key, value in values.items()
         if key not in changed
     }
