@@ -23,9 +23,9 @@ import torch
 from measure import RESULTS, describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import Settings, load_dataset, make_trainer
-from hakg_dgl.baselines.training import PairwiseTrainer
-from hakg_dgl.config import Kind
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.models.settings import Kind
+from hakg_dgl.training.baselines import PairwiseTrainer
 
 BASELINES = [kind for kind in get_args(Kind) if kind != "hakg"]
 PROTOCOLS: dict[str, list[str]] = {"validation": ["refit=true"], "published": []}

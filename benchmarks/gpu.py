@@ -39,7 +39,7 @@ from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.doctor import examine
 from hakg_dgl.kernels.interface import explain_backend, explain_cuda_graphs
-from hakg_dgl.training.captured import WARM_UP_STEPS, Step, make_step
+from hakg_dgl.training.steps import WARM_UP_STEPS, Step, make_step
 from hakg_dgl.training.trainer import Trainer
 
 GRAPHS = ("last-fm", "yelp2018")

@@ -34,7 +34,7 @@ import torch
 from measure import describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import RunFolder
-from hakg_dgl.baselines.training import PairwiseTrainer
+from hakg_dgl.training.baselines import PairwiseTrainer
 from hakg_dgl.training.trainer import Trainer
 
 PHASES = ("starting", "beginning a run", "steps", "evaluation", "checkpoint", "line of metrics", "end", "between")
@@ -42,7 +42,7 @@ AIMED = PHASES[1:7]
 """Phases that kills wait for; the others are met by chance."""
 SMALL = ["epochs=6", "patience=6", "refit=true", "dim=8", "layers=1", "negatives=10", "batch_size=160", "lr=0.01"]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.baselines.training"])
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.training.baselines"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,10 @@ from measure import describe_machine, machine_facts, markdown, write_results
 from torch import Tensor
 
 from hakg_dgl import Settings, Trainer, load_dataset
-from hakg_dgl.config import PRESETS
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import NumericalError
 from hakg_dgl.geometry.guards import max_norm
+from hakg_dgl.models.settings import PRESETS
 from hakg_dgl.training.trainer import Progress
 
 

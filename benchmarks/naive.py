@@ -2,8 +2,8 @@
 
 Whole-graph propagation with ``[n_edges, d]`` temporaries, negatives scored by gathering ``[batch, negatives, d]`` rows,
 an angle loss that gathers both ends of every edge and draws a mask for each, evaluation by a loop over users with a
-heap, reading by a loop over lines. It works on the parameters of a :class:`~hakg_dgl.nn.model.HAKG` and, given the same
-masks, computes the same numbers.
+heap, reading by a loop over lines. It works on the parameters of a :class:`~hakg_dgl.models.hakg.HAKG` and, given the
+same masks, computes the same numbers.
 
 Where the released code is slower still, the yardstick is kinder: its negatives come from the package's sampler, its
 angle loss runs in one piece where memory allows (the released code slices gathered rows, which makes the backward pass
@@ -26,9 +26,9 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.dgl_gate import dgl
-from hakg_dgl.nn.dropout import draw_mask
-from hakg_dgl.nn.losses import COUNT_FLOOR, AngleLoss
-from hakg_dgl.nn.model import Embeddings
+from hakg_dgl.layers.dropout import draw_mask
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import COUNT_FLOOR, AngleLoss
 from hakg_dgl.training.objective import Objective
 
 ANGLE_CHUNK = 1 << 21
@@ -117,7 +117,7 @@ def _degree(ids: Tensor, n: int, like: Tensor) -> Tensor:
 def contrastive_loss(
     embeddings: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor, margin: float
 ) -> Tensor:
-    """See :func:`hakg_dgl.nn.losses.contrastive_loss`."""
+    """See :func:`hakg_dgl.layers.losses.contrastive_loss`."""
     assert embeddings.item is not None
     user = F.normalize(embeddings.user[users], dim=1, eps=ROW_NORM_FLOOR)
     missing, excess = torch.full_like(user[:, 0], 2.0), torch.zeros_like(user[:, 0])
@@ -131,7 +131,7 @@ def contrastive_loss(
 
 
 def angle_loss(angle: AngleLoss, entity: Tensor, generator: torch.Generator | None) -> Tensor:
-    """See :class:`hakg_dgl.nn.losses.AngleLoss`; both ends of every edge are gathered, with a mask for each edge."""
+    """:class:`hakg_dgl.layers.losses.AngleLoss`; both ends of every edge are gathered, with a mask for each edge."""
     items, attributes = angle.pairs.rows, angle.pairs.cols
     apex, point = attributes, items
     if angle.direction == "both":

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import load_dataset
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.trainer import Trainer
 
 

@@ -25,12 +25,12 @@ from measure import duration, gigabytes, markdown, median_seconds
 from stages import stage_rows, stage_table
 from training_step import add_options, endless_batches, in_subprocess, naive_memory, options, resolve, step
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.data.synthetic import generate_like, write_kgat
 from hakg_dgl.graph.heterograph import build_heterograph, pack
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.training.trainer import Progress, Trainer, choose_device

@@ -19,9 +19,9 @@ from measure import markdown
 from torch import Tensor
 from training_step import endless_batches
 
-from hakg_dgl.nn.aggregators import Aggregator
-from hakg_dgl.nn.losses import contrastive_loss
-from hakg_dgl.nn.model import Embeddings
+from hakg_dgl.layers.aggregators import Aggregator
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import contrastive_loss
 from hakg_dgl.training.trainer import Trainer
 
 STAGES = (
@@ -88,7 +88,7 @@ class _Mark(torch.autograd.Function):
 
 
 class TimedAggregator:
-    """An aggregator with a clock; see :class:`~hakg_dgl.nn.aggregators.Aggregator`."""
+    """An aggregator with a clock; see :class:`~hakg_dgl.layers.aggregators.Aggregator`."""
 
     def __init__(self, inner: Aggregator, clock: StageClock) -> None:
         self.inner, self.clock = inner, clock

@@ -22,8 +22,8 @@ from measure import free_memory, gigabytes, median_seconds, peak_memory
 from naive import ROWS_PER_EDGE, NaiveObjective
 from torch import Tensor
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset, load_dataset
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.trainer import Trainer, choose_device
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.config import PRESETS, Device
+from hakg_dgl.models.settings import PRESETS, Device
 
 from .failures import Failure, after_interrupt
 from .progress import bar
 from .report import shown, table
 
 if TYPE_CHECKING:
-    from hakg_dgl.ablation.study import AblationProgress
+    from hakg_dgl.studies.ablation import AblationProgress
 
 
 def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -85,9 +85,9 @@ def ablate_command(
     variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the same command again to continue it; the
     settings may then be left out. Checkpoints are selected on the validation split, the tables are of the test split.
     """
-    from hakg_dgl.ablation.study import AblationStudy
-    from hakg_dgl.config import Settings
     from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.models.settings import Settings
+    from hakg_dgl.studies.ablation import AblationStudy
 
     given = [f"{key}={value}" for key, value in settings_given.items() if value is not None]
     settings = None

@@ -147,7 +147,7 @@ def _yardsticks(
     evaluator: Evaluator, dataset: Dataset, seeds: Sequence[int], metrics: Sequence[str]
 ) -> dict[str, dict[str, Evaluation]]:
     """Popularity once, and chance with every seed of the runs."""
-    from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
     chance = {f"random {seed}": RandomScorer(dataset.n_users, dataset.n_items, seed) for seed in seeds}
     return {

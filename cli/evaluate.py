@@ -56,8 +56,8 @@ def evaluate_command(
     under the same masks. docs/evaluation.md defines every number.
     """
     from hakg_dgl.errors import ConfigError
-    from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
     from hakg_dgl.ranking.evaluation import Evaluator, cold_items
+    from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
     with stages(3) as begin:
         begin("loading")

@@ -46,8 +46,8 @@ def explain_command(
 
     from hakg_dgl.data.id_maps import IdMap
     from hakg_dgl.errors import ConfigError
+    from hakg_dgl.figures.explanation import require_matplotlib, save_picture
     from hakg_dgl.insight.explain import Explainer
-    from hakg_dgl.insight.picture import require_matplotlib, save_picture
     from hakg_dgl.ranking.candidates import known_items
     from hakg_dgl.training.run_folder import load_model
     from hakg_dgl.training.trainer import choose_device

@@ -58,23 +58,23 @@ def write_json(value: Any, target: Path) -> None:
     if str(target) == "-":
         click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
         return
-    from hakg_dgl.training import files
+    from hakg_dgl import atomic_files
 
     with _errors_naming(Path(target)):
-        files.write_json(Path(target), value)
+        atomic_files.write_json(Path(target), value)
 
 
 def write_text_file(text: str, target: Path) -> None:
     """Write a text file (UTF-8)."""
-    from hakg_dgl.training import files
+    from hakg_dgl import atomic_files
 
     with _errors_naming(target):
-        files.write_text(target, text)
+        atomic_files.write_text(target, text)
 
 
 def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
     """Write blocks of one table, one after the other; returns the number of rows."""
-    from hakg_dgl.training.files import replace_file
+    from hakg_dgl.atomic_files import replace_file
 
     rows = 0
 

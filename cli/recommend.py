@@ -65,7 +65,7 @@ def recommend_command(
     user's is recommended, whichever split it is in. With --new-users, which need no training, lists are of the users
     in that file. docs/recommending.md says how.
     """
-    from hakg_dgl.ranking.recommendation import iter_recommendations
+    from hakg_dgl.ranking.lists import iter_recommendations
 
     if not user_ids and out is None and not as_json and new_users is None:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
@@ -134,8 +134,8 @@ def _trained_users(opened: OpenedRun, wanted: Sequence[str], device: str) -> _Us
 
 
 def _folded_users(opened: OpenedRun, wanted: Sequence[str], file: Path, reading: dict[str, Any], device: str) -> _Users:
-    from hakg_dgl.baselines.fold_in import load_fold_in
     from hakg_dgl.data.id_files import read_new_users
+    from hakg_dgl.training.fold_in import load_fold_in
     from hakg_dgl.training.trainer import choose_device
 
     fold = load_fold_in(opened.folder.path, opened.dataset, device=choose_device(device))

@@ -53,7 +53,7 @@ class OpenedRun:
 
     def scorer(self, device: str) -> Scorer:
         """The best model, of any kind, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
-        from hakg_dgl.baselines.training import load_scorer
+        from hakg_dgl.training.baselines import load_scorer
         from hakg_dgl.training.trainer import choose_device
 
         return load_scorer(self.folder.path, self.dataset, device=choose_device(device))

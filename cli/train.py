@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.config import PRESETS, Device, Kind, Precision, Protocol
+from hakg_dgl.models.settings import PRESETS, Device, Kind, Precision, Protocol
 
 from .failures import Failure, after_interrupt, stopping_gently
 from .progress import epochs as epochs_bar
@@ -60,9 +60,9 @@ def train_command(
     metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. Of item-knn and ease, every
     choice of their settings is tried, a line each, and the best one kept.
     """
-    from hakg_dgl.baselines.training import make_trainer
-    from hakg_dgl.config import Settings
     from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.models.settings import Settings
+    from hakg_dgl.training.baselines import make_trainer
     from hakg_dgl.training.run_folder import RunFolder
 
     folder = RunFolder(out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.config import PRESETS, Device, Kind
+from hakg_dgl.models.settings import PRESETS, Device, Kind
 
 from .failures import after_interrupt
 from .progress import bar
@@ -57,11 +57,11 @@ def tune_command(
     OUT holds the study: give the same command again to continue it, here or at the same time elsewhere. The settings
     and the search space may then be left out. The test split is not looked at.
     """
-    from hakg_dgl.config import Settings
     from hakg_dgl.data.dataset import load_dataset
-    from hakg_dgl.tuning.report import ranked
-    from hakg_dgl.tuning.space import SearchSpace
-    from hakg_dgl.tuning.study import Study
+    from hakg_dgl.models.settings import Settings
+    from hakg_dgl.studies.search_space import SearchSpace
+    from hakg_dgl.studies.tuning import Study
+    from hakg_dgl.studies.tuning_report import ranked
 
     given = [f"{key}={value}" for key, value in settings_given.items() if value is not None]
     settings = None

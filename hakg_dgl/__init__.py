@@ -10,10 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hakg_dgl.ablation.study import AblationProgress, AblationStudy
-    from hakg_dgl.baselines.fold_in import load_fold_in
-    from hakg_dgl.baselines.training import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
-    from hakg_dgl.config import Settings
     from hakg_dgl.data.cards import fetch, list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.id_files import NewUsers, read_new_users
@@ -24,25 +20,29 @@ if TYPE_CHECKING:
     from hakg_dgl.graph.heterograph import build_heterograph
     from hakg_dgl.insight.explain import Explainer, Explanation, explain
     from hakg_dgl.insight.export import export
-    from hakg_dgl.nn.model import HAKG
-    from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+    from hakg_dgl.models.hakg import HAKG
+    from hakg_dgl.models.settings import Settings
     from hakg_dgl.ranking.candidates import items_where
     from hakg_dgl.ranking.comparison import Comparison, compare
     from hakg_dgl.ranking.evaluation import Evaluation, cold_items, evaluate
-    from hakg_dgl.ranking.recommendation import recommend
+    from hakg_dgl.ranking.lists import recommend
     from hakg_dgl.ranking.topk import EmbeddingScorer
+    from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
+    from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
+    from hakg_dgl.studies.search_space import SearchSpace
+    from hakg_dgl.studies.tuning import Study, StudyProgress
+    from hakg_dgl.training.baselines import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
+    from hakg_dgl.training.fold_in import load_fold_in
     from hakg_dgl.training.run_folder import RunFolder, load_model
     from hakg_dgl.training.trainer import Progress, Trainer
-    from hakg_dgl.tuning.space import SearchSpace
-    from hakg_dgl.tuning.study import Study, StudyProgress
 
     __version__: str
 
 _HOMES = {
-    "ablation.study": ("AblationProgress", "AblationStudy"),
-    "baselines.fold_in": ("load_fold_in",),
-    "baselines.training": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
-    "config": ("Settings",),
+    "studies.ablation": ("AblationProgress", "AblationStudy"),
+    "training.fold_in": ("load_fold_in",),
+    "training.baselines": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
+    "models.settings": ("Settings",),
     "data.cards": ("fetch", "list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.id_files": ("NewUsers", "read_new_users"),
@@ -53,17 +53,17 @@ _HOMES = {
     "graph.heterograph": ("build_heterograph",),
     "insight.explain": ("Explainer", "Explanation", "explain"),
     "insight.export": ("export",),
-    "nn.model": ("HAKG",),
-    "ranking.baselines": ("PopularityScorer", "RandomScorer"),
+    "models.hakg": ("HAKG",),
+    "ranking.yardsticks": ("PopularityScorer", "RandomScorer"),
     "ranking.candidates": ("items_where",),
     "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
-    "ranking.recommendation": ("recommend",),
+    "ranking.lists": ("recommend",),
     "ranking.topk": ("EmbeddingScorer",),
     "training.run_folder": ("RunFolder", "load_model"),
     "training.trainer": ("Progress", "Trainer"),
-    "tuning.space": ("SearchSpace",),
-    "tuning.study": ("Study", "StudyProgress"),
+    "studies.search_space": ("SearchSpace",),
+    "studies.tuning": ("Study", "StudyProgress"),
 }
 """Module -> the public names it holds; a test keeps this, the imports above and ``__all__`` the same."""
 

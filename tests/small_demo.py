@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import DemoSettings, generate_demo
+from hakg_dgl.models.settings import Settings
 
 
 def small_demo(**options: Any) -> Dataset:

@@ -21,10 +21,10 @@ from dense import on_one_thread
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import AblationProgress, AblationStudy, Settings, compare, evaluate, load_scorer
-from hakg_dgl.ablation.figures import _percent
-from hakg_dgl.ablation.runs import METRICS, user_metrics
-from hakg_dgl.ablation.variants import VARIANTS, chosen_variants, is_full, shown_in
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.studies.ablation_figures import _percent
+from hakg_dgl.studies.runs import METRICS, user_metrics
+from hakg_dgl.studies.variants import VARIANTS, chosen_variants, is_full, shown_in
 
 DEMO = small_demo()
 SETTINGS = small_settings(epochs=2, dim=4, refit=True, linear_rank=4, batch_size=640)

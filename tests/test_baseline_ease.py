@@ -8,9 +8,9 @@ import torch
 from scipy import sparse
 from small_demo import small_demo, small_settings
 
-from hakg_dgl.baselines.closed_form import interaction_matrix
-from hakg_dgl.baselines.ease import EASE, DenseItemScorer, ease_weights, free_memory, require_memory
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.closed_form import interaction_matrix
+from hakg_dgl.models.ease import EASE, DenseItemScorer, ease_weights, free_memory, require_memory
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 from small_demo import small_demo, small_settings, with_interactions
 
-from hakg_dgl.baselines.closed_form import interaction_matrix
-from hakg_dgl.baselines.item_knn import ItemKNN, ItemSimilarity
+from hakg_dgl.models.closed_form import interaction_matrix
+from hakg_dgl.models.item_knn import ItemKNN, ItemSimilarity
 
 CPU = torch.device("cpu")
 DEMO = small_demo()

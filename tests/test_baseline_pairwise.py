@@ -8,12 +8,12 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.baselines.lightgcn import LightGCN
-from hakg_dgl.baselines.matrix_factorisation import MatrixFactorisation, PairwiseObjective, bpr_loss
-from hakg_dgl.baselines.training import build_pairwise_model
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+from hakg_dgl.models.bpr_mf import MatrixFactorisation, PairwiseObjective, bpr_loss
+from hakg_dgl.models.lightgcn import LightGCN
 from hakg_dgl.randomness import torch_generator
+from hakg_dgl.training.baselines import build_pairwise_model
 
 CPU = torch.device("cpu")
 DEMO = small_demo()

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import RunFolder, load_model, load_scorer, make_trainer
-from hakg_dgl.baselines.training import CLOSED_FORMS, ClosedFormTrainer, PairwiseTrainer
-from hakg_dgl.config import KIND_DEFAULTS, Settings, setting_keys, settings_read_by
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.errors import CheckpointError, ConfigError, IntegrityError
-from hakg_dgl.ranking.baselines import PopularityScorer
+from hakg_dgl.models.settings import KIND_DEFAULTS, Settings, setting_keys, settings_read_by
 from hakg_dgl.ranking.evaluation import Evaluator
+from hakg_dgl.ranking.yardsticks import PopularityScorer
+from hakg_dgl.training.baselines import CLOSED_FORMS, ClosedFormTrainer, PairwiseTrainer
 from hakg_dgl.training.run_folder import model_splits
 from hakg_dgl.training.trainer import Progress, Trainer
 

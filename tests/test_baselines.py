@@ -8,8 +8,8 @@ import torch
 from scipy.stats import kstest
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
 from hakg_dgl.ranking.topk import masked_topk
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
 
 def test_popularity_orders_by_count_then_id():

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.data.synthetic import generate_like, write_kgat
 from hakg_dgl.graph.heterograph import build_heterograph
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.training.trainer import Trainer

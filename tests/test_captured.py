@@ -11,13 +11,14 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor, nn
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.kernels import interface
 from hakg_dgl.kernels.interface import BackendChoice, explain_cuda_graphs
-from hakg_dgl.training import captured, trainer
-from hakg_dgl.training.captured import (
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.training import steps, trainer
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.steps import (
     WARM_UP_STEPS,
     CapturedStep,
     LossRing,
@@ -26,7 +27,6 @@ from hakg_dgl.training.captured import (
     refuse_uncapturable,
     set_learning_rate,
 )
-from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Progress, Trainer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -65,7 +65,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Repeated]:
         made.append(Repeated())
         return made[-1]
 
-    monkeypatch.setattr(captured, "CUDARecorder", make)
+    monkeypatch.setattr(steps, "CUDARecorder", make)
     monkeypatch.setattr(trainer, "refuse_uncapturable", lambda settings, device: None)
     return made
 
@@ -260,11 +260,11 @@ def test_losses_of_a_gpu_are_read_every_few_steps(
     expected = dict(seen)
     seen.clear()
     some = Trainer(demo, settings, on_progress=lambda p: seen.append((p.step, p.loss)))
-    steps = len(some.batches)
-    assert steps > 2 * captured.LOSSES_KEPT
+    n = len(some.batches)
+    assert n > 2 * steps.LOSSES_KEPT
     monkeypatch.setattr(some, "device", torch.device("meta"))  # any that is not the CPU
     some._steps(1, 0.01, 0.0)
-    assert [step for step, _ in seen] == list(range(captured.LOSSES_KEPT, steps, captured.LOSSES_KEPT))
+    assert [step for step, _ in seen] == list(range(steps.LOSSES_KEPT, n, steps.LOSSES_KEPT))
     assert all(loss == expected[step] for step, loss in seen)
 
 

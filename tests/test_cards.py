@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from hakg_dgl.config import PRESETS, Settings
 from hakg_dgl.data import cards
 from hakg_dgl.data.cards import (
     CardFile,
@@ -30,6 +29,7 @@ from hakg_dgl.data.cards import (
 )
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.errors import ConfigError, DownloadError
+from hakg_dgl.models.settings import PRESETS, Settings
 
 CONTENT = "".join(f"{user} {user * 7 % 1000} {user * 11 % 1000}\n" for user in range(40_000)).encode()
 QUICK = DownloadLimits(attempts=3, backoff=0.01, timeout=2, max_bytes=1 << 21)

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import hakg_dgl
-from hakg_dgl.config import PRESETS
 from hakg_dgl.data.cards import list_cards
 from hakg_dgl.data.splits import STRATEGIES
+from hakg_dgl.models.settings import PRESETS
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 COMMANDS = sorted(cli.main.commands)

@@ -19,8 +19,8 @@ from scipy import stats
 from small_demo import small_demo
 
 from hakg_dgl import Evaluation, compare
-from hakg_dgl.config import Settings
 from hakg_dgl.errors import ConfigError, DataError, IntegrityError
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.comparison import metric_cut
 from hakg_dgl.ranking.comparison_text import differences_rows, means_rows, to_latex, to_markdown
 from hakg_dgl.ranking.run_groups import RunCard, group_runs

@@ -9,7 +9,8 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hakg_dgl.config import (
+from hakg_dgl.errors import ConfigError, HakgError
+from hakg_dgl.models.settings import (
     PRESETS,
     BaselineSettings,
     LossSettings,
@@ -19,7 +20,6 @@ from hakg_dgl.config import (
     TrainingSettings,
     setting_keys,
 )
-from hakg_dgl.errors import ConfigError, HakgError
 
 if sys.version_info >= (3, 11):
     import tomllib

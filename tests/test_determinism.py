@@ -10,14 +10,14 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.baselines.matrix_factorisation import bpr_loss
-from hakg_dgl.baselines.training import make_trainer
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.nn.losses import contrastive_loss
-from hakg_dgl.nn.model import Embeddings
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import contrastive_loss
+from hakg_dgl.models.bpr_mf import bpr_loss
+from hakg_dgl.training.baselines import make_trainer
 from hakg_dgl.training.trainer import Trainer
 
 SERIAL = 32_768
@@ -61,7 +61,7 @@ def trained(dataset: Dataset, n: int, set_threads: Callable[[int], None], **over
         {"kind": "bpr-mf"},
         {"kind": "lightgcn", "layers": 2},
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_threads_change_no_bit_of_what_is_trained(
     wide: Dataset, threads: Callable[[int], None], overrides: dict[str, Any]
@@ -156,7 +156,7 @@ ALL = {"initial", "batches", "negatives", "dropout", "angle"}
         ({}, HINGE, {"negatives"}),
         (HINGE, {"seed": 7}, ALL),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_a_setting_reshuffles_no_other_stream(
     demo: Dataset, base: dict[str, Any], change: dict[str, Any], changed: set[str]

@@ -20,11 +20,11 @@ import torch
 from hakg_dgl.cli import main
 
 import hakg_dgl
-from hakg_dgl.config import PRESETS, Settings, setting_keys
 from hakg_dgl.data.synthetic import DemoSettings
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry import guards
 from hakg_dgl.kernels.aggregation import VECTORS_BEYOND
+from hakg_dgl.models.settings import PRESETS, Settings, setting_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -87,7 +87,7 @@ def test_every_page_is_in_the_index() -> None:
 
 @pages
 def test_code_that_is_linked_by_name_is_defined_there(page: Path) -> None:
-    """A link such as [`HAKG.propagate`](../hakg_dgl/nn/model.py): the file defines the last part of the name."""
+    """A link such as [`HAKG.propagate`](../hakg_dgl/models/hakg.py): the file defines the last part of the name."""
     missing = []
     for text, target in links(page):
         name = re.fullmatch(r"`(?:\w+\.)*(\w+)`", text)

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
-from hakg_dgl.nn.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])

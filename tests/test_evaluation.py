@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.ranking.baselines import PopularityScorer
 from hakg_dgl.ranking.evaluation import Evaluator, cold_items, equal_share_groups, evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
 

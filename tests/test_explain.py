@@ -19,14 +19,14 @@ from bad_input import hakg
 from small_demo import small_demo, small_settings, with_interactions
 
 from hakg_dgl import EmbeddingScorer, Trainer, build_heterograph, load_dataset, load_model, recommend
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight import decomposition
 from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
 from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
 
 PAIRS = [(0, 0), (7, 31), (59, 49)]
 SWITCHES = [
@@ -482,7 +482,7 @@ def test_pictures_name_items_and_are_the_same_each_time(trained: Path, tmp_path:
 
 def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) -> None:
     pytest.importorskip("matplotlib")
-    from hakg_dgl.insight.picture import draw
+    from hakg_dgl.figures.explanation import draw
 
     explainer = Explainer(untrained(graph), dataset)
     user, item = next(
@@ -506,7 +506,7 @@ def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) ->
 def test_the_bars_of_the_picture_are_the_whole_score(dataset: Dataset, graph: Any, settings: dict[str, Any]) -> None:
     """All ways of the past items, the linear one among them, and the user's own parameters, with their signs."""
     pytest.importorskip("matplotlib")
-    from hakg_dgl.insight.picture import draw
+    from hakg_dgl.figures.explanation import draw
 
     x = Explainer(untrained(graph, **settings), dataset)(7, 31)
     bars, whole, _ = draw(x, items=4).axes
@@ -525,7 +525,7 @@ def test_bars_begin_where_the_part_of_the_same_sign_before_them_ends() -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    from hakg_dgl.insight.picture import _stacked
+    from hakg_dgl.figures.explanation import _stacked
 
     axes = Figure().subplots()
     _stacked(axes, pd.DataFrame({"a": [1.0, -1.0], "b": [-2.0, 2.0], "c": [3.0, -3.0]}), ["x", "y"])
@@ -535,7 +535,7 @@ def test_bars_begin_where_the_part_of_the_same_sign_before_them_ends() -> None:
 
 def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from hakg_dgl.insight.picture import draw, save_picture
+    from hakg_dgl.figures.explanation import draw, save_picture
 
     cold = with_interactions(
         dataclasses.replace(dataset, triples=dataset.triples[(dataset.triples[["head", "tail"]] != 1).all(axis=1)]),
@@ -551,7 +551,7 @@ def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Da
 
 def test_where_no_entity_is_shared_the_picture_shows_users(dataset: Dataset) -> None:
     pytest.importorskip("matplotlib")
-    from hakg_dgl.insight.picture import draw
+    from hakg_dgl.figures.explanation import draw
 
     bare = dataclasses.replace(dataset, triples=dataset.triples.head(1))
     explainer = Explainer(untrained(build_heterograph(bare)), bare)
@@ -606,7 +606,7 @@ def test_entities_without_names_are_shown_with_items_that_have_them(dataset: Dat
     pytest.importorskip("matplotlib")
     from hakg_dgl.cli.explain import _sections
 
-    from hakg_dgl.insight.picture import draw
+    from hakg_dgl.figures.explanation import draw
 
     bare = without_entity_names(dataset)
     explainer = Explainer(untrained(graph), bare)
@@ -632,7 +632,7 @@ def test_entities_without_names_are_shown_with_items_that_have_them(dataset: Dat
 def test_names_are_drawn_as_they_are(dataset: Dataset, graph: Any, tmp_path: Path) -> None:
     """No mathematics between dollars, no control characters, which XML forbids, no warning about scripts."""
     pytest.importorskip("matplotlib")
-    from hakg_dgl.insight.picture import save_picture
+    from hakg_dgl.figures.explanation import save_picture
 
     names = [f"$a_1$ \x0b\x00 <&> 漢 {number}" for number in range(dataset.n_items)]
     named = dataclasses.replace(dataset, items=dataset.items.assign(name=names))

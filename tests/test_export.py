@@ -16,12 +16,12 @@ from bad_input import SMALL, contents, hakg
 from small_demo import small_demo
 
 from hakg_dgl import HAKG, EmbeddingScorer, build_heterograph, load_dataset, load_model, recommend
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight import export as module
 from hakg_dgl.insight.export import export
-from hakg_dgl.ranking.baselines import RandomScorer
+from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.ranking.yardsticks import RandomScorer
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "nearest_neighbours.py"
 

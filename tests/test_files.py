@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hakg_dgl.training import files
-from hakg_dgl.training.files import replace_file, write_json, write_text
+from hakg_dgl import atomic_files
+from hakg_dgl.atomic_files import replace_file, write_json, write_text
 
 pytest.importorskip("resource", reason="permissions and limits of POSIX")
 
@@ -61,7 +61,7 @@ def test_a_rename_that_fails_leaves_the_old_file_alone(old: Path, monkeypatch: p
 
 def test_the_content_is_on_disk_before_the_name(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(files, "sync_file", lambda path: seen.append((path.read_text(), old.read_text())))
+    monkeypatch.setattr(atomic_files, "sync_file", lambda path: seen.append((path.read_text(), old.read_text())))
     write_text(old, "new")
     assert seen == [("new", "old")]
     assert only_file(old) == "new"
@@ -99,7 +99,7 @@ def test_json_is_read_back_and_has_no_nan(old: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from hakg_dgl.training.files import write_text
+from hakg_dgl.atomic_files import write_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_text(Path(sys.argv[1]), "x" * 5000)

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hakg_dgl import HAKG, load_fold_in, load_model, load_scorer, make_trainer, recommend
-from hakg_dgl.baselines.fold_in import fold_into_hakg, fused_layers
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.models.settings import ModelSettings
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, SumOfRows, SumOfUnitMeans, lists_of
+from hakg_dgl.training.fold_in import fold_into_hakg, fused_layers
 from hakg_dgl.training.run_folder import RunFolder, model_splits
 
 DEMO = small_demo()

@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.baselines import ease
-from hakg_dgl.baselines.ease import ease_weights
-from hakg_dgl.baselines.matrix_factorisation import PairwiseObjective
-from hakg_dgl.baselines.training import make_trainer
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import NumericalError
+from hakg_dgl.models import ease
+from hakg_dgl.models.bpr_mf import PairwiseObjective
+from hakg_dgl.models.ease import ease_weights
+from hakg_dgl.training.baselines import make_trainer
 from hakg_dgl.training.objective import Objective
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Progress, Trainer

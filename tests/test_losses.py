@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from hakg_dgl.geometry import cones
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
-from hakg_dgl.nn.losses import (
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import (
     COUNT_FLOOR,
     AngleLoss,
     contrastive_loss,
@@ -21,7 +22,6 @@ from hakg_dgl.nn.losses import (
     item_attribute_pairs,
     with_attribute_pairs,
 )
-from hakg_dgl.nn.model import Embeddings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 

@@ -17,11 +17,12 @@ from dense import (
 )
 from torch.nn import functional as F
 
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.kernels.interface import BACKENDS
-from hakg_dgl.nn.dropout import draw_mask
-from hakg_dgl.nn.model import HAKG, Embeddings
+from hakg_dgl.layers.dropout import draw_mask
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 

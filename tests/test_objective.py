@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations, relation_table
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.nn.losses import contrastive_loss, softmax_loss
+from hakg_dgl.layers.losses import contrastive_loss, softmax_loss
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.training.objective import STREAMS, Objective, relation_ids
 from hakg_dgl.training.trainer import build_model, training_splits

@@ -180,7 +180,7 @@ def compressed(tmp_path: Path, name: str, data: bytes) -> Path:
     ("name", "data"),
     [
         ("kg_final.txt.zip", zipped({"kg_final.txt": KG, "__MACOSX/._kg_final.txt": b"x"})),
-        ("kg_final.txt.gz", gzip.compress(KG)),
+        ("kg_final.txt.gz", gzip.compress(KG, mtime=0)),
     ],
 )
 def test_kgat_compressed(tmp_path, name, data):
@@ -198,7 +198,7 @@ def test_kgat_compressed(tmp_path, name, data):
         ("kg_final.txt.zip", zipped({"kg_final.txt": b"/etc/passwd"}, link=True), "is a link"),
         ("kg_final.txt.zip", zipped({"kg_final.txt": KG})[:-30], "damaged"),
         ("kg_final.txt.zip", b"nonsense", "damaged"),
-        ("kg_final.txt.gz", gzip.compress(KG * 99)[:-20], "damaged"),
+        ("kg_final.txt.gz", gzip.compress(KG * 99, mtime=0)[:-20], "damaged"),
         ("kg_final.txt.gz", KG, "damaged"),
     ],
 )
@@ -210,7 +210,7 @@ def test_kgat_bad_archives(tmp_path, name, data, message):
 def test_archive_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hakg_dgl.data.readers.EXPANSION_FLOOR", 1000)
     with pytest.raises(DataError, match="expands to more"):
-        read_kgat(compressed(tmp_path, "kg_final.txt.gz", gzip.compress(b"0 0 1\n" * 200_000)))
+        read_kgat(compressed(tmp_path, "kg_final.txt.gz", gzip.compress(b"0 0 1\n" * 200_000, mtime=0)))
 
 
 def test_detect_format(tmp_path):

@@ -20,12 +20,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.geometry.guards import ball_margin
 from hakg_dgl.graph.heterograph import heterograph_from_arrays
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.nn.losses import AngleLoss, contrastive_loss, item_attribute_pairs
-from hakg_dgl.nn.model import HAKG, Embeddings
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import AngleLoss, contrastive_loss, item_attribute_pairs
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
 FOLDER = Path(os.environ.get("HAKG_REFERENCE_DIR", SHARED / "reference"))

@@ -14,14 +14,14 @@ from browser import browser, complaints, opened, requests  # noqa: F401 (a fixtu
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import RunFolder, Trainer, compare, evaluate, load_dataset
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import DataError, IntegrityError
 from hakg_dgl.figures.ablation_section import ablation_section
 from hakg_dgl.figures.markup import Markup, element, escaped, table
 from hakg_dgl.figures.report import _unnamed, changed_settings, report_page
 from hakg_dgl.figures.subject import Subject
-from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
 pytest.importorskip("matplotlib")
 EVIL = "<script>alert('x')</script> & $co_"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_demo import small_demo, small_settings, with_interactions
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, FormatVersionError, IntegrityError
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.training.run_folder import RunFolder, load_model

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hakg_dgl import sampling
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.sampling import EpochBatches, NegativeSampler
+from hakg_dgl.layers import sampling
+from hakg_dgl.layers.sampling import EpochBatches, NegativeSampler
 
 
 def packed(known):

@@ -16,12 +16,13 @@ import torch
 from click.testing import CliRunner, Result
 from small_demo import small_demo, small_settings
 
-from hakg_dgl.baselines.training import make_trainer
+from hakg_dgl import locks
+from hakg_dgl.atomic_files import write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.training import trainer as training
-from hakg_dgl.training.files import write_text
+from hakg_dgl.training.baselines import make_trainer
 from hakg_dgl.training.objective import Objective
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Progress, Trainer
@@ -230,7 +231,7 @@ with lock.sole_writer(Path(sys.argv[2])):
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock of ``tmp_path / "run"``."""
     (tmp_path / "run").mkdir()
-    line = [sys.executable, "-c", HOLDER, str(Path(training.__file__).with_name("lock.py")), str(tmp_path / "run")]
+    line = [sys.executable, "-c", HOLDER, str(locks.__file__), str(tmp_path / "run")]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

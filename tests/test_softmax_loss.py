@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.baselines.ease import ease_weights
 from hakg_dgl.graph.packed import SparsePattern
-from hakg_dgl.nn import item_item, losses
-from hakg_dgl.nn.item_item import item_item_factors
-from hakg_dgl.nn.losses import softmax_loss
+from hakg_dgl.layers import item_item, losses
+from hakg_dgl.layers.item_item import item_item_factors
+from hakg_dgl.layers.losses import softmax_loss
+from hakg_dgl.models.ease import ease_weights
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.training.run_folder import load_model

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakg_dgl.errors import ConfigError, DataError, NumericalError
-from hakg_dgl.ranking.recommendation import iter_recommendations, recommend
+from hakg_dgl.ranking.lists import iter_recommendations, recommend
 from hakg_dgl.ranking.topk import EmbeddingScorer, masked_topk
 
 

@@ -21,7 +21,6 @@ import torch
 from small_demo import small_demo, small_settings, with_interactions
 from torch import Tensor
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import DemoSettings, generate_demo
@@ -34,9 +33,10 @@ from hakg_dgl.errors import (
     MissingDependencyError,
     NumericalError,
 )
-from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 from hakg_dgl.training import checkpoint
 from hakg_dgl.training.run_folder import RunFolder, load_model
 from hakg_dgl.training.trainer import PUBLISHED_NOTE, Progress, Trainer, choose_device, learning_rate

@@ -18,7 +18,6 @@ pytest.importorskip("triton", reason="Triton is not installed: python -m pip ins
 from dense import DTYPES, empty_graph, error, gradients, make_rule, odd_graph, on_one_thread, random_table
 from small_demo import small_demo, small_settings
 
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
@@ -32,12 +31,13 @@ from hakg_dgl.kernels.torch_backend import TorchBackend
 from hakg_dgl.kernels.triton_backend import TritonBackend
 from hakg_dgl.kernels.triton_kernels import negatives as fused
 from hakg_dgl.kernels.triton_kernels import products
-from hakg_dgl.nn import losses
-from hakg_dgl.nn.aggregators import PackedAggregator
-from hakg_dgl.nn.losses import COUNT_FLOOR, hinge_over_negatives
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.layers import losses
+from hakg_dgl.layers.aggregators import PackedAggregator
+from hakg_dgl.layers.losses import COUNT_FLOOR, hinge_over_negatives
+from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.sampling import NegativeSampler
 from hakg_dgl.training.trainer import Trainer
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)

@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 from small_demo import small_demo, small_settings, with_interactions
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.studies.search_space import SearchSpace
+from hakg_dgl.studies.tuning import Study, StudyProgress
+from hakg_dgl.studies.tuning_report import ranked
 from hakg_dgl.training import trainer
-from hakg_dgl.tuning.report import ranked
-from hakg_dgl.tuning.space import SearchSpace
-from hakg_dgl.tuning.study import Study, StudyProgress
 
 pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 
@@ -144,7 +144,7 @@ def test_the_test_split_is_not_looked_at(whole: tuple[Path, dict[str, Any]], dem
 
 
 def test_trials_that_fall_behind_are_pruned(demo: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hakg_dgl.tuning.study.PRUNED_FROM_EVALUATION", 2)
+    monkeypatch.setattr("hakg_dgl.studies.tuning.PRUNED_FROM_EVALUATION", 2)
     space = {"lr": [0.02, 1e-7]}
     settings = {"epochs": 3}
     report = begin(tmp_path / "pruned", demo, space, **settings).run(8)

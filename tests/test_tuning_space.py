@@ -14,9 +14,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakg_dgl.config import KIND_DEFAULTS, Settings, setting_keys
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.tuning.space import _FIXED, DEFAULT_SPACES, Choice, Range, SearchSpace
+from hakg_dgl.models.settings import KIND_DEFAULTS, Settings, setting_keys
+from hakg_dgl.studies.search_space import _FIXED, DEFAULT_SPACES, Choice, Range, SearchSpace
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hakg_dgl.errors import CheckpointError, MissingDependencyError
-from hakg_dgl.tuning import workers
-from hakg_dgl.tuning.journal import CUT_LINES, open_journal, require_optuna
-from hakg_dgl.tuning.workers import DEAD_AFTER, Worker
+from hakg_dgl.studies import workers
+from hakg_dgl.studies.journal import CUT_LINES, open_journal, require_optuna
+from hakg_dgl.studies.workers import DEAD_AFTER, Worker
 
 optuna = pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 

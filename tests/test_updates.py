@@ -24,8 +24,8 @@ from dense import (
 from hakg_dgl.graph.dgl_gate import dgl
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, pack, pack_relation_types
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
-from hakg_dgl.nn.aggregators import PackedAggregator
-from hakg_dgl.nn.updates import ReadableAggregator, RelationTransitiveUpdate, collaborative_update, update_all
+from hakg_dgl.layers.aggregators import PackedAggregator
+from hakg_dgl.layers.updates import ReadableAggregator, RelationTransitiveUpdate, collaborative_update, update_all
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 

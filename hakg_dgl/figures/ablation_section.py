@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hakg_dgl.ablation.figures import ablation_figure, depth_figure
-from hakg_dgl.ablation.report import TITLES
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import DataError, IntegrityError
 from hakg_dgl.figures.markup import Markup, element, escaped, table
 from hakg_dgl.figures.style import inline_svg
 from hakg_dgl.ranking.comparison import Comparison, Difference, Estimate, Group
+from hakg_dgl.studies.ablation_figures import ablation_figure, depth_figure
+from hakg_dgl.studies.ablation_report import TITLES
 
 _AGAIN = "Give the folder that 'hakg ablate' wrote, or write its report again with the same command."
 

@@ -23,7 +23,7 @@ from hakg_dgl.geometry.cones import (
     euclidean_half_aperture,
     half_aperture,
 )
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.models.hakg import HAKG
 from hakg_dgl.randomness import numpy_generator
 
 Float64 = NDArray[np.float64]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hakg_dgl.atomic_files import write_text
 from hakg_dgl.errors import DataError
 from hakg_dgl.figures.curves import curves_figure
 from hakg_dgl.figures.disk import disk_figure, disk_layout
@@ -18,7 +19,6 @@ from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
 from hakg_dgl.figures.style import DPI, plain_relation, require_matplotlib, save_figure
 from hakg_dgl.figures.subject import Subject
-from hakg_dgl.training.files import write_text
 
 KINDS = ("png", "svg")
 NAMES = ("disk", "popularity", "relations", "depth", "curves", "groups")

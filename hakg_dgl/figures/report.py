@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from hakg_dgl.config import KIND_DEFAULTS, Settings
 from hakg_dgl.data.cards import list_cards, load_card
 from hakg_dgl.data.dataset import Dataset, summary
 from hakg_dgl.data.shared_items import unnamed_entities
 from hakg_dgl.figures.ablation_section import ablation_section
+from hakg_dgl.figures.explanation import draw
 from hakg_dgl.figures.markup import Markup, element, escaped, listed, pairs, table
 from hakg_dgl.figures.pictures import Picture, pictures
 from hakg_dgl.figures.style import inline_svg, require_matplotlib
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.insight.explain import Explainer, Explanation, introduced
-from hakg_dgl.insight.picture import draw
+from hakg_dgl.models.settings import KIND_DEFAULTS, Settings
 from hakg_dgl.ranking.evaluation import Evaluation
-from hakg_dgl.ranking.recommendation import recommend
+from hakg_dgl.ranking.lists import recommend
 
 _TOP = 5
 _HEADLINE = ("recall@20", "ndcg@20", "hit@20")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 from warnings import catch_warnings, filterwarnings
 
+from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.errors import MissingDependencyError
-from hakg_dgl.training.files import replace_file
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 GREY, PALE, INK = "#8a8a8a", "#d4d4d4", "#222222"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from hakg_dgl.baselines.training import load_scorer
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.figures.hierarchy import Positions, known_tree, positions
-from hakg_dgl.nn.model import HAKG
-from hakg_dgl.ranking.baselines import PopularityScorer, RandomScorer
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
+from hakg_dgl.training.baselines import load_scorer
 from hakg_dgl.training.run_folder import RunFolder, load_model, model_splits
 
 if TYPE_CHECKING:

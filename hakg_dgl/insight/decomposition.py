@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.geometry.frame import Gram
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, PackedGraph
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
 
 KEPT_PATHS = 10_000
 """Paths of one kind that are kept, the strongest first; their totals count all."""

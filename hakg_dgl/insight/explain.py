@@ -15,7 +15,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.decomposition import Component, Terms, Trace, hakg_components
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.models.hakg import HAKG
 
 _SHARELESS = 1e-9
 """Scores below this in size have no shares."""

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from hakg_dgl.atomic_files import sync_file
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.nn.model import HAKG
-from hakg_dgl.training.files import sync_file
+from hakg_dgl.models.hakg import HAKG
 
 FORMAT, FORMAT_VERSION = "hakg-export", 1
 MANIFEST = "manifest.json"

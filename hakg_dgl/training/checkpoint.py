@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hakg_dgl.config import Settings, setting_keys
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
+from hakg_dgl.models.settings import Settings, setting_keys
 from hakg_dgl.training.run_folder import RunFolder, settings_differences
 
 STATE_FORMAT_VERSION = 2

@@ -7,21 +7,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import LossSettings, Settings
 from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.nn.losses import (
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import (
     AngleLoss,
     contrastive_loss,
     item_attribute_pairs,
     softmax_loss,
     with_attribute_pairs,
 )
-from hakg_dgl.nn.model import HAKG, Embeddings
+from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import LossSettings, Settings
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.sampling import NegativeSampler
 
 STREAMS = ("batches", "negatives", "dropout", "angle")
 """Random streams of training, apart from those of the initialisation."""

@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hakg_dgl.config import Settings, read_toml, setting_keys
+from hakg_dgl import locks
+from hakg_dgl.atomic_files import replace_file, sync_file, write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
-from hakg_dgl.nn.model import HAKG
-from hakg_dgl.training import lock
-from hakg_dgl.training.files import replace_file, sync_file, write_json, write_text
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import Settings, read_toml, setting_keys
 
 RUN_FORMAT_VERSION = 1
 _TRAINED_WITH = (
@@ -66,7 +66,7 @@ class RunFolder:
         with ExitStack() as held:
             with self._writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(lock.sole_writer(self.path))
+                held.enter_context(locks.sole_writer(self.path))
             yield
 
     def create(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
@@ -107,7 +107,7 @@ class RunFolder:
     def holds_other_files(self) -> bool:
         """Whether there are files in the folder, those apart that a trainer killed at its very beginning leaves."""
         names = [file.name for file in self.path.iterdir()]
-        return any(name != lock.LOCK_NAME and not _TEMPORARY.fullmatch(name) for name in names)
+        return any(name != locks.LOCK_NAME and not _TEMPORARY.fullmatch(name) for name in names)
 
     def exists(self) -> bool:
         """Whether a run was started here."""

@@ -17,16 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, NumericalError
 from hakg_dgl.graph.heterograph import build_heterograph, pack
-from hakg_dgl.nn.model import HAKG
+from hakg_dgl.layers.sampling import EpochBatches
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
-from hakg_dgl.sampling import EpochBatches
 from hakg_dgl.training.allocator import keep_freed_memory
-from hakg_dgl.training.captured import LossRing, Step, make_optimizer, make_step, refuse_uncapturable, set_learning_rate
 from hakg_dgl.training.checkpoint import (
     STATE_AGE,
     Checkpoint,
@@ -38,6 +37,7 @@ from hakg_dgl.training.checkpoint import (
 )
 from hakg_dgl.training.objective import Objective, relation_ids
 from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.steps import LossRing, Step, make_optimizer, make_step, refuse_uncapturable, set_learning_rate
 from hakg_dgl.training.tensorboard import ScalarLog
 
 PUBLISHED_NOTE = "selected on the test split, as the published experiments did: compare with their tables only"
@@ -181,7 +181,7 @@ class Trainer:
     dataset
         With a validation split, unless the protocol is ``published``.
     settings
-        All settings; see :class:`~hakg_dgl.config.Settings`.
+        All settings; see :class:`~hakg_dgl.models.settings.Settings`.
     run
         Folder for checkpoints and metrics; without one nothing is written, and nothing can be resumed.
     data_path

@@ -1,7 +1,7 @@
 """The readable layer: a mapping from canonical edge type to update function, run by DGL's ``multi_update_all``.
 
 This is the definition of the model. :class:`ReadableAggregator` computes with it what
-:class:`~hakg_dgl.nn.aggregators.PackedAggregator` computes fast, on the same interface.
+:class:`~hakg_dgl.layers.aggregators.PackedAggregator` computes fast, on the same interface.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def update_all(graph: Any, updates: Mapping[EdgeType, UpdateFunction]) -> None:
 
 
 class ReadableAggregator:
-    """Aggregation by one update function an edge type; see :class:`~hakg_dgl.nn.aggregators.Aggregator`.
+    """Aggregation by one update function an edge type; see :class:`~hakg_dgl.layers.aggregators.Aggregator`.
 
     Parameters
     ----------

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hakg_dgl.ablation.report import summary, write_report
-from hakg_dgl.ablation.runs import PlannedRun, train_all
-from hakg_dgl.ablation.variants import chosen_variants
-from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
-from hakg_dgl.training.files import write_json
+from hakg_dgl.models.settings import Settings, setting_keys
+from hakg_dgl.studies.ablation_report import summary, write_report
+from hakg_dgl.studies.runs import PlannedRun, train_all
+from hakg_dgl.studies.variants import chosen_variants
 from hakg_dgl.training.run_folder import settings_differences
 from hakg_dgl.training.trainer import Progress
 
@@ -50,7 +50,7 @@ OnProgress = Callable[[AblationProgress], None]
 
 
 class AblationStudy:
-    """Trains the full model and each of :data:`~hakg_dgl.ablation.variants.VARIANTS` with several seeds.
+    """Trains the full model and each of :data:`~hakg_dgl.studies.variants.VARIANTS` with several seeds.
 
     Checkpoints are selected on the validation split; the test split is measured once, at the end of each run.
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hakg_dgl.baselines.training import ClosedFormTrainer, make_trainer
-from hakg_dgl.config import Settings, setting_keys
+from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.models.settings import Settings, setting_keys
 from hakg_dgl.randomness import stream_seed
-from hakg_dgl.training.files import write_json
+from hakg_dgl.studies.journal import locked, open_journal, require_optuna
+from hakg_dgl.studies.processes import orphaned, run_processes
+from hakg_dgl.studies.search_space import SearchSpace
+from hakg_dgl.studies.tuning_report import summary, write_report
+from hakg_dgl.studies.workers import Worker
+from hakg_dgl.training.baselines import ClosedFormTrainer, make_trainer
 from hakg_dgl.training.run_folder import settings_differences
 from hakg_dgl.training.trainer import Progress
-from hakg_dgl.tuning.journal import locked, open_journal, require_optuna
-from hakg_dgl.tuning.processes import orphaned, run_processes
-from hakg_dgl.tuning.report import summary, write_report
-from hakg_dgl.tuning.space import SearchSpace
-from hakg_dgl.tuning.workers import Worker
 
 if TYPE_CHECKING:
     import optuna
@@ -235,7 +235,7 @@ class Study:
         return StudyProgress(done, states.count("RUNNING"), trials, value, number, epoch)
 
     def report(self, trials: int | None = None) -> dict[str, Any]:
-        """What was found so far, as in ``report.json``; see :func:`~hakg_dgl.tuning.report.summary`."""
+        """What was found so far, as in ``report.json``; see :func:`~hakg_dgl.studies.tuning_report.summary`."""
         return summary(self._optuna, self.path, self.settings, self.space, self.dataset, self.data_path, trials)
 
     # --- the folder -----------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def orphaned() -> bool:
 
 def _process(path: Any, dataset: Any, trials: Any, deadline: Any, threads: Any, messages: Connection) -> None:
     """Work on the study; a KeyboardInterrupt on SIGTERM, while Ctrl-C is for the parent to hear."""
-    from hakg_dgl.tuning.study import Study
+    from hakg_dgl.studies.tuning import Study
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

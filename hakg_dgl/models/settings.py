@@ -107,7 +107,7 @@ class ModelSettings(_Section):
         ``inner``: the inner product of u with the mean of e_i and v_i.
     linear_weight, linear_l2, linear_rank
         Weight of the linear item-item term in the score (0: none), λ of its closed form and the singular vectors it
-        uses; see :func:`~hakg_dgl.nn.item_item.item_item_factors`.
+        uses; see :func:`~hakg_dgl.layers.item_item.item_item_factors`.
     kg_edge_dropout, interaction_dropout, message_dropout
         Rates: the share of KG edges, of interactions and of layer output coordinates dropped in a training step.
     kernels

@@ -15,8 +15,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hakg_dgl.baselines.closed_form import interaction_matrix, require_shapes
-from hakg_dgl.config import Settings, Similarity
+from hakg_dgl.models.closed_form import interaction_matrix, require_shapes
+from hakg_dgl.models.settings import Settings, Similarity
 from hakg_dgl.ranking.topk import masked_topk
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ItemKNN:
     :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of those
     equal as computed, lower ids). That is the neighbourhood of the item scored, as in Sarwar et al.; Deshpande and
     Karypis take those of the user's items, see docs/baselines.md. See
-    :class:`~hakg_dgl.baselines.closed_form.ClosedForm`; computed by blocks, on the CPU.
+    :class:`~hakg_dgl.models.closed_form.ClosedForm`; computed by blocks, on the CPU.
 
     Parameters
     ----------

@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hakg_dgl.config import Settings
-from hakg_dgl.ranking.baselines import PopularityScorer
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer
 
 if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset

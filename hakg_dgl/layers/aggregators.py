@@ -1,4 +1,4 @@
-"""The fast layer: the same aggregations as :mod:`hakg_dgl.nn.updates` over the packed graph."""
+"""The fast layer: the same aggregations as :mod:`hakg_dgl.layers.updates` over the packed graph."""
 
 from __future__ import annotations
 

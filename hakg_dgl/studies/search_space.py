@@ -9,8 +9,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hakg_dgl.config import Settings, read_toml, setting_keys, shown_value
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.settings import Settings, read_toml, setting_keys, shown_value
 
 if TYPE_CHECKING:
     import optuna

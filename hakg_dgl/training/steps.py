@@ -19,9 +19,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hakg_dgl.config import Settings
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.kernels.interface import explain_cuda_graphs
+from hakg_dgl.models.settings import Settings
 
 WARM_UP_STEPS = 3
 """Steps made one by one before one is recorded, as PyTorch's notes on CUDA graphs advise."""

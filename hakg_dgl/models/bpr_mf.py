@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hakg_dgl.config import Settings
+from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.sampling import NegativeSampler
 
 if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset

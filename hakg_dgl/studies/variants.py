@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hakg_dgl.config import Settings
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.settings import Settings
 
 FULL = "full"
 TABLES = ("ablation", "depth")

@@ -14,9 +14,9 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-from hakg_dgl.baselines.closed_form import interaction_matrix, require_shapes
-from hakg_dgl.config import Settings
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.closed_form import interaction_matrix, require_shapes
+from hakg_dgl.models.settings import Settings
 
 if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset
@@ -50,7 +50,7 @@ def ease_weights(gram: Tensor, l2: float) -> Tensor:
 
 
 class EASE:
-    """See :func:`ease_weights` and :class:`~hakg_dgl.baselines.closed_form.ClosedForm`.
+    """See :func:`ease_weights` and :class:`~hakg_dgl.models.closed_form.ClosedForm`.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.interface import FusedBackend, SparseBackend, choose_backend
 from hakg_dgl.kernels.products import edge_dot, grouped_in_fixed_shapes, rows_of, sum_by_group
-from hakg_dgl.nn.model import Embeddings
+from hakg_dgl.layers.embeddings import Embeddings
 
 COUNT_FLOOR = 1e-5
 """Added to the number of active negatives of a positive, by which their sum is divided."""

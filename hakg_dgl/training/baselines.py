@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hakg_dgl.baselines.closed_form import ClosedForm, Popularity
-from hakg_dgl.baselines.ease import EASE, require_memory
-from hakg_dgl.baselines.item_knn import ItemKNN
-from hakg_dgl.baselines.lightgcn import LightGCN
-from hakg_dgl.baselines.matrix_factorisation import MatrixFactorisation, PairwiseObjective
-from hakg_dgl.config import Settings
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, NumericalError
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.models.bpr_mf import MatrixFactorisation, PairwiseObjective
+from hakg_dgl.models.closed_form import ClosedForm, Popularity
+from hakg_dgl.models.ease import EASE, require_memory
+from hakg_dgl.models.item_knn import ItemKNN
+from hakg_dgl.models.lightgcn import LightGCN
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.training.checkpoint import require_run, restart

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hakg_dgl.baselines.matrix_factorisation import MatrixFactorisation
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import sum_over_columns, sum_over_rows
+from hakg_dgl.models.bpr_mf import MatrixFactorisation
 
 
 class LightGCN(MatrixFactorisation):
@@ -30,7 +30,7 @@ class LightGCN(MatrixFactorisation):
     backend
         Who computes the sparse products.
     dim, seed, dtype
-        As in :class:`~hakg_dgl.baselines.matrix_factorisation.MatrixFactorisation`.
+        As in :class:`~hakg_dgl.models.bpr_mf.MatrixFactorisation`.
     """
 
     def __init__(

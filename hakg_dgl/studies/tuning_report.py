@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hakg_dgl.baselines.training import CLOSED_FORMS
-from hakg_dgl.config import Settings
+from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
-from hakg_dgl.training.files import write_json, write_text
-from hakg_dgl.tuning.journal import CUT_LINES
-from hakg_dgl.tuning.space import SearchSpace
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.studies.journal import CUT_LINES
+from hakg_dgl.studies.search_space import SearchSpace
+from hakg_dgl.training.baselines import CLOSED_FORMS
 
 if TYPE_CHECKING:
     import optuna

@@ -18,15 +18,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hakg_dgl.baselines.training import load_scorer, make_trainer
-from hakg_dgl.config import Settings
+from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import HakgError, NumericalError
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
-from hakg_dgl.training.files import replace_file
+from hakg_dgl.studies.processes import orphaned
+from hakg_dgl.training.baselines import load_scorer, make_trainer
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Progress, choose_device
-from hakg_dgl.tuning.processes import orphaned
 
 METRICS = ("recall@20", "ndcg@20")
 SAME = 1e-6

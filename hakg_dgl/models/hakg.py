@@ -6,42 +6,23 @@ Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", S
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hakg_dgl.config import ModelSettings
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend
-from hakg_dgl.nn.aggregators import Aggregator, PackedAggregator
-from hakg_dgl.nn.dropout import draw_mask, drop_and_normalise
-from hakg_dgl.nn.item_item import item_item_factors
+from hakg_dgl.layers.aggregators import Aggregator, PackedAggregator
+from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.item_item import item_item_factors
+from hakg_dgl.models.settings import ModelSettings
 from hakg_dgl.randomness import torch_generator
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What the model knows after propagation, as tangent vectors at the origin.
-
-    Attributes
-    ----------
-    user
-        ``[n_users, d]``.
-    entity
-        Knowledge embeddings, ``[n_items, d]`` or, where all were asked for, ``[n_entities, d]``; row i is item i.
-    item
-        Collaborative item embeddings ``[n_items, d]``, None without dual item embeddings.
-    """
-
-    user: Tensor
-    entity: Tensor
-    item: Tensor | None
 
 
 class HAKG(nn.Module):
@@ -58,7 +39,7 @@ class HAKG(nn.Module):
         A DGL heterograph from :func:`~hakg_dgl.build_heterograph` or its packed views. The readable path
         (``kernels="readable"``) needs the heterograph.
     settings
-        See :class:`~hakg_dgl.config.ModelSettings`.
+        See :class:`~hakg_dgl.models.settings.ModelSettings`.
     seed
         Of the initialisation.
     dtype
@@ -126,7 +107,7 @@ class HAKG(nn.Module):
         if isinstance(graph, PackedGraph):
             raise ConfigError("kernels = 'readable' runs on the DGL heterograph: give HAKG that, not its packed views")
         from hakg_dgl.graph.heterograph import pack_relation_types
-        from hakg_dgl.nn.updates import ReadableAggregator
+        from hakg_dgl.layers.updates import ReadableAggregator
 
         return ReadableAggregator(graph, self.graph, pack_relation_types(graph), self.rule)
 

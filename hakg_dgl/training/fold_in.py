@@ -10,19 +10,19 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hakg_dgl.baselines.ease import DenseItemScorer
-from hakg_dgl.baselines.item_knn import NeighbourScorer
-from hakg_dgl.baselines.lightgcn import LightGCN
-from hakg_dgl.baselines.training import build_pairwise_model, load_scorer
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.kernels.products import sum_over_columns, sum_over_rows
-from hakg_dgl.nn.dropout import drop_and_normalise
-from hakg_dgl.nn.model import HAKG
-from hakg_dgl.ranking.baselines import PopularityScorer
+from hakg_dgl.layers.dropout import drop_and_normalise
+from hakg_dgl.models.ease import DenseItemScorer
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.item_knn import NeighbourScorer
+from hakg_dgl.models.lightgcn import LightGCN
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, ScorerFoldIn, SumOfRows, SumOfUnitMeans, UserPart
 from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer
+from hakg_dgl.training.baselines import build_pairwise_model, load_scorer
 from hakg_dgl.training.run_folder import RunFolder, fill, load_model, model_splits, trained_tensors
 
 

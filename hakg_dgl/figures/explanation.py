@@ -10,10 +10,10 @@ from warnings import catch_warnings, filterwarnings
 
 import pandas as pd
 
+from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.shared_items import short_relation
 from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.insight.explain import Explanation, introduced
-from hakg_dgl.training.files import replace_file
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _NEGATIVE, _GREY = "#d55e00", "#8a8a8a"

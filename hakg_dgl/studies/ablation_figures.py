@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.ranking.comparison import Comparison, Difference, Group
-from hakg_dgl.training.files import replace_file
 
 SUFFIXES = (".png", ".svg")
 LEVEL = 0.05

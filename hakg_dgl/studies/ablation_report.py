@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from hakg_dgl.ablation.figures import write_figures
-from hakg_dgl.ablation.runs import METRICS, PlannedRun, user_metrics
-from hakg_dgl.ablation.variants import FULL, TABLES, VARIANTS, shown_in
-from hakg_dgl.config import Settings
+from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import MissingDependencyError
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.comparison import Comparison, compare
 from hakg_dgl.ranking.comparison_text import to_latex, to_markdown
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
-from hakg_dgl.training.files import write_json, write_text
+from hakg_dgl.studies.ablation_figures import write_figures
+from hakg_dgl.studies.runs import METRICS, PlannedRun, user_metrics
+from hakg_dgl.studies.variants import FULL, TABLES, VARIANTS, shown_in
 from hakg_dgl.training.run_folder import RunFolder
 
 TITLES = {"ablation": "The model without its parts", "depth": "Number of layers"}

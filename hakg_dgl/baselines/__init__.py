@@ -1,1 +1,0 @@
-"""Other recommenders on the same data, masks and metrics: popularity, item neighbours, EASE, BPR-MF, LightGCN."""

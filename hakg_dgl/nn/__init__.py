@@ -1,1 +1,0 @@
-"""Update functions by edge type, the HAKG model and its losses."""
