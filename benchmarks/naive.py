@@ -49,7 +49,7 @@ class NaiveObjective:
         if s.degree_exponent or loss.gate_l2 or loss.ranking_loss != "hinge":
             raise ValueError("the yardstick is the published model: take a preset other than 'default'")
         self.objective, self.model = objective, model
-        knowledge, interactions = model.graph.knowledge, model.graph.interactions
+        knowledge, interactions = model.packed.knowledge, model.packed.interactions
         self.edges = torch.stack([knowledge.pairs.rows, knowledge.relation, knowledge.pairs.cols], 1)
         self.interactions = torch.stack([interactions.rows, interactions.cols])
 

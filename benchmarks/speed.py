@@ -29,7 +29,7 @@ from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.data.synthetic import generate_like, write_kgat
-from hakg_dgl.graph.heterograph import build_heterograph, pack
+from hakg_dgl.graph.heterograph import build_graph, pack
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
@@ -218,11 +218,11 @@ class Benchmark:
             folder = write_kgat(generate_like(self.last_fm), name)
             raw = read_kgat(folder)
             dataset = preprocess(raw, NO_VALIDATION)
-            graph = build_heterograph(dataset)
+            graph = build_graph(dataset)
             for part, run in {
                 "reading": lambda: read_kgat(folder),
                 "checking, numbering": lambda: preprocess(raw, NO_VALIDATION),
-                "heterograph": lambda: build_heterograph(dataset),
+                "heterograph": lambda: build_graph(dataset),
                 "packed views": lambda: pack(graph),
             }.items():
                 parts[part] = median_seconds(run, self.repeats, cpu)

@@ -178,7 +178,7 @@ def bytes_to_move(trainer: Trainer) -> dict[str, tuple[float, float]]:
     optimiser          28 P                                        0
     ================== =========================================== ==============================
     """
-    s, graph, loss = trainer.settings, trainer.model.graph, trainer.settings.loss
+    s, graph, loss = trainer.settings, trainer.model.packed, trainer.settings.loss
     size, layers = trainer.model.user.element_size(), s.model.layers
     row, u, i, n = s.model.dim * size, graph.n_users, graph.n_items, graph.n_entities
     kept = 1.0 - s.model.kg_edge_dropout

@@ -53,7 +53,7 @@ def step(trainer: Trainer, loss_of: Callable[[Tensor, Tensor], Tensor], batch: t
 
 def naive_memory(trainer: Trainer) -> int:
     """An estimate of the bytes that a step of the yardstick takes."""
-    s, graph = trainer.settings, trainer.model.graph
+    s, graph = trainer.settings, trainer.model.packed
     edges = graph.knowledge.n_edges * (1.0 - s.model.kg_edge_dropout) * s.model.layers
     negatives = s.training.batch_size * s.loss.negatives
     return round((ROWS_PER_EDGE * edges + 6 * negatives) * s.model.dim * trainer.model.user.element_size())
@@ -64,7 +64,7 @@ def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool =
     device = choose_device(settings.run.device)
     before = peak_memory(device)
     trainer = Trainer(dataset, settings)
-    batches, graph = endless_batches(trainer), trainer.model.graph
+    batches, graph = endless_batches(trainer), trainer.model.packed
     about = {
         "n_users": graph.n_users,
         "n_items": graph.n_items,

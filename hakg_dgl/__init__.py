@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hakg_dgl.data.readers import RawData, read_kgat, read_recbole, read_tables
     from hakg_dgl.data.synthetic import generate_demo
     from hakg_dgl.errors import HakgError
-    from hakg_dgl.graph.heterograph import build_heterograph
+    from hakg_dgl.graph.dgl_graph import build_heterograph, from_dgl, to_dgl
+    from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
     from hakg_dgl.insight.explain import Explainer, Explanation, explain
     from hakg_dgl.insight.export import export
     from hakg_dgl.models.hakg import HAKG
@@ -50,7 +51,8 @@ _HOMES = {
     "data.readers": ("RawData", "read_kgat", "read_recbole", "read_tables"),
     "data.synthetic": ("generate_demo",),
     "errors": ("HakgError",),
-    "graph.heterograph": ("build_heterograph",),
+    "graph.dgl_graph": ("build_heterograph", "from_dgl", "to_dgl"),
+    "graph.heterograph": ("HeteroGraph", "build_graph"),
     "insight.explain": ("Explainer", "Explanation", "explain"),
     "insight.export": ("export",),
     "models.hakg": ("HAKG",),
@@ -81,6 +83,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "HakgError",
+    "HeteroGraph",
     "NewUsers",
     "PairwiseTrainer",
     "PopularityScorer",
@@ -94,6 +97,7 @@ __all__ = [
     "Study",
     "StudyProgress",
     "Trainer",
+    "build_graph",
     "build_heterograph",
     "cold_items",
     "compare",
@@ -101,6 +105,7 @@ __all__ = [
     "explain",
     "export",
     "fetch",
+    "from_dgl",
     "generate_demo",
     "items_where",
     "list_cards",
@@ -116,6 +121,7 @@ __all__ = [
     "read_recbole",
     "read_tables",
     "recommend",
+    "to_dgl",
 ]
 
 

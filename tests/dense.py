@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import ball_margin
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.heterograph import heterograph_from_arrays
+from hakg_dgl.graph.heterograph import HeteroGraph, graph_from_arrays
 from hakg_dgl.graph.packed import PackedGraph
 
 DTYPES = (torch.float32, torch.float64)
@@ -48,12 +48,12 @@ class Graph(NamedTuple):
     def sizes(self) -> dict[str, int]:
         return {"n_users": self.n_users, "n_items": self.n_items, "n_entities": self.n_entities}
 
-    def packed(self) -> PackedGraph:
-        return PackedGraph.from_arrays(self.interactions, self.triples, **self.sizes, n_relations=self.n_relations)
+    def packed(self, device: str = "cpu") -> PackedGraph:
+        return self.heterograph().to(device).packed
 
-    def heterograph(self) -> Any:
+    def heterograph(self) -> HeteroGraph:
         # From ten on, names sort differently from numbers.
-        return heterograph_from_arrays(
+        return graph_from_arrays(
             self.interactions, self.triples, [f"r{i}" for i in range(self.n_relations)], **self.sizes
         )
 
@@ -105,7 +105,7 @@ def random_table(
 
 def incidence(group: Tensor, n_groups: int, dtype: torch.dtype) -> Tensor:
     """``[n_groups, n_edges]``: one where the edge belongs to the group."""
-    return (torch.arange(n_groups)[:, None] == group[None, :]).to(dtype)
+    return (torch.arange(n_groups, device=group.device)[:, None] == group[None, :]).to(dtype)
 
 
 def dense_mean(edges: Tensor, entity: Tensor, relation: Tensor, rule: MessageRule, n_heads: int) -> Tensor:
@@ -118,15 +118,16 @@ def dense_mean(edges: Tensor, entity: Tensor, relation: Tensor, rule: MessageRul
 
 def adjacency(pairs: Tensor, n_rows: int, n_cols: int, dtype: torch.dtype) -> Tensor:
     """``[n_rows, n_cols]``: how often each pair occurs."""
-    return torch.zeros(n_rows, n_cols, dtype=dtype).index_put(
-        tuple(pairs.unbind(1)), torch.ones(len(pairs), dtype=dtype), accumulate=True
+    ones = torch.ones(len(pairs), dtype=dtype, device=pairs.device)
+    return torch.zeros(n_rows, n_cols, dtype=dtype, device=pairs.device).index_put(
+        tuple(pairs.unbind(1)), ones, accumulate=True
     )
 
 
 def gradients(output: Tensor, *inputs: Tensor, seed: int = 5) -> list[Tensor]:
     """Gradients of a random linear function of ``output``; zeros where an input takes no part."""
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     if not output.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     weighted = (output * weights).sum()

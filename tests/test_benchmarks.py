@@ -15,7 +15,7 @@ from torch import Tensor
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.data.synthetic import generate_like, write_kgat
-from hakg_dgl.graph.heterograph import build_heterograph
+from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
@@ -130,8 +130,8 @@ def test_the_yardstick_reads_alike(tmp_path: Path) -> None:
     for lists, split in ((found.train, "train"), (found.test, "test")):
         assert [[user, item] for user in sorted(lists) for item in lists[user]] == expected.pairs(split).tolist()
     assert [list(triple) for triple in sorted(found.triples)] == expected.triples.to_numpy().tolist()
-    graph = build_heterograph(expected)
-    assert (found.graph.num_edges(), found.graph.num_nodes("entity")) == (graph.num_edges(), graph.num_nodes("entity"))
+    graph = build_graph(expected)
+    assert (found.graph.num_edges(), found.graph.num_nodes("entity")) == (graph.num_edges(), graph.n_entities)
     assert len(found.graph.canonical_etypes) == len(graph.canonical_etypes)
 
 

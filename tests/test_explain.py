@@ -18,7 +18,7 @@ import torch
 from bad_input import hakg
 from small_demo import small_demo, small_settings, with_interactions
 
-from hakg_dgl import EmbeddingScorer, Trainer, build_heterograph, load_dataset, load_model, recommend
+from hakg_dgl import EmbeddingScorer, Trainer, build_graph, load_dataset, load_model, recommend
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def graph(dataset: Dataset) -> Any:
-    return build_heterograph(dataset)
+    return build_graph(dataset)
 
 
 def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
@@ -119,7 +119,7 @@ def test_what_has_no_edges_rests_on_its_own_parameters(dataset: Dataset) -> None
     train = dataset.interactions[(dataset.interactions["user"] != 0) & (dataset.interactions["item"] != 0)]
     triples = dataset.triples[(dataset.triples["head"] != 1) & (dataset.triples["tail"] != 1)]
     cold = with_interactions(dataclasses.replace(dataset, triples=triples), train)
-    model = untrained(build_heterograph(cold))
+    model = untrained(build_graph(cold))
     explainer = Explainer(model, cold)
     for user, item in itertools.product((0, 1), (0, 1, 2)):
         assert_adds_up(explainer(user, item), model, 1e-11)
@@ -291,7 +291,7 @@ def test_without_its_strongest_edges_the_score_falls_more_than_without_random_on
 ) -> None:
     """Over the first recommendations of 30 users: one past item less, or one fact of the item, and no new training."""
     model, explainer, random = trained_model, Explainer(trained_model, dataset), np.random.default_rng(0)
-    whole, facts, pattern = model.aggregator, model.graph.knowledge, model.graph.interactions
+    whole, facts, pattern = model.aggregator, model.packed.knowledge, model.packed.interactions
     best = recommend(EmbeddingScorer(*model.ranking_vectors()), np.arange(30), 1, dataset.positives())
     falls: dict[str, list[float]] = {"past": [], "random past": [], "fact": [], "random fact": []}
     for user, item in best[["user", "item"]].to_numpy():
@@ -541,7 +541,7 @@ def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Da
         dataclasses.replace(dataset, triples=dataset.triples[(dataset.triples[["head", "tail"]] != 1).all(axis=1)]),
         dataset.interactions[dataset.interactions["user"] != 0],
     )
-    x = Explainer(untrained(build_heterograph(cold)), cold)(0, 1)
+    x = Explainer(untrained(build_graph(cold)), cold)(0, 1)
     save_picture(x, tmp_path / "why.png")
     bars, whole, network = draw(x).axes
     assert bars.get_title() == "No past items"
@@ -554,7 +554,7 @@ def test_where_no_entity_is_shared_the_picture_shows_users(dataset: Dataset) -> 
     from hakg_dgl.figures.explanation import draw
 
     bare = dataclasses.replace(dataset, triples=dataset.triples.head(1))
-    explainer = Explainer(untrained(build_heterograph(bare)), bare)
+    explainer = Explainer(untrained(build_graph(bare)), bare)
     item = int(np.bincount(bare.pairs("train")[:, 1]).argmax())
     x = explainer(0, item)
     network = draw(x, paths=3).axes[2]

@@ -15,7 +15,7 @@ import pytest
 from bad_input import SMALL, contents, hakg
 from small_demo import small_demo
 
-from hakg_dgl import HAKG, EmbeddingScorer, build_heterograph, load_dataset, load_model, recommend
+from hakg_dgl import HAKG, EmbeddingScorer, build_graph, load_dataset, load_model, recommend
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight import export as module
@@ -32,7 +32,7 @@ def dataset() -> Dataset:
 
 
 def untrained(dataset: Dataset, **settings: Any) -> HAKG:
-    return HAKG(build_heterograph(dataset), ModelSettings(**{"dim": 5, "layers": 2, **settings}), seed=4)
+    return HAKG(build_graph(dataset), ModelSettings(**{"dim": 5, "layers": 2, **settings}), seed=4)
 
 
 def column(folder: Path, table: str, name: str) -> Any:

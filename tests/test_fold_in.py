@@ -29,11 +29,11 @@ SWITCHES: list[dict[str, Any]] = [{}, {"gate": False}, {"dual_item_embeddings": 
 
 
 def model_of(**settings: Any) -> HAKG:
-    return HAKG(odd_graph().packed(), ModelSettings(dim=6, **settings), seed=3, dtype=torch.float64)
+    return HAKG(odd_graph().heterograph(), ModelSettings(dim=6, **settings), seed=3, dtype=torch.float64)
 
 
 def own_lists(model: HAKG) -> tuple[Tensor, Tensor]:
-    return model.graph.interactions.by_row.indptr, model.graph.interactions.cols
+    return model.packed.interactions.by_row.indptr, model.packed.interactions.cols
 
 
 def scorer_matrix(scorer: Any) -> Tensor:

@@ -152,7 +152,7 @@ def test_after_a_refit_that_fails_the_model_is_the_best_of_the_search(
             trainer.fit(resume=resumed)
     folder = RunFolder(tmp_path / "run")
     best = folder.load_tensors(folder.model_file)[0]
-    assert trainer.model.graph.interactions.n_edges == len(demo.pairs("train"))
+    assert trainer.model.packed.interactions.n_edges == len(demo.pairs("train"))
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(tensor, best[name]), name
 

@@ -16,8 +16,9 @@ from dense import (
     on_one_thread,
 )
 from torch.nn import functional as F
+from with_dgl import needs_dgl
 
-from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.dgl_graph import to_dgl
 from hakg_dgl.kernels.interface import BACKENDS
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.embeddings import Embeddings
@@ -75,7 +76,7 @@ def unit_rows(x, rate, generator):
 
 def dense_propagate(model, *, all_entities=False, generator=None):
     """The equations by dense matrices, from the model's parameters; draws what a training step draws, in its order."""
-    s, packed, dtype = model.settings, model.graph, model.user.dtype
+    s, packed, dtype = model.settings, model.packed, model.user.dtype
     rule = make_rule(s.formulation, s.geometry, s.curvature, dtype)
     knowledge, pairs = packed.knowledge, torch.stack([packed.interactions.rows, packed.interactions.cols], 1)
     edges = torch.stack([knowledge.pairs.rows, knowledge.relation, knowledge.pairs.cols], 1)
@@ -244,8 +245,8 @@ def test_a_layer_before_normalisation(path, formulation):
     assert torch.equal(entity, model.aggregator.entities(model.entity, model.relation, 14))
     # In training, kept interactions are worth 1 / (1 - rate), and degrees are those of the whole graph.
     dropped = model._drop_edges(torch.Generator().manual_seed(4))
-    kept = draw_mask(model.graph.interactions.n_edges, 0.75, torch.Generator().manual_seed(4))
-    pairs = torch.stack([model.graph.interactions.rows, model.graph.interactions.cols], 1)[kept]
+    kept = draw_mask(model.packed.interactions.n_edges, 0.75, torch.Generator().manual_seed(4))
+    pairs = torch.stack([model.packed.interactions.rows, model.packed.interactions.cols], 1)[kept]
     less = 4.0 * adjacency(pairs, 8, 6, torch.float64)
     user, entity, item = model.layer(0, dropped, model.user, model.entity, model.item, 14)
     assert error(user, less @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
@@ -320,7 +321,7 @@ def test_switches_have_the_parameters_they_need_and_no_others(formulation, geome
 def test_initialisation_is_xavier_uniform_and_follows_the_seed():
     graph = odd_graph()
     settings = ModelSettings(dim=64)
-    first, again, other = (HAKG(graph.packed(), settings, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (HAKG(graph.heterograph(), settings, seed=seed) for seed in (1, 1, 2))
     for (name, parameter), same, different in zip(
         first.named_parameters(), again.parameters(), other.parameters(), strict=True
     ):
@@ -340,15 +341,17 @@ def test_a_switch_leaves_the_other_parameters_as_drawn():
         assert torch.equal(parameter, dict(full.named_parameters())[name])
 
 
-@pytest.mark.parametrize("path", BACKENDS)
-def test_packed_views_will_do_for_the_fast_paths(path):
+@needs_dgl
+@pytest.mark.parametrize("path", PATHS)
+def test_either_kind_of_graph_will_do(path):
     """With eleven relations, whose names sort differently from their numbers."""
     graph = odd_graph()
     settings = ModelSettings(dim=4, layers=3, linear_weight=0.0, kernels=path)
-    packed = HAKG(graph.packed(), settings, seed=3, dtype=torch.float64)
+    own = HAKG(graph.heterograph(), settings, seed=3, dtype=torch.float64)
+    dgls = HAKG(to_dgl(graph.heterograph()), settings, seed=3, dtype=torch.float64)
     assert_same(
-        values_and_gradients(packed, packed.propagate()),
-        values_and_gradients(model := model_of(path, graph=graph, layers=3), model.propagate()),
+        values_and_gradients(own, own.propagate()),
+        values_and_gradients(dgls, dgls.propagate()),
         1e-13,
     )
 
@@ -365,13 +368,9 @@ def test_weights_are_exchanged_between_paths():
         assert_same(result, results[0], 1e-10)
 
 
-def test_the_readable_path_wants_the_heterograph():
-    with pytest.raises(ConfigError, match=r"readable.*heterograph"):
-        HAKG(GRAPH.packed(), ModelSettings(kernels="readable"))
-
-
+@needs_dgl
 def test_the_callers_graph_carries_nothing_afterwards():
-    heterograph = GRAPH.heterograph()
+    heterograph = to_dgl(GRAPH.heterograph())
     model = HAKG(heterograph, ModelSettings(dim=4, kernels="readable"))
     outputs(model.propagate(dropout=torch.Generator())).sum().backward()
     assert not any(heterograph.nodes[node].data for node in heterograph.ntypes)

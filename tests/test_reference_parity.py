@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import ball_margin
-from hakg_dgl.graph.heterograph import heterograph_from_arrays
+from hakg_dgl.graph.heterograph import graph_from_arrays
 from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss, contrastive_loss, item_attribute_pairs
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(not FILES, reason=f"no reference files (*.npz) i
 def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float | None = None) -> HAKG:
     """A model that holds the recorded parameters."""
     r = int(z["n_relations"])
-    graph = heterograph_from_arrays(
+    graph = graph_from_arrays(
         torch.tensor(z["interactions"]),
         torch.tensor(z["triples"]),
         [f"r{i}" for i in range(r)],
@@ -61,7 +61,7 @@ def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float
     model = HAKG(graph, settings, dtype=dtype)
     if margin is not None:
         model.rule = type(model.rule)("released", "poincare", 1.0, margin)
-        model.aggregator = model._choose_aggregator(graph)
+        model.aggregator = model._choose_aggregator()
     values = {"user": z["param_user"], "entity": z["param_entity"], "relation": z["param_relation"]}
     values["item"] = z["param_item_cf"]
     for i in range(int(z["layers"])):
@@ -86,7 +86,7 @@ def evaluate(z: dict[str, np.ndarray], model: HAKG) -> dict[str, Tensor]:
     embeddings: Embeddings = model.propagate()
     batch = (torch.tensor(z[f"batch_{name}"]) for name in ("users", "pos", "neg"))
     contrastive = contrastive_loss(backend, embeddings, *batch, float(z["margin"]))
-    pairs = item_attribute_pairs(model.graph.knowledge, model.graph.n_items)
+    pairs = item_attribute_pairs(model.packed.knowledge, model.graph.n_items)
     angle = float(z["angle_weight"]) * AngleLoss(pairs, model.rule)(backend, model.entity, None)
     (contrastive + angle).backward()
     out |= {"loss_contrastive": contrastive.detach(), "loss_angle": angle.detach()}

@@ -610,7 +610,7 @@ def test_published_trains_on_the_validation_split_too(demo: Dataset) -> None:
     for protocol, splits in (("validation", ("train",)), ("published", ("train", "valid"))):
         trainer = Trainer(demo, small_settings(protocol=protocol))
         assert len(trainer.batches.pairs) == len(demo.pairs(*splits))
-        assert trainer.model.graph.interactions.n_edges == len(demo.pairs(*splits))
+        assert trainer.model.packed.interactions.n_edges == len(demo.pairs(*splits))
 
 
 def test_training_stops_after_patience_evaluations_without_a_better_one(demo: Dataset, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_products_are_pytorchs(dtype: torch.dtype, dim: int) -> None:
 
 
 def test_gradients_of_products_are_pytorchs() -> None:
-    pattern = odd_graph().packed().to(DEVICE).knowledge.pairs
+    pattern = odd_graph().packed(DEVICE).knowledge.pairs
     x, y = (table(n, 5, torch.float64, n).requires_grad_() for n in (pattern.n_rows, pattern.n_cols + 0))
     for product, inputs in ((edge_dot, (x, y)), (sum_over_columns, (y,)), (sum_over_rows, (x,))):
         ours, theirs = (product(backend, pattern, *inputs) for backend in (TRITON, TORCH))  # type: ignore[operator]
@@ -454,7 +454,7 @@ def propagated(kernels: str, precision: str, packed: PackedGraph) -> tuple[torch
 
 
 def test_bfloat16_changes_little_and_the_same_for_every_backend() -> None:
-    packed = odd_graph(n_triples=12, n_relations=3).packed().to(DEVICE)
+    packed = odd_graph(n_triples=12, n_relations=3).heterograph().to(DEVICE)
     full, full_gradients = propagated("torch", "float32", packed)
     half, half_gradients = propagated("torch", "bf16", packed)
     assert half.dtype == torch.float32
@@ -491,7 +491,7 @@ def test_bfloat16_is_refused_where_it_makes_no_sense() -> None:
     with pytest.raises(ConfigError, match="precision = 'bf16' is not for kernels = 'readable'"):
         ModelSettings(precision="bf16", kernels="readable")
     with pytest.raises(ConfigError, match="dtype = 'float64'"):
-        HAKG(odd_graph().packed(), ModelSettings(precision="bf16"), dtype=torch.float64)
+        HAKG(odd_graph().heterograph(), ModelSettings(precision="bf16"), dtype=torch.float64)
 
 
 # --- who computes -------------------------------------------------------------------------------------------------
@@ -621,7 +621,7 @@ def test_the_count_floor_is_that_of_the_loss() -> None:
 
 
 def test_an_empty_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = empty_graph(n_relations=1).packed().to(DEVICE)
+    packed = empty_graph(n_relations=1).packed(DEVICE)
     aggregator = PackedAggregator(packed, TRITON, make_rule("paper", "poincare", 1.0, torch.float32))
     dropped = aggregator.drop(packed.knowledge.relation > 0, packed.interactions.rows > 0, 2.0)
     entity = random_table(4, 8, torch.float32, 0).to(DEVICE)

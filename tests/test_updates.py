@@ -22,7 +22,8 @@ from dense import (
 )
 
 from hakg_dgl.graph.dgl_gate import dgl
-from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, pack, pack_relation_types
+from hakg_dgl.graph.dgl_graph import from_dgl, to_dgl
+from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
 from hakg_dgl.layers.aggregators import PackedAggregator
 from hakg_dgl.layers.updates import ReadableAggregator, RelationTransitiveUpdate, collaborative_update, update_all
@@ -41,10 +42,10 @@ def small_graph(seed=0):
 
 
 def aggregator_of(path, graph, rule):
-    heterograph = graph.heterograph()
-    packed = pack(heterograph)
+    heterograph = to_dgl(graph.heterograph())
+    packed = from_dgl(heterograph).packed
     if path == "readable":
-        return ReadableAggregator(heterograph, packed, pack_relation_types(heterograph), rule), packed
+        return ReadableAggregator(heterograph, packed, list(from_dgl(heterograph).relation_types), rule), packed
     return PackedAggregator(packed, choose_backend(path), rule), packed
 
 
@@ -184,9 +185,9 @@ def test_repeated_triples_are_dropped_one_by_one():
 
 def test_graphs_of_short_integers_are_aggregated_alike():
     graph, rule = small_graph(), make_rule("released", "poincare", 1.0, torch.float64)
-    heterograph = graph.heterograph().int()
-    packed = pack(heterograph)
-    readable = ReadableAggregator(heterograph, packed, pack_relation_types(heterograph), rule)
+    heterograph = to_dgl(graph.heterograph()).int()
+    packed = from_dgl(heterograph).packed
+    readable = ReadableAggregator(heterograph, packed, list(from_dgl(heterograph).relation_types), rule)
     fast, _ = aggregator_of("torch", graph, rule)
     drop = (*masks(packed), 2.0)
     user, _, entity, relation = tables(graph, torch.float64)
@@ -205,13 +206,13 @@ def features(graph):
 
 def test_nothing_stays_on_the_callers_graph():
     graph, rule = small_graph(), make_rule("released", "poincare", 1.0, torch.float64)
-    heterograph = graph.heterograph()
+    heterograph = to_dgl(graph.heterograph())
     heterograph.nodes["entity"].data["e"] = torch.arange(14.0)  # the caller's own, under a name that the layer uses
     heterograph.nodes["user"].data["x"] = torch.arange(8.0)
     heterograph.edges[INTERACTS].data["m"] = torch.zeros(heterograph.num_edges(INTERACTS))
     before = features(heterograph)
-    packed = pack(heterograph)
-    aggregator = ReadableAggregator(heterograph, packed, pack_relation_types(heterograph), rule)
+    packed = from_dgl(heterograph).packed
+    aggregator = ReadableAggregator(heterograph, packed, list(from_dgl(heterograph).relation_types), rule)
     user, item, entity, relation = tables(graph, torch.float64)
     for chosen in (aggregator, aggregator.drop(*masks(packed), 2.0)):
         chosen.entities(entity, relation, 14), chosen.item_sum(user), chosen.user_sum(item)
@@ -235,9 +236,9 @@ def plain_layer(graph, relation_types, relation, rule, entity, user):
 @rules
 def test_update_functions_by_canonical_edge_type_make_a_layer(formulation, geometry, c):
     graph, rule = small_graph(), make_rule(formulation, geometry, c, torch.float64)
-    heterograph = graph.heterograph()
+    heterograph = to_dgl(graph.heterograph())
     user, _, entity, relation = tables(graph, torch.float64)
-    types = pack_relation_types(heterograph)
+    types = list(from_dgl(heterograph).relation_types)
     entities, items = plain_layer(heterograph, types, relation, rule, entity, user)
     edges = graph.edges()
     degree = torch.bincount(edges[:, 0], minlength=14).clamp_min(1)[:, None]
@@ -248,7 +249,7 @@ def test_update_functions_by_canonical_edge_type_make_a_layer(formulation, geome
 def test_a_relation_may_have_an_update_function_of_its_own():
     """One relation's messages are replaced; those of the others stay."""
     graph, rule = small_graph(), make_rule("released", "euclidean", 1.0, torch.float64)
-    heterograph = graph.heterograph()
+    heterograph = to_dgl(graph.heterograph())
     *_, entity, relation = tables(graph, torch.float64)
     own = ("entity", "r2", "entity")
 
@@ -258,7 +259,7 @@ def test_a_relation_may_have_an_update_function_of_its_own():
     with heterograph.local_scope():
         heterograph.nodes["entity"].data["e"] = entity
         updates = {}
-        for etype, w in zip(pack_relation_types(heterograph), relation, strict=True):
+        for etype, w in zip(list(from_dgl(heterograph).relation_types), relation, strict=True):
             if heterograph.num_edges(etype):
                 updates[etype] = silent if etype == own else RelationTransitiveUpdate(w, rule)
         update_all(heterograph, updates)
@@ -271,9 +272,9 @@ def test_a_relation_may_have_an_update_function_of_its_own():
 
 def test_one_edge_type_runs_by_dgls_own_update_all():
     graph, rule = small_graph(), make_rule("paper", "poincare", 1.0, torch.float64)
-    heterograph = graph.heterograph()
+    heterograph = to_dgl(graph.heterograph())
     *_, entity, relation = tables(graph, torch.float64)
-    etype = pack_relation_types(heterograph)[2]
+    etype = list(from_dgl(heterograph).relation_types)[2]
     with heterograph.local_scope():
         heterograph.nodes["entity"].data["e"] = entity
         update = RelationTransitiveUpdate(relation[2], rule)
@@ -284,7 +285,7 @@ def test_one_edge_type_runs_by_dgls_own_update_all():
 
 
 def test_collaborative_messages_flow_both_ways():
-    heterograph = small_graph().heterograph()
+    heterograph = to_dgl(small_graph().heterograph())
     for etype in (INTERACTS, INTERACTED_BY):
         source, _, destination = etype
         x = torch.arange(2.0 * heterograph.num_nodes(source)).view(-1, 2)

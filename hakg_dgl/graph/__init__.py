@@ -1,1 +1,1 @@
-"""From a data set to a DGL heterograph and its packed views."""
+"""From a data set to a heterograph, its packed views, and the same graph for DGL."""

@@ -34,8 +34,10 @@ import torch
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 
-__all__ = ["DGL_INFO", "DGLInfo", "dgl", "dgl_has_cuda"]
+__all__ = ["DGL_INFO", "HIDE", "DGLInfo", "dgl", "dgl_has_cuda"]
 
+HIDE = "HAKG_WITHOUT_DGL"
+"""Environment variable that makes an installed DGL count as missing, unless it is empty."""
 _GRAPHBOLT = "dgl.graphbolt"
 _GRAPHBOLT_LIBRARY = {"linux": "libgraphbolt_pytorch_{}.so", "darwin": "libgraphbolt_pytorch_{}.dylib"}
 _TORCHDATA_IMPORT = re.compile(r"^\s*(?:from|import)\s+torchdata\.(\w+)", re.MULTILINE)
@@ -146,6 +148,8 @@ def _import_dgl(shims: tuple[str, ...]) -> tuple[str, ...]:
 
 def _open() -> tuple[str, ...]:
     """Check the preconditions of ``import dgl``, supply what is missing, import it; return what was supplied."""
+    if os.environ.get(HIDE):
+        raise _missing(f"DGL is hidden by the environment variable {HIDE}: unset it")
     if "dgl" in sys.modules:
         return ()
     # Unset, DGL would print to stderr and write ~/.dgl/config.json, which fails where home is read-only.

@@ -6,12 +6,15 @@ pattern by masking and prefix sums; nothing is sorted again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hakg_dgl.graph.edge_types import EdgeType
 
 
 def _indptr(sorted_rows: Tensor, n_rows: int) -> Tensor:
@@ -239,35 +242,77 @@ class PackedGraph:
     interactions: SparsePattern
     knowledge: KnowledgePattern
 
-    @classmethod
-    def from_arrays(
-        cls, interactions: Tensor, triples: Tensor, *, n_users: int, n_items: int, n_entities: int, n_relations: int
-    ) -> PackedGraph:
-        """Pack interactions (int64 ``[n, 2]``: user, item) and triples (int64 ``[t, 3]``: head, relation, tail).
 
-        Inverse triples (tail, r + R, head) are added here. The tensors' device is kept.
-        """
-        users, items = interactions[torch.argsort(interactions[:, 0] * n_items + interactions[:, 1])].unbind(1)
-        head, relation, tail = triples.unbind(1)
-        heads, tails = torch.cat([head, tail]), torch.cat([tail, head])
-        relations = torch.cat([relation, relation + n_relations])
-        order = torch.argsort(heads * (2 * n_relations) + relations, stable=True)
-        pairs = SparsePattern.from_pairs(heads[order], tails[order], n_entities, n_entities)
-        return cls(
-            n_users, n_items, n_entities, n_relations,
-            SparsePattern.from_pairs(users.contiguous(), items.contiguous(), n_users, n_items),
-            KnowledgePattern(pairs, relations[order], 2 * n_relations),
-        )  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class JoinedEdges:
+    """Edges of several types in one pattern, sorted by row, then by the number of the type.
 
-    def to(self, device: torch.device | str) -> PackedGraph:
-        """The same graph on another device."""
-        if torch.device(device) == self.knowledge.relation.device:
-            return self
-        forward = self.knowledge.relation < self.n_relations
-        pairs = self.knowledge.pairs
-        triples = torch.stack([pairs.rows, self.knowledge.relation, pairs.cols], 1)[forward]
-        interactions = torch.stack([self.interactions.rows, self.interactions.cols], 1)
-        return PackedGraph.from_arrays(
-            interactions.to(device), triples.to(device),
-            n_users=self.n_users, n_items=self.n_items, n_entities=self.n_entities, n_relations=self.n_relations,
-        )  # fmt: skip
+    Attributes
+    ----------
+    edge_types
+        In the order that numbers them.
+    receivers, senders
+        Node types whose tables, one after the other, are the rows and the columns.
+    pattern
+        Rows receive from columns; ``relation`` is the number of the edge type.
+    places
+        Edge type -> int64, for each of its edges the place in the pattern.
+    order
+        int64 ``[n_edges]``: for each place its edge, counted through all types in their order.
+    """
+
+    edge_types: tuple[EdgeType, ...]
+    receivers: tuple[str, ...]
+    senders: tuple[str, ...]
+    pattern: KnowledgePattern
+    places: Mapping[EdgeType, Tensor]
+    order: Tensor
+
+
+def join_edges(
+    edges: Mapping[EdgeType, tuple[Tensor, Tensor]], n_nodes: Mapping[str, int], *, one_table: bool = False
+) -> JoinedEdges:
+    """Join edges (source, destination) of at least one type; see :class:`JoinedEdges`.
+
+    Parameters
+    ----------
+    edges
+        By type, in the order that numbers the types.
+    n_nodes
+        Node type -> number of nodes.
+    one_table
+        Whether rows and columns are the same table, of all node types at either end.
+    """
+    edge_types = tuple(edges)
+    receivers = _distinct(destination for _, _, destination in edge_types)
+    senders = _distinct(source for source, _, _ in edge_types)
+    if one_table:
+        receivers = senders = _distinct((*receivers, *senders))
+    starts, n_rows = _starts(receivers, n_nodes)
+    rows = torch.cat([destination + starts[etype[2]] for etype, (_, destination) in edges.items()])
+    starts, n_cols = _starts(senders, n_nodes)
+    cols = torch.cat([source + starts[etype[0]] for etype, (source, _) in edges.items()])
+    sizes = [len(source) for source, _ in edges.values()]
+    numbers = torch.cat([torch.full_like(source, number) for number, (source, _) in enumerate(edges.values())])
+    order = torch.argsort(rows * len(edge_types) + numbers, stable=True)
+    pairs = SparsePattern.from_pairs(rows[order], cols[order], n_rows, n_cols)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    by_type = dict(zip(edge_types, torch.split(places, sizes), strict=True))
+    return JoinedEdges(
+        edge_types, receivers, senders, KnowledgePattern(pairs, numbers[order], len(edge_types)), by_type, order
+    )
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, in the order of first occurrence."""
+    return tuple(dict.fromkeys(names))
+
+
+def _starts(node_types: Iterable[str], n_nodes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Where the table of each node type starts if one follows the other, and the number of all rows."""
+    starts, total = {}, 0
+    for node_type in node_types:
+        starts[node_type] = total
+        total += n_nodes[node_type]
+    return starts, total

@@ -127,7 +127,7 @@ class Trace:
     def __init__(self, model: HAKG) -> None:
         self.settings: ModelSettings = model.settings
         self.rule: MessageRule = model.rule
-        self.graph: PackedGraph = model.graph.to("cpu")
+        self.graph: PackedGraph = model.graph.to("cpu").packed
         self.relation = model.relation.detach().cpu()
         self.user_share, self.item_share = (
             degree.clamp_min(1).double().pow(-model.settings.degree_exponent)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.dgl_gate import dgl
-from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
+from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS, EdgeType
 from hakg_dgl.graph.packed import PackedGraph
 
 fn = dgl.function
@@ -70,7 +70,7 @@ class ReadableAggregator:
     Parameters
     ----------
     graph
-        Heterograph from :func:`~hakg_dgl.graph.heterograph.build_heterograph`.
+        Heterograph from :func:`~hakg_dgl.build_heterograph`.
     packed
         Its packed views, whose edge order the dropout masks follow.
     relation_types

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.dgl_graph import to_dgl
+from hakg_dgl.graph.heterograph import HeteroGraph, as_heterograph
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend
 from hakg_dgl.layers.aggregators import Aggregator, PackedAggregator
@@ -36,8 +38,7 @@ class HAKG(nn.Module):
     Parameters
     ----------
     graph
-        A DGL heterograph from :func:`~hakg_dgl.build_heterograph` or its packed views. The readable path
-        (``kernels="readable"``) needs the heterograph.
+        From :func:`~hakg_dgl.build_graph`, or a DGL heterograph from :func:`~hakg_dgl.build_heterograph`.
     settings
         See :class:`~hakg_dgl.models.settings.ModelSettings`.
     seed
@@ -48,14 +49,13 @@ class HAKG(nn.Module):
     Raises
     ------
     ConfigError
-        If ``kernels="readable"`` and only packed views are given, the kernels do not run on the graph's device, or
-        ``precision="bf16"`` is to be combined with float64.
+        If the kernels do not run on the graph's device, or ``precision="bf16"`` is to be combined with float64.
     MissingDependencyError
         If the library of the kernels cannot be imported.
 
     Examples
     --------
-    >>> model = HAKG(build_heterograph(dataset), ModelSettings(dim=32))
+    >>> model = HAKG(build_graph(dataset), ModelSettings(dim=32))
     >>> embeddings = model.propagate()
     """
 
@@ -72,12 +72,12 @@ class HAKG(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = s = settings or ModelSettings()
-        self.graph = graph if isinstance(graph, PackedGraph) else _pack(graph)
-        packed = self.graph
+        self.graph: HeteroGraph = as_heterograph(graph)
+        packed = self.graph.packed
         if s.precision == "bf16" and dtype == torch.float64:
             raise ConfigError("precision = 'bf16' halves float32 tables, but dtype = 'float64': leave one of them out")
         self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(dtype))
-        self.aggregator = self._choose_aggregator(graph)
+        self.aggregator = self._choose_aggregator()
 
         def parameter(name: str, rows: int, cols: int = s.dim) -> nn.Parameter:
             values = torch.empty(rows, cols, dtype=dtype)
@@ -97,19 +97,21 @@ class HAKG(nn.Module):
             for name in ("linear_left", "linear_right"):
                 self.register_buffer(name, torch.zeros(packed.n_items, rank, dtype=dtype))
 
-    def _choose_aggregator(self, graph: Any) -> Aggregator:
+    def _choose_aggregator(self) -> Aggregator:
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
         if self.settings.kernels != "readable":
-            backend = choose_backend(self.settings.kernels, self.graph.knowledge.relation.device)
+            backend = choose_backend(self.settings.kernels, self.graph.device)
             if isinstance(backend, FusedBackend):
                 self._gate = backend.gated_items
-            return PackedAggregator(self.graph, backend, self.rule, bfloat16=self.settings.precision == "bf16")
-        if isinstance(graph, PackedGraph):
-            raise ConfigError("kernels = 'readable' runs on the DGL heterograph: give HAKG that, not its packed views")
-        from hakg_dgl.graph.heterograph import pack_relation_types
+            return PackedAggregator(self.packed, backend, self.rule, bfloat16=self.settings.precision == "bf16")
         from hakg_dgl.layers.updates import ReadableAggregator
 
-        return ReadableAggregator(graph, self.graph, pack_relation_types(graph), self.rule)
+        return ReadableAggregator(to_dgl(self.graph), self.packed, list(self.graph.relation_types), self.rule)
+
+    @property
+    def packed(self) -> PackedGraph:
+        """Packed views of the graph."""
+        return self.graph.packed
 
     @property
     def device(self) -> torch.device:
@@ -153,11 +155,11 @@ class HAKG(nn.Module):
         layer, entity, item
             As for :meth:`fused_items`.
         """
-        return self._shared_out(self.fused_items(layer, entity, item), self.graph.interactions.col_degree)
+        return self._shared_out(self.fused_items(layer, entity, item), self.packed.interactions.col_degree)
 
     def sent_by_users(self, user: Tensor) -> Tensor:
         r"""What a user sends to each of its items, ``[n_users, d]``: ``user`` divided by :math:`|N_u|^\alpha`."""
-        return self._shared_out(user, self.graph.interactions.row_degree)
+        return self._shared_out(user, self.packed.interactions.row_degree)
 
     def _shared_out(self, values: Tensor, degree: Tensor) -> Tensor:
         exponent = self.settings.degree_exponent
@@ -182,7 +184,7 @@ class HAKG(nn.Module):
         return new_user, new_entity, new_item
 
     def _inverse_degree(self, side: str) -> Tensor:
-        pattern = self.graph.interactions
+        pattern = self.packed.interactions
         degree = pattern.row_degree if side == "row" else pattern.col_degree
         # In float32 even for float64, as in the released code; the normalisation after the layer makes it immaterial.
         return degree.clamp_min(1).float().reciprocal().to(self.user.dtype).unsqueeze(1)
@@ -202,7 +204,7 @@ class HAKG(nn.Module):
         Embeddings
             Differentiable in the parameters.
         """
-        s, packed = self.settings, self.graph
+        s, packed = self.settings, self.packed
         aggregator = self.aggregator if dropout is None else self._drop_edges(dropout)
         user, entity = self.user, self.entity
         item = self.item if s.dual_item_embeddings else None
@@ -224,8 +226,8 @@ class HAKG(nn.Module):
 
     def _drop_edges(self, generator: torch.Generator) -> Aggregator:
         s = self.settings
-        kg_mask = draw_mask(self.graph.knowledge.n_edges, s.kg_edge_dropout, generator)
-        interaction_mask = draw_mask(self.graph.interactions.n_edges, s.interaction_dropout, generator)
+        kg_mask = draw_mask(self.packed.knowledge.n_edges, s.kg_edge_dropout, generator)
+        interaction_mask = draw_mask(self.packed.interactions.n_edges, s.interaction_dropout, generator)
         return self.aggregator.drop(kg_mask, interaction_mask, 1.0 / (1.0 - s.interaction_dropout))
 
     def score_vectors(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
@@ -254,7 +256,7 @@ class HAKG(nn.Module):
         """Solve for the linear item-item term of the score on the graph's interactions; until then it is zero."""
         s = self.settings
         if s.linear_weight > 0.0:
-            left, right = item_item_factors(self.graph.interactions, s.linear_l2, s.linear_rank)
+            left, right = item_item_factors(self.packed.interactions, s.linear_l2, s.linear_rank)
             self.linear_left.copy_(left)
             self.linear_right.copy_(right)
 
@@ -274,12 +276,6 @@ class HAKG(nn.Module):
 
 def _mixed_by_gate(item: Tensor, knowledge: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
     return torch.lerp(knowledge, item, torch.sigmoid(item @ gate_item.T + knowledge @ gate_entity.T))
-
-
-def _pack(graph: Any) -> PackedGraph:
-    from hakg_dgl.graph.heterograph import pack
-
-    return pack(graph)
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _angle_direction(settings: Settings) -> Literal["both", "attribute"]:
 
 def _angle_pairs(model: HAKG, dataset: Dataset, loss: LossSettings) -> SparsePattern:
     relations = relation_ids(dataset, loss.hierarchical_relations)
-    pairs = item_attribute_pairs(model.graph.knowledge, dataset.n_items, relations)
+    pairs = item_attribute_pairs(model.packed.knowledge, dataset.n_items, relations)
     if loss.angle_pairs == "items" or loss.angle_weight == 0.0:
         return pairs
     named = loss.hierarchical_relations not in (("all",), ("auto",))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, NumericalError
-from hakg_dgl.graph.heterograph import build_heterograph, pack
+from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.layers.sampling import EpochBatches
 from hakg_dgl.models.hakg import HAKG
 from hakg_dgl.models.settings import Settings
@@ -150,10 +150,9 @@ def build_model(
     splits
         Default: those of :func:`training_splits`; after a refit the model's are train and validation.
     """
-    graph = build_heterograph(dataset, splits or training_splits(settings))
-    readable = settings.model.kernels == "readable"
+    graph = build_graph(dataset, splits or training_splits(settings))
     model = HAKG(
-        graph.to(device) if readable else pack(graph).to(device),
+        graph.to(device),
         settings.model,
         seed=settings.run.seed,
         dtype=getattr(torch, settings.run.dtype),
