@@ -19,9 +19,13 @@ from measure import markdown
 from torch import Tensor
 from training_step import endless_batches
 
-from hakg_dgl.layers.aggregators import Aggregator
+from hakg_dgl.geometry.message import MessageRule
+from hakg_dgl.graph.edge_types import EdgeType
+from hakg_dgl.graph.packed import KnowledgePattern
 from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.losses import contrastive_loss
+from hakg_dgl.layers.packed_executor import PackedExecutor
 from hakg_dgl.training.trainer import Trainer
 
 STAGES = (
@@ -87,29 +91,37 @@ class _Mark(torch.autograd.Function):
         return None, None, None, *grads
 
 
-class TimedAggregator:
-    """An aggregator with a clock; see :class:`~hakg_dgl.layers.aggregators.Aggregator`."""
+class TimedExecutor(PackedExecutor):
+    """A packed executor with a clock."""
 
-    def __init__(self, inner: Aggregator, clock: StageClock) -> None:
-        self.inner, self.clock = inner, clock
+    clock: StageClock
 
-    def drop(self, kg_mask: Tensor | None, interaction_mask: Tensor | None, scale: float) -> TimedAggregator:
-        with self.clock.stage("collaborative sums"):
-            inner = self.inner.drop(kg_mask, interaction_mask, scale)
-        return TimedAggregator(inner, self.clock)
+    @classmethod
+    def around(cls, executor: Executor, clock: StageClock) -> TimedExecutor:
+        """One like ``executor``, which must be packed, with a clock."""
+        if not isinstance(executor, PackedExecutor):
+            raise ValueError("stages are timed with packed views: take other kernels than 'readable'")
+        timed = cls(executor.graph, executor.plain_backend, bfloat16=executor.bfloat16, masks=executor.masks)
+        timed.clock = clock
+        return timed
 
-    def entities(self, entity: Tensor, relation: Tensor, n_heads: int) -> Tensor:
-        return self.clock.timed("aggregation", self.inner.entities)(entity, relation, n_heads)
+    def drop(self, masks: Masks) -> TimedExecutor:
+        return self.around(super().drop(masks), self.clock)
 
-    def item_sum(self, user: Tensor) -> Tensor:
-        return self.clock.timed("collaborative sums", self.inner.item_sum)(user)
+    def relation_transitive(
+        self, pattern: KnowledgePattern, values: Tensor, relations: Tensor, rule: MessageRule
+    ) -> Tensor:
+        def run(values: Tensor, relations: Tensor) -> Tensor:
+            return super(TimedExecutor, self).relation_transitive(pattern, values, relations, rule)
 
-    def user_sum(self, item: Tensor) -> Tensor:
-        return self.clock.timed("collaborative sums", self.inner.user_sum)(item)
+        return self.clock.timed("aggregation", run)(values, relations)
+
+    def copied(self, etype: EdgeType, values: Tensor) -> Tensor:
+        return self.clock.timed("collaborative sums", lambda x: super(TimedExecutor, self).copied(etype, x))(values)
 
 
 def timed_step(trainer: Trainer, batch: tuple[Tensor, Tensor], clock: StageClock) -> None:
-    """One training step, piece by piece; the trainer's aggregator and gate must carry the clock already."""
+    """One training step, piece by piece; the model's executor and gate must carry the clock already."""
     objective, model, (users, positives) = trainer.objective, trainer.model, batch
     loss = objective.settings
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -139,8 +151,8 @@ def timed_step(trainer: Trainer, batch: tuple[Tensor, Tensor], clock: StageClock
 def time_stages(trainer: Trainer, repeats: int) -> dict[str, tuple[float, float]]:
     """Median seconds of every stage, forward and backward, over ``repeats`` steps after one that is not counted."""
     clock, batches, model = StageClock(trainer.device), endless_batches(trainer), trainer.model
-    aggregator, fused_items = model.aggregator, model.fused_items
-    model.aggregator = TimedAggregator(aggregator, clock)
+    executor, fused_items = model.executor, model.fused_items
+    model.executor = TimedExecutor.around(executor, clock)
     model.fused_items = clock.timed("gate", fused_items)  # type: ignore[method-assign]
     steps = []
     try:
@@ -149,7 +161,7 @@ def time_stages(trainer: Trainer, repeats: int) -> dict[str, tuple[float, float]
             timed_step(trainer, next(batches), clock)
             steps.append((clock.forward, clock.backward))
     finally:
-        model.aggregator = aggregator
+        model.executor = executor
         del model.fused_items
     medians = ([statistics.median(step[way][name] for step in steps[1:]) for way in (0, 1)] for name in STAGES)
     return {name: (forward, backward) for name, (forward, backward) in zip(STAGES, medians, strict=True)}

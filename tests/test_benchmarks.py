@@ -142,7 +142,7 @@ def test_timing_the_stages_changes_no_number(dataset: Any) -> None:
         batch = next(iter(trainer.batches))
         if timed:
             clock = stages.StageClock(trainer.device)
-            trainer.model.aggregator = stages.TimedAggregator(trainer.model.aggregator, clock)
+            trainer.model.executor = stages.TimedExecutor.around(trainer.model.executor, clock)
             stages.timed_step(trainer, batch, clock)
             assert clock.backward["aggregation"] > 0.0
             assert min(clock.backward.values()) >= 0.0
@@ -155,9 +155,9 @@ def test_timing_the_stages_changes_no_number(dataset: Any) -> None:
 
 def test_stages_leave_the_model_as_it_was(dataset: Any) -> None:
     trainer = make_trainer(dataset)
-    aggregator = trainer.model.aggregator
+    executor = trainer.model.executor
     rows = stages.stage_rows(trainer, 1, 1e9)
-    assert trainer.model.aggregator is aggregator
+    assert trainer.model.executor is executor
     assert "fused_items" not in vars(trainer.model)
     assert sum(row["share"] for row in rows) == pytest.approx(1.0)
     assert all(row["gathered_bytes"] >= row["least_bytes"] > 0 for row in rows)

@@ -22,6 +22,7 @@ from hakg_dgl import EmbeddingScorer, Trainer, build_graph, load_dataset, load_m
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.graph.edge_types import INTERACTED_BY
 from hakg_dgl.insight import decomposition
 from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
 from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
@@ -291,16 +292,17 @@ def test_without_its_strongest_edges_the_score_falls_more_than_without_random_on
 ) -> None:
     """Over the first recommendations of 30 users: one past item less, or one fact of the item, and no new training."""
     model, explainer, random = trained_model, Explainer(trained_model, dataset), np.random.default_rng(0)
-    whole, facts, pattern = model.aggregator, model.packed.knowledge, model.packed.interactions
+    whole, facts, pattern = model.executor, model.packed.knowledge, model.packed.interactions
     best = recommend(EmbeddingScorer(*model.ranking_vectors()), np.arange(30), 1, dataset.positives())
     falls: dict[str, list[float]] = {"past": [], "random past": [], "fact": [], "random fact": []}
     for user, item in best[["user", "item"]].to_numpy():
         x = explainer(int(user), int(item))
 
         def without(knowledge: Any = None, interactions: Any = None, x: Explanation = x) -> float:
-            model.aggregator = whole.drop(knowledge, interactions, 1.0)
+            masks = {model.relation_types: knowledge, (INTERACTED_BY,): interactions}
+            model.executor = whole.drop({etypes: mask for etypes, mask in masks.items() if mask is not None})
             users, items = model.ranking_vectors()
-            model.aggregator = whole
+            model.executor = whole
             return x.score - float(users[x.user] @ items[x.item])
 
         for prefix, row in (("", 0), ("random ", None)):

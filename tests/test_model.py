@@ -238,17 +238,18 @@ def test_a_layer_before_normalisation(path, formulation):
     per_item = matrix.sum(0).clamp_min(1)[:, None] if formulation == "paper" else 1.0
     of_user, of_item = (matrix.sum(axis).clamp_min(1)[:, None] ** -0.5 for axis in (1, 0))
     fused, sent = of_item * model.fused_items(0, model.entity, model.item), of_user * model.user
-    user, entity, item = model.layer(0, model.aggregator, model.user, model.entity, model.item, 14)
+    user, entity, item = model.layer(0, model.executor, model.user, model.entity, model.item, 14)
     # Degrees are inverted in float32.
     assert error(user, matrix @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
     assert error(item, matrix.T @ sent / per_item) < 1e-6
-    assert torch.equal(entity, model.aggregator.entities(model.entity, model.relation, 14))
+    edges, relations = GRAPH.edges(), model.relation
+    assert error(entity, dense_mean(edges, model.entity, relations, model.rule, 14)) < 1e-12
     # In training, kept interactions are worth 1 / (1 - rate), and degrees are those of the whole graph.
-    dropped = model._drop_edges(torch.Generator().manual_seed(4))
+    dropped = model.executor.drop(model._draw_masks(torch.Generator().manual_seed(4)))
     kept = draw_mask(model.packed.interactions.n_edges, 0.75, torch.Generator().manual_seed(4))
     pairs = torch.stack([model.packed.interactions.rows, model.packed.interactions.cols], 1)[kept]
     less = 4.0 * adjacency(pairs, 8, 6, torch.float64)
-    user, entity, item = model.layer(0, dropped, model.user, model.entity, model.item, 14)
+    user, entity, item = model.layer(0, dropped, model.user, model.entity, model.item, 14, model.updates(worth=4.0))
     assert error(user, less @ fused / matrix.sum(1).clamp_min(1)[:, None]) < 1e-6
     assert error(item, less.T @ sent / per_item) < 1e-6
 

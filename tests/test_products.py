@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense import DTYPES, adjacency, error, gradients, odd_graph, on_one_thread
+from dense import DTYPES, adjacency, error, gradients, incidence, odd_graph, on_one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -15,9 +15,11 @@ from hakg_dgl.kernels.products import (
     grouped_in_fixed_shapes,
     rows_of,
     sum_by_group,
+    sum_of_groups,
     sum_over_columns,
     sum_over_rows,
     transposed_sum,
+    weighted_sum_over_columns,
 )
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
@@ -56,14 +58,21 @@ def check(backend, pattern, dtype, dim=5):
     assert_close(transposed_sum(backend, pattern, weights, x), weighted.T @ x)
     assert_close(transposed_sum(backend, pattern, None, x), matrix.T @ x)
 
-    x.requires_grad_(), y.requires_grad_()
+    x.requires_grad_(), y.requires_grad_(), weights.requires_grad_()
+    weighted = torch.zeros_like(matrix).index_put((rows, cols), weights, accumulate=True)
+    messages = random(pattern.n_edges, dim, dtype=dtype, seed=4).requires_grad_()
+    matrix_of_rows, matrix_of_cols = incidence(rows, n_rows, dtype), incidence(cols, n_cols, dtype)
     for ours, theirs in (
         (edge_dot(backend, pattern, x, y), (x @ y.T)[rows, cols]),
         (sum_over_columns(backend, pattern, y), matrix @ y),
         (sum_over_rows(backend, pattern, x), matrix.T @ x),
+        (weighted_sum_over_columns(backend, pattern, weights, y), weighted @ y),
+        (sum_of_groups(backend, pattern.by_row, rows, messages), matrix_of_rows @ messages),
+        (sum_of_groups(backend, pattern.by_col, cols, messages), matrix_of_cols @ messages),
     ):
         assert_close(ours, theirs)
-        for a, b in zip(gradients(ours, x, y), gradients(theirs, x, y), strict=True):
+        inputs = (x, y, weights, messages)
+        for a, b in zip(gradients(ours, *inputs), gradients(theirs, *inputs), strict=True):
             assert_close(a, b)
 
 

@@ -61,7 +61,6 @@ def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float
     model = HAKG(graph, settings, dtype=dtype)
     if margin is not None:
         model.rule = type(model.rule)("released", "poincare", 1.0, margin)
-        model.aggregator = model._choose_aggregator()
     values = {"user": z["param_user"], "entity": z["param_entity"], "relation": z["param_relation"]}
     values["item"] = z["param_item_cf"]
     for i in range(int(z["layers"])):
@@ -76,9 +75,9 @@ def evaluate(z: dict[str, np.ndarray], model: HAKG) -> dict[str, Tensor]:
     backend = choose_backend("torch")
     out: dict[str, Tensor] = {}
     n = model.graph.n_entities
-    out["kg_aggregate"] = model.aggregator.entities(model.entity, model.relation, n).detach()
-    user, entity, item = model.layer(0, model.aggregator, model.user, model.entity, model.item, n)
+    user, entity, item = model.layer(0, model.executor, model.user, model.entity, model.item, n)
     assert item is not None
+    out |= {"kg_aggregate": entity.detach()}
     out |= {"layer0_user": user.detach(), "layer0_entity": entity.detach(), "layer0_item_cf_sum": item.detach()}
     full = model.propagate(all_entities=True)
     assert full.item is not None

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
-pytest.importorskip("triton", reason="Triton is not installed: python -m pip install 'hakg_dgl[triton]'")
+pytest.importorskip("triton", reason="Triton is not installed: python -m pip install 'triton>=3.4'")
 
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.triton_kernels import aggregation

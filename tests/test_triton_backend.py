@@ -22,6 +22,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.errors import ConfigError, MissingDependencyError
+from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.graph.packed import Grouping, PackedGraph, SparsePattern
 from hakg_dgl.kernels import interface
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend, explain_backend
@@ -32,9 +33,10 @@ from hakg_dgl.kernels.triton_backend import TritonBackend
 from hakg_dgl.kernels.triton_kernels import negatives as fused
 from hakg_dgl.kernels.triton_kernels import products
 from hakg_dgl.layers import losses
-from hakg_dgl.layers.aggregators import PackedAggregator
 from hakg_dgl.layers.losses import COUNT_FLOOR, hinge_over_negatives
+from hakg_dgl.layers.packed_executor import PackedExecutor
 from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.layers.updates import Copy, RelationTransitive
 from hakg_dgl.models.hakg import HAKG
 from hakg_dgl.models.settings import ModelSettings
 from hakg_dgl.randomness import torch_generator
@@ -621,11 +623,14 @@ def test_the_count_floor_is_that_of_the_loss() -> None:
 
 
 def test_an_empty_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = empty_graph(n_relations=1).packed(DEVICE)
-    aggregator = PackedAggregator(packed, TRITON, make_rule("paper", "poincare", 1.0, torch.float32))
-    dropped = aggregator.drop(packed.knowledge.relation > 0, packed.interactions.rows > 0, 2.0)
+    graph = empty_graph(n_relations=1).heterograph().to(DEVICE)
+    rule = make_rule("paper", "poincare", 1.0, torch.float32)
     entity = random_table(4, 8, torch.float32, 0).to(DEVICE)
     relation = random_table(2, 8, torch.float32, 1).to(DEVICE)
-    assert not dropped.entities(entity, relation, 4).any()
-    assert not dropped.item_sum(entity[:3]).any()
-    assert not dropped.user_sum(entity[:2]).any()
+    nothing = torch.empty(0, dtype=torch.bool, device=DEVICE)
+    dropped = PackedExecutor(graph, TRITON).drop({graph.relation_types: nothing, (INTERACTED_BY,): nothing})
+    updates = {etype: RelationTransitive(relation, n, rule) for n, etype in enumerate(graph.relation_types)}
+    tables = {"entity": entity, "user": entity[:3], "item": entity[:2]}
+    found = dropped.run({**updates, INTERACTS: Copy(), INTERACTED_BY: Copy()}, tables)
+    assert {name: len(values) for name, values in found.items()} == {"entity": 4, "user": 3, "item": 2}
+    assert not any(values.any() for values in found.values())

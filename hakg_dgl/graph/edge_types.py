@@ -10,6 +10,8 @@ EdgeType: TypeAlias = tuple[str, str, str]
 INTERACTS: EdgeType = ("user", "interacts", "item")
 INTERACTED_BY: EdgeType = ("item", "interacted_by", "user")
 INVERSE_PREFIX = "inverse_"
+MIRRORED = {INTERACTS: INTERACTED_BY}
+"""Edge types stored edge for edge as the reverse of another: packed as its transpose, and dropped with it."""
 
 
 def unique_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:

@@ -29,7 +29,7 @@ from hakg_dgl.graph.edge_types import (
     relation_edge_types,
     unique_names,
 )
-from hakg_dgl.graph.packed import JoinedEdges, PackedGraph, SparsePattern, join_edges
+from hakg_dgl.graph.packed import JoinedEdges, KnowledgePattern, PackedGraph, SparsePattern, join_edges
 
 __all__ = [
     "INTERACTED_BY",
@@ -162,6 +162,11 @@ class HeteroGraph:
     def packed(self) -> PackedGraph:
         """Packed views of interactions and KG, made when they are first asked for."""
         return pack(self)
+
+    def places(self, edge_types: tuple[EdgeType, ...]) -> Mapping[EdgeType, Tensor]:
+        """For each edge of each of the types its place where they are joined: the order that masks are in."""
+        one_table = self._joined.get((edge_types, True))  # the order is the same either way
+        return (one_table or self.joined(edge_types)).places
 
     @cached_property
     def _joined(self) -> dict[tuple[tuple[EdgeType, ...], bool], JoinedEdges]:
@@ -345,13 +350,11 @@ def pack(graph: HeteroGraph) -> PackedGraph:
 
     Relations are numbered in the order of the graph's edge types, which is that of the data set's relation ids.
     """
-    users, items = graph.edges[INTERACTS]
-    order = torch.argsort(users * graph.n_items + items, stable=True)
-    interactions = SparsePattern.from_pairs(users[order], items[order], graph.n_users, graph.n_items)
+    interactions = graph.joined((INTERACTED_BY,)).pattern.pairs
+    nothing = graph.edges[INTERACTS][0][:0]
     if graph.relation_types:
         knowledge = graph.joined(graph.relation_types, one_table=True).pattern
     else:
-        nothing = {("entity", "", "entity"): (users[:0], users[:0])}
-        knowledge = join_edges(nothing, graph.n_nodes, one_table=True).pattern
-        knowledge.n_relations = 0
+        pairs = SparsePattern.from_pairs(nothing, nothing, graph.n_entities, graph.n_entities)
+        knowledge = KnowledgePattern(pairs, nothing, 0)
     return PackedGraph(graph.n_users, graph.n_items, graph.n_entities, graph.n_relations, interactions, knowledge)

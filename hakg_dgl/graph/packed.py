@@ -162,9 +162,10 @@ class SparsePattern:
 
     def keep(self, mask: Tensor, *, padded: bool = False) -> SparsePattern:
         """The pattern of the edges where ``mask`` (bool ``[n_edges]``); ``padded`` as in :class:`Kept`."""
-        return self._keep(Kept(mask, padded=padded))
+        return self.keep_those(Kept(mask, padded=padded))
 
-    def _keep(self, kept: Kept) -> SparsePattern:
+    def keep_those(self, kept: Kept) -> SparsePattern:
+        """The pattern of the kept edges."""
         smaller = SparsePattern(
             self.n_rows, self.n_cols, self.by_row.keep(kept), kept.of(self.rows), kept.of(self.cols)
         )
@@ -212,7 +213,7 @@ class KnowledgePattern:
         """
         within = self.pairs.rows < n_heads
         kept = Kept(within if mask is None else mask & within, padded=padded)
-        smaller = KnowledgePattern(self.pairs._keep(kept), kept.of(self.relation), self.n_relations)
+        smaller = KnowledgePattern(self.pairs.keep_those(kept), kept.of(self.relation), self.n_relations)
         smaller.by_relation = self.by_relation.keep(kept)
         smaller.pairs.n_rows = n_heads
         smaller.pairs.by_row = Grouping(smaller.pairs.by_row.indptr[: n_heads + 1], None)
@@ -245,7 +246,7 @@ class PackedGraph:
 
 @dataclass(frozen=True, eq=False)
 class JoinedEdges:
-    """Edges of several types in one pattern, sorted by row, then by the number of the type.
+    """Edges of several types in one pattern, sorted by row, then by the number of the type, then by column.
 
     Attributes
     ----------
@@ -294,7 +295,7 @@ def join_edges(
     cols = torch.cat([source + starts[etype[0]] for etype, (source, _) in edges.items()])
     sizes = [len(source) for source, _ in edges.values()]
     numbers = torch.cat([torch.full_like(source, number) for number, (source, _) in enumerate(edges.values())])
-    order = torch.argsort(rows * len(edge_types) + numbers, stable=True)
+    order = torch.argsort((rows * len(edge_types) + numbers) * n_cols + cols, stable=True)
     pairs = SparsePattern.from_pairs(rows[order], cols[order], n_rows, n_cols)
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)

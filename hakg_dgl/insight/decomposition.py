@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.frame import Gram
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
@@ -125,6 +126,7 @@ class Trace:
 
     @torch.no_grad()
     def __init__(self, model: HAKG) -> None:
+        _refuse_other_edges(model)
         self.settings: ModelSettings = model.settings
         self.rule: MessageRule = model.rule
         self.graph: PackedGraph = model.graph.to("cpu").packed
@@ -142,12 +144,16 @@ class Trace:
         self.item = None if item is None else _wide(item)
         for number in range(n_layers):
             n_heads = n_items if number == n_layers - 1 else model.graph.n_entities
-            new_user, user_factor = _normalised(model.aggregator.user_sum(model.sent_by_items(number, entity, item)))
-            new_entity, entity_factor = _normalised(model.aggregator.entities(entity, model.relation, n_heads))
+            received = model.layer(number, model.executor, user, entity, item, n_heads)
+            new_user, user_factor = _normalised(received[0])
+            new_entity, entity_factor = _normalised(received[1])
+            user_factor = user_factor * _wide(model.inverse_degree("row"))
             new_item, item_factor = None, None
-            if item is not None and self.item is not None:
-                new_item, item_factor = _normalised(model.aggregator.item_sum(model.sent_by_users(user)))
+            if received[2] is not None and self.item is not None:
+                new_item, item_factor = _normalised(received[2])
                 self.item += _wide(new_item)
+                if self.settings.formulation == "paper":
+                    item_factor = item_factor * _wide(model.inverse_degree("col"))
             self.layers.append(
                 _Layer(
                     user.cpu(), entity.cpu(), None if item is None else item.cpu(),
@@ -202,6 +208,17 @@ class Trace:
         factor = values.entity_factor[heads]
         along = (factor * x for x in self.rule.coefficients(scales, gram))
         return torch.stack([x.unsqueeze(1) * y for x, y in zip(along, (h, t, w), strict=True)])
+
+
+def _refuse_other_edges(model: HAKG) -> None:
+    """Raise ConfigError where users or entities receive more than interactions and facts of the KG."""
+    others = [*model.graph.user_types, *model.own_updates]
+    if others:
+        raise ConfigError(
+            "explanations add up over interactions and the knowledge graph; this model also has edges of type "
+            f"{', '.join(map(str, dict.fromkeys(others)))}, whose part cannot be told apart: train without them to "
+            "explain scores"
+        )
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -55,6 +55,36 @@ class _TransposedSum(torch.autograd.Function):
         return None, None, ctx.backend.weighted_sum(ctx.pattern.by_row, ctx.pattern.cols, None, grad.contiguous())
 
 
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backend: SparseBackend, pattern: SparsePattern, weights: Tensor, y: Tensor) -> Tensor:
+        ctx.backend, ctx.pattern = backend, pattern
+        ctx.save_for_backward(weights, y)
+        return backend.weighted_sum(pattern.by_row, pattern.cols, weights, y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
+        weights, y = ctx.saved_tensors
+        grad, grad_weights, grad_y = grad.contiguous(), None, None
+        if ctx.needs_input_grad[2]:
+            grad_weights = ctx.backend.dot(ctx.pattern.by_row, ctx.pattern.cols, grad, y)
+        if ctx.needs_input_grad[3]:
+            grad_y = transposed_sum(ctx.backend, ctx.pattern, weights, grad)
+        return None, None, grad_weights, grad_y
+
+
+class _GroupSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backend: SparseBackend, grouping: Grouping, groups: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(groups)
+        return sum_by_group(backend, grouping, values.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, Tensor]:
+        (groups,) = ctx.saved_tensors
+        return None, None, None, grad.index_select(0, groups)
+
+
 class _RowsOf(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: SparseBackend, grouping: Grouping, ids: Tensor, table: Tensor) -> Tensor:
@@ -119,4 +149,33 @@ def sum_over_columns(backend: SparseBackend, pattern: SparsePattern, y: Tensor) 
 def sum_over_rows(backend: SparseBackend, pattern: SparsePattern, x: Tensor) -> Tensor:
     """For each column the sum of ``x[row]`` over its edges: ``[n_rows, d] -> [n_cols, d]``, differentiable."""
     result: Tensor = _TransposedSum.apply(backend, pattern, x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def weighted_sum_over_columns(backend: SparseBackend, pattern: SparsePattern, weights: Tensor, y: Tensor) -> Tensor:
+    """For each row the sum of ``weights * y[col]`` over its edges, differentiable in both.
+
+    Parameters
+    ----------
+    backend
+        Who computes the sparse products.
+    pattern
+        Which row receives from which column.
+    weights
+        ``[n_edges]``, in the order of the pattern.
+    y
+        ``[n_cols, d]``.
+
+    Returns
+    -------
+    Tensor
+        ``[n_rows, d]``.
+    """
+    result: Tensor = _WeightedSum.apply(backend, pattern, weights, y)  # type: ignore[no-untyped-call]
+    return result
+
+
+def sum_of_groups(backend: SparseBackend, grouping: Grouping, groups: Tensor, values: Tensor) -> Tensor:
+    """:func:`sum_by_group`, differentiable in ``values``; ``groups`` int64 ``[n]`` is the group of each."""
+    result: Tensor = _GroupSum.apply(backend, grouping, groups, values)  # type: ignore[no-untyped-call]
     return result

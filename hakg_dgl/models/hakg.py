@@ -5,7 +5,7 @@ Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ from torch.nn import functional as F
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.dgl_graph import to_dgl
-from hakg_dgl.graph.heterograph import HeteroGraph, as_heterograph
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType, HeteroGraph, as_heterograph
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend
-from hakg_dgl.layers.aggregators import Aggregator, PackedAggregator
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.execution import Executor, Masks
+from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.item_item import item_item_factors
+from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
 from hakg_dgl.models.settings import ModelSettings
 from hakg_dgl.randomness import torch_generator
 
@@ -45,11 +46,16 @@ class HAKG(nn.Module):
         Of the initialisation.
     dtype
         ``torch.float32`` or ``torch.float64``.
+    updates
+        Update functions for edge types of your own, which take part in every layer. Values of ``entity`` and ``user``
+        nodes are those that enter the layer; values of ``item`` nodes are what items send to their users
+        (:meth:`fused_items`). A function for an edge type that the model knows replaces the model's.
 
     Raises
     ------
     ConfigError
-        If the kernels do not run on the graph's device, or ``precision="bf16"`` is to be combined with float64.
+        If an edge type has no update function, the kernels do not run on the graph's device, or ``precision="bf16"``
+        is to be combined with float64.
     MissingDependencyError
         If the library of the kernels cannot be imported.
 
@@ -69,6 +75,7 @@ class HAKG(nn.Module):
         *,
         seed: int = 2020,
         dtype: torch.dtype = torch.float32,
+        updates: Mapping[EdgeType, UpdateFunction] | None = None,
     ) -> None:
         super().__init__()
         self.settings = s = settings or ModelSettings()
@@ -77,7 +84,10 @@ class HAKG(nn.Module):
         if s.precision == "bf16" and dtype == torch.float64:
             raise ConfigError("precision = 'bf16' halves float32 tables, but dtype = 'float64': leave one of them out")
         self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(dtype))
-        self.aggregator = self._choose_aggregator()
+        self.own_updates = dict(updates or {})
+        known = (*self.graph.relation_types, *self.graph.user_types)
+        self.relation_types = tuple(etype for etype in known if etype not in self.own_updates)
+        self.executor = self._choose_executor()
 
         def parameter(name: str, rows: int, cols: int = s.dim) -> nn.Parameter:
             values = torch.empty(rows, cols, dtype=dtype)
@@ -86,7 +96,7 @@ class HAKG(nn.Module):
 
         self.user = parameter("user", packed.n_users)
         self.entity = parameter("entity", packed.n_entities)
-        self.relation = parameter("relation", max(1, 2 * packed.n_relations))
+        self.relation = parameter("relation", max(1, len(known)))
         if s.dual_item_embeddings:
             self.item = parameter("item", packed.n_items)
         if s.dual_item_embeddings and s.gate:
@@ -96,17 +106,24 @@ class HAKG(nn.Module):
             rank = min(s.linear_rank, packed.n_users, packed.n_items)
             for name in ("linear_left", "linear_right"):
                 self.register_buffer(name, torch.zeros(packed.n_items, rank, dtype=dtype))
+        require_functions(self.graph, self.updates())
 
-    def _choose_aggregator(self) -> Aggregator:
+    def _choose_executor(self) -> Executor:
+        kernels, device = self.settings.kernels, self.graph.device
+        backend = choose_backend("auto" if kernels == "readable" else kernels, device)
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
-        if self.settings.kernels != "readable":
-            backend = choose_backend(self.settings.kernels, self.graph.device)
-            if isinstance(backend, FusedBackend):
-                self._gate = backend.gated_items
-            return PackedAggregator(self.packed, backend, self.rule, bfloat16=self.settings.precision == "bf16")
-        from hakg_dgl.layers.updates import ReadableAggregator
+        if kernels != "readable" and isinstance(backend, FusedBackend):
+            self._gate = backend.gated_items
+        return make_executor(self.graph, kernels, bfloat16=self.settings.precision == "bf16")
 
-        return ReadableAggregator(to_dgl(self.graph), self.packed, list(self.graph.relation_types), self.rule)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HAKG:
+        """Move or convert parameters; the graph follows them to another device, and kernels are chosen for it."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        graph = self.graph.to(self.user.device)
+        if graph is not self.graph:
+            self.graph = graph
+            self.executor = self._choose_executor()
+        return self
 
     @property
     def packed(self) -> PackedGraph:
@@ -157,37 +174,66 @@ class HAKG(nn.Module):
         """
         return self._shared_out(self.fused_items(layer, entity, item), self.packed.interactions.col_degree)
 
-    def sent_by_users(self, user: Tensor) -> Tensor:
-        r"""What a user sends to each of its items, ``[n_users, d]``: ``user`` divided by :math:`|N_u|^\alpha`."""
-        return self._shared_out(user, self.packed.interactions.row_degree)
-
     def _shared_out(self, values: Tensor, degree: Tensor) -> Tensor:
+        scale = self._share(degree)
+        return values if scale is None else values * scale.unsqueeze(1)
+
+    def _share(self, degree: Tensor) -> Tensor | None:
+        r"""What nodes of these degrees multiply their messages by, :math:`|N|^{-\alpha}`; None for ones."""
         exponent = self.settings.degree_exponent
-        if exponent == 0.0:
-            return values
-        return values * degree.clamp_min(1).to(values.dtype).pow(-exponent).unsqueeze(1)
+        return None if exponent == 0.0 else degree.clamp_min(1).to(self.user.dtype).pow(-exponent)
+
+    def updates(self, worth: float = 1.0) -> dict[EdgeType, UpdateFunction]:
+        """The layer: an update function for every edge type (HAKG eqs. 4-9).
+
+        Parameters
+        ----------
+        worth
+            How many times an interaction counts.
+        """
+        degree = self.packed.interactions
+        to_items: UpdateFunction = Silent()
+        if self.settings.dual_item_embeddings:
+            mean = self.inverse_degree("col") if self.settings.formulation == "paper" else None
+            to_items = Copy(self._share(degree.row_degree), mean, worth)
+        to_users = Copy(self._share(degree.col_degree), self.inverse_degree("row"), worth)
+        numbers = {etype: n for n, etype in enumerate((*self.graph.relation_types, *self.graph.user_types))}
+        relations: dict[EdgeType, UpdateFunction] = {
+            etype: RelationTransitive(self.relation, numbers[etype], self.rule) for etype in self.relation_types
+        }
+        return {**relations, INTERACTS: to_items, INTERACTED_BY: to_users, **self.own_updates}
 
     def layer(
-        self, number: int, aggregator: Aggregator, user: Tensor, entity: Tensor, item: Tensor | None, n_heads: int
+        self,
+        number: int,
+        executor: Executor,
+        user: Tensor,
+        entity: Tensor,
+        item: Tensor | None,
+        n_heads: int,
+        updates: Updates | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One propagation from the incoming values, before dropout, normalisation and residual.
 
-        Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item ``[n_items, d]`` (or None).
+        ``updates`` is :meth:`updates` unless given. Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item
+        ``[n_items, d]`` (or None).
         """
-        new_entity = aggregator.entities(entity, self.relation, n_heads)
-        new_item = None
-        if item is not None:
-            new_item = aggregator.item_sum(self.sent_by_users(user))
-            if self.settings.formulation == "paper":
-                new_item = new_item * self._inverse_degree("col")
-        new_user = aggregator.user_sum(self.sent_by_items(number, entity, item)) * self._inverse_degree("row")
-        return new_user, new_entity, new_item
+        received = executor.run(
+            self.updates() if updates is None else updates,
+            {"entity": entity, "user": user, "item": lambda: self.fused_items(number, entity, item)},
+            {"entity": n_heads},
+        )
+        new_entity = received.get("entity")
+        if new_entity is None:
+            new_entity = torch.zeros_like(entity[:n_heads])
+        return received["user"], new_entity, received.get("item")
 
-    def _inverse_degree(self, side: str) -> Tensor:
+    def inverse_degree(self, side: str) -> Tensor:
+        """What sums over interactions are multiplied by to be means, ``[n_users]`` (``"row"``) or ``[n_items]``."""
         pattern = self.packed.interactions
         degree = pattern.row_degree if side == "row" else pattern.col_degree
         # In float32 even for float64, as in the released code; the normalisation after the layer makes it immaterial.
-        return degree.clamp_min(1).float().reciprocal().to(self.user.dtype).unsqueeze(1)
+        return degree.clamp_min(1).float().reciprocal().to(self.user.dtype)
 
     def propagate(self, *, all_entities: bool = False, dropout: torch.Generator | None = None) -> Embeddings:
         """Run all layers and sum their normalised outputs onto the parameters.
@@ -205,14 +251,17 @@ class HAKG(nn.Module):
             Differentiable in the parameters.
         """
         s, packed = self.settings, self.packed
-        aggregator = self.aggregator if dropout is None else self._drop_edges(dropout)
+        executor, updates = self.executor, self.updates()
+        if dropout is not None:
+            executor = self.executor.drop(self._draw_masks(dropout))
+            updates = self.updates(worth=1.0 / (1.0 - s.interaction_dropout))
         user, entity = self.user, self.entity
         item = self.item if s.dual_item_embeddings else None
         kept = packed.n_entities if all_entities else packed.n_items
         sums: list[Tensor | None] = [user, entity[:kept], item]
         for number in range(s.layers):
             n_heads = kept if number == s.layers - 1 else packed.n_entities
-            outputs = self.layer(number, aggregator, user, entity, item, n_heads)
+            outputs = self.layer(number, executor, user, entity, item, n_heads, updates)
             user, entity, item = (  # type: ignore[assignment]
                 None if x is None else drop_and_normalise(x, s.message_dropout, dropout) for x in outputs
             )
@@ -224,11 +273,15 @@ class HAKG(nn.Module):
         assert entity_sum is not None
         return Embeddings(user_sum, entity_sum, item_sum)
 
-    def _drop_edges(self, generator: torch.Generator) -> Aggregator:
-        s = self.settings
-        kg_mask = draw_mask(self.packed.knowledge.n_edges, s.kg_edge_dropout, generator)
-        interaction_mask = draw_mask(self.packed.interactions.n_edges, s.interaction_dropout, generator)
-        return self.aggregator.drop(kg_mask, interaction_mask, 1.0 / (1.0 - s.interaction_dropout))
+    def _draw_masks(self, generator: torch.Generator) -> Masks:
+        """Which edges a training step keeps."""
+        s, relations = self.settings, self.relation_types
+        n_edges = self.graph.joined(relations, one_table=True).pattern.n_edges if relations else 0
+        drawn = {
+            relations: draw_mask(n_edges, s.kg_edge_dropout, generator),
+            (INTERACTED_BY,): draw_mask(self.packed.interactions.n_edges, s.interaction_dropout, generator),
+        }
+        return {edge_types: mask for edge_types, mask in drawn.items() if mask is not None}
 
     def score_vectors(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products are the learned score.
@@ -270,7 +323,9 @@ class HAKG(nn.Module):
         user, item = self.score_vectors(self.propagate())
         if self.settings.linear_weight == 0.0:
             return user, item
-        linear = self.settings.linear_weight * self.aggregator.user_sum(self.linear_left)
+        updates: dict[EdgeType, UpdateFunction] = {etype: Silent() for etype in self.graph.canonical_etypes}
+        past = self.executor.run({**updates, INTERACTED_BY: Copy()}, {"item": self.linear_left})["user"]
+        linear = self.settings.linear_weight * past
         return torch.cat([user, linear], dim=1), torch.cat([item, self.linear_right], dim=1)
 
 

@@ -95,7 +95,7 @@ def fused_layers(model: HAKG) -> list[Tensor]:
     item = model.item if model.settings.dual_item_embeddings else None
     fused = [model.sent_by_items(0, entity, item)]
     for number in range(model.settings.layers - 1):
-        outputs = model.layer(number, model.aggregator, user, entity, item, model.graph.n_entities)
+        outputs = model.layer(number, model.executor, user, entity, item, model.graph.n_entities)
         user, entity, item = (  # type: ignore[assignment]
             None if x is None else drop_and_normalise(x, 0.0, None) for x in outputs
         )
