@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+if "--without-dgl" in sys.argv:  # before anything imports DGL; programs that tests start read it too
+    os.environ["HAKG_WITHOUT_DGL"] = "1"
 pytest.register_assert_rewrite("bad_input")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
 
@@ -16,6 +19,10 @@ settings.register_profile("hakg", deadline=None)
 settings.load_profile("hakg")
 
 _SHARED = Path(os.environ.get("HAKG_SHARED_DIR") or Path(__file__).resolve().parents[2] / "shared")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-dgl", action="store_true", help="run as if DGL were not installed")
 
 
 @pytest.fixture(scope="session")

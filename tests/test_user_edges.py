@@ -1,0 +1,175 @@
+"""Facts and links of users, and edge types of one's own: they take part in training, or are refused."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from dense import dense_mean, error, gradients, odd_graph, on_one_thread
+from with_dgl import WHY_NOT
+
+from hakg_dgl.data.preprocess import preprocess
+from hakg_dgl.data.synthetic import generate_demo
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
+from hakg_dgl.insight.decomposition import Trace
+from hakg_dgl.kernels.interface import BACKENDS
+from hakg_dgl.layers.updates import Copy, Silent
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.settings import ModelSettings
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+
+PATHS = ("readable", *(name for name in BACKENDS if name != "dgl" or WHY_NOT is None))
+LIVES_IN, KNOWS = ("user", "lives_in", "entity"), ("user", "knows", "user")
+WAYS_BACK = ("entity", "inverse_lives_in", "user"), ("user", "inverse_knows", "user")
+FACTS = torch.tensor([[0, 3], [0, 12], [2, 3], [5, 9], [7, 0]])  # user, entity
+LINKS = torch.tensor([[0, 1], [1, 4], [4, 1], [6, 2]])  # user, other
+
+
+def graph_with_users(*, facts=True, links=True):
+    graph = odd_graph(n_relations=3).heterograph()
+    edges = dict(graph.edges)
+    forward = [*([(LIVES_IN, FACTS)] if facts else []), *([(KNOWS, LINKS)] if links else [])]
+    for etype, table in forward:
+        edges[etype] = table[:, 0], table[:, 1]
+    for (source, name, destination), table in forward:
+        edges[destination, f"inverse_{name}", source] = table[:, 1], table[:, 0]
+    return HeteroGraph(graph.n_nodes, edges, graph.names)
+
+
+def model_of(graph, path="torch", updates=None, **settings):
+    settings = {"dim": 4, "layers": 2, "linear_weight": 0.0, "kernels": path, **settings}
+    return HAKG(graph, ModelSettings(**settings), seed=3, dtype=torch.float64, updates=updates)
+
+
+def test_relations_of_users_are_numbered_after_those_of_the_graph():
+    with_users, without = model_of(graph_with_users()), model_of(odd_graph(n_relations=3).heterograph())
+    assert with_users.relation_types[6:] == (LIVES_IN, KNOWS, *WAYS_BACK)
+    assert len(with_users.relation) == 10
+    assert len(without.relation) == 6
+    for name in ("user", "entity", "item"):
+        assert torch.equal(getattr(with_users, name), getattr(without, name))
+    assert with_users.packed.n_relations == without.packed.n_relations == 3
+    assert with_users.packed.knowledge.n_edges == without.packed.knowledge.n_edges
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("formulation", ["released", "paper"])
+def test_a_layer_with_facts_and_links_is_the_dense_one(path, formulation):
+    """Entities and users are one table; users add the mean of what they receive to the mean over their items."""
+    graph = graph_with_users()
+    model = model_of(graph, path, formulation=formulation)
+    ours = model.layer(0, model.executor, model.user, model.entity, model.item, 14)
+    triples = odd_graph(n_relations=3).edges()
+    n = 14
+    (user, entity), (one, other) = FACTS.unbind(1), LINKS.unbind(1)
+    parts = [triples]
+    for number, heads, tails in (
+        (6, entity, user + n), (7, other + n, one + n), (8, user + n, entity), (9, one + n, other + n)
+    ):  # fmt: skip
+        parts.append(torch.stack([heads, torch.full_like(heads, number), tails], 1))
+    table = torch.cat([model.entity, model.user])
+    means = dense_mean(torch.cat(parts), table, model.relation, model.rule, n + 8)
+    plain = model_of(
+        graph, path, formulation=formulation, updates=dict.fromkeys((LIVES_IN, KNOWS, *WAYS_BACK), Silent())
+    )
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(model.get_parameter(name))
+    from_items = plain.layer(0, plain.executor, model.user, model.entity, model.item, 14)[0]
+    expected = (from_items + means[n:], means[:n])
+    for a, b in zip(ours[:2], expected, strict=True):
+        assert error(a, b) < 1e-11
+        inputs = (model.user, model.entity, model.item, model.relation)
+        for x, y in zip(gradients(a, *inputs), gradients(b, *inputs), strict=True):
+            assert error(x, y) < 1e-10
+
+
+@pytest.mark.parametrize("change", [{"facts": False}, {"links": False}])
+def test_facts_and_links_change_what_is_learned(change):
+    graphs = graph_with_users(), graph_with_users(**change)
+    outputs = [model_of(graph).propagate(dropout=torch.Generator().manual_seed(1)).user for graph in graphs]
+    assert error(outputs[0], outputs[1]) > 1e-3
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_agree_in_training_with_facts_and_links(path):
+    graph, embeddings = graph_with_users(), []
+    for chosen in (path, "torch"):
+        found = model_of(graph, chosen).propagate(dropout=torch.Generator().manual_seed(1))
+        embeddings.append(torch.cat([found.user, found.entity, found.item]))
+    assert error(*embeddings) < 1e-10
+
+
+def follows(graph):
+    return HeteroGraph(graph.n_nodes, {**graph.edges, ("user", "follows", "user"): tuple(LINKS.unbind(1))}, graph.names)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_edge_type_of_ones_own_takes_part_by_one_line_and_never_silently(path):
+    graph, etype = odd_graph(n_relations=3).heterograph(), ("user", "follows", "user")
+    with pytest.raises(ConfigError, match=r"'follows'.*no update function.*updates="):
+        model_of(follows(graph), path)
+    model = model_of(follows(graph), path, {etype: Copy(reduce="mean")})
+    user, *_ = model.layer(0, model.executor, model.user, model.entity, model.item, 14)
+    plain = model_of(graph, path)
+    without, *_ = plain.layer(0, plain.executor, plain.user, plain.entity, plain.item, 14)
+    degree = torch.bincount(LINKS[:, 1], minlength=8).clamp_min(1)[:, None]
+    received = torch.zeros_like(user).index_add(0, LINKS[:, 1], model.user[LINKS[:, 0]]) / degree
+    assert error(user - without, received) < 1e-11
+    with pytest.raises(ConfigError, match=r"'blocks'.*does not have"):
+        model_of(graph, path, {("user", "blocks", "user"): Copy()})
+
+
+def test_explanations_refuse_what_they_cannot_account_for():
+    with pytest.raises(ConfigError, match=r"explanations.*'lives_in'.*train without them"):
+        Trace(model_of(graph_with_users()))
+    etype = ("user", "follows", "user")
+    with pytest.raises(ConfigError, match=r"explanations.*'follows'"):
+        Trace(model_of(follows(odd_graph().heterograph()), updates={etype: Copy()}))
+
+
+def test_the_tables_of_a_data_set_become_edges():
+    demo = preprocess(generate_demo())
+    plain = build_graph(demo)
+    names = ("interactions", "triples", "relations", "n_users", "n_items", "n_entities", "pairs")
+    tables = {
+        "user_relations": pd.DataFrame({"original_id": ["a", "b"], "name": ["knows", "lives_in"]}),
+        "user_facts": pd.DataFrame({"user": [0, 2], "relation": [1, 1], "entity": [5, 6]}),
+        "user_links": pd.DataFrame({"user": [3], "relation": [0], "other": [4]}),
+    }
+    graph = build_graph(SimpleNamespace(**{name: getattr(demo, name) for name in names}, **tables))
+    added = graph.canonical_etypes[len(plain.edges) :]
+    assert graph.canonical_etypes[: len(plain.edges)] == plain.canonical_etypes
+    assert added == [KNOWS, LIVES_IN, WAYS_BACK[1], WAYS_BACK[0]]
+    assert [[end.tolist() for end in graph.edges[etype]] for etype in added] == [
+        [[3], [4]], [[0, 2], [5, 6]], [[4], [3]], [[5, 6], [0, 2]],
+    ]  # fmt: skip
+    assert graph.relation_types == plain.relation_types
+    assert graph.user_types == tuple(added)
+
+
+# --- to another device --------------------------------------------------------------------------------------------
+
+
+def test_the_graph_follows_the_model():
+    model = model_of(odd_graph().heterograph())
+    before, executor = model.graph, model.executor
+    assert model.double() is model
+    assert model.graph is before
+    assert model.executor is executor
+    model.to("meta")
+    assert model.graph.device.type == model.device.type == "meta"
+    assert model.executor.graph is model.graph
+    assert before.device.type == "cpu"
+
+
+def test_another_type_of_number_reaches_the_scales():
+    """Degrees are inverted when they are read, so none of another type is left behind."""
+    model = model_of(odd_graph().heterograph(), degree_exponent=0.5).float()
+    found = model.propagate()
+    assert found.user.dtype == found.entity.dtype == torch.float32
+    fresh = HAKG(odd_graph().heterograph(), model.settings, dtype=torch.float32)
+    fresh.load_state_dict(model.state_dict())
+    assert error(found.user, fresh.propagate().user) < 1e-4
