@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
-from hakg_dgl.graph.dgl_gate import dgl
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import COUNT_FLOOR, AngleLoss
@@ -188,7 +187,9 @@ class NaiveData(NamedTuple):
 
 
 def read_kgat(folder: Path) -> NaiveData:
-    """Read the KGAT layout line by line and build the DGL heterograph of its training part."""
+    """Read the KGAT layout line by line and build the DGL heterograph of its training part; needs DGL."""
+    from hakg_dgl.graph.dgl_gate import dgl
+
     train, test = _read_lists(folder / "train.txt"), _read_lists(folder / "test.txt")
     triples, known = [], set()
     with (folder / "kg_final.txt").open() as lines:

@@ -22,14 +22,15 @@ from dense import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from with_dgl import BACKENDS_HERE, backend_objects
 
 from hakg_dgl.kernels import aggregation
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
-from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+from hakg_dgl.kernels.interface import choose_backend
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-backends = pytest.mark.parametrize("backend", [choose_backend(name) for name in BACKENDS], ids=BACKENDS)
+backends = pytest.mark.parametrize("backend", backend_objects())
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 rules = pytest.mark.parametrize(("formulation", "geometry", "c"), RULES)
 quick = settings(max_examples=12, deadline=None, derandomize=True)
@@ -163,7 +164,7 @@ def test_kept_edges_are_the_graph_of_these_edges(seed, n_heads, share, names, di
     ends = torch.stack([knowledge.pairs.rows, knowledge.relation, knowledge.pairs.cols], 1)
     left = ends[mask & (ends[:, 0] < n_heads)]
     entity, relation = random_table(14, dim, torch.float64, seed), random_table(22, dim, torch.float64, seed + 1)
-    for name in BACKENDS:
+    for name in BACKENDS_HERE:
         kept = knowledge.keep(mask, n_heads)
         compare(choose_backend(name), kept, left, entity, relation, rule, 1e-10)
 

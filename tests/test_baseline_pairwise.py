@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
+from with_dgl import named
 
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
@@ -75,7 +76,7 @@ def test_the_objective_is_the_formula_with_the_negatives_of_its_stream(kind: str
         assert torch.allclose(found[name], parameter.grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", named(*BACKENDS))
 @pytest.mark.parametrize("layers", [1, 3])
 def test_lightgcn_is_the_mean_of_dense_powers(backend: str, layers: int) -> None:
     """He et al. 2020, eq. 8, with users and items that have no interaction."""

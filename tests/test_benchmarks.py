@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from with_dgl import needs_dgl
 
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers import read_kgat
@@ -124,6 +125,7 @@ def test_the_yardstick_ranks_alike(dataset: Any) -> None:
     assert naive.evaluate(*vectors, dataset, 10) == pytest.approx(expected)
 
 
+@needs_dgl
 def test_the_yardstick_reads_alike(tmp_path: Path) -> None:
     write_kgat(generate_like(COUNTS), tmp_path)
     found, expected = naive.read_kgat(tmp_path), preprocess(read_kgat(tmp_path), PreprocessOptions(valid=0.0))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
+from with_dgl import needs_dgl
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import preprocess
@@ -57,7 +58,7 @@ def trained(dataset: Dataset, n: int, set_threads: Callable[[int], None], **over
         {},
         HINGE,
         {**HINGE, "formulation": "released", "layers": 2, "angle_mask": "edge"},
-        {**HINGE, "kernels": "dgl"},
+        pytest.param({**HINGE, "kernels": "dgl"}, marks=needs_dgl),
         {"kind": "bpr-mf"},
         {"kind": "lightgcn", "layers": 2},
     ],

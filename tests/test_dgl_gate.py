@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from with_dgl import dgl_or_skip
 
 from hakg_dgl.errors import MissingDependencyError
-from hakg_dgl.graph import dgl_gate
-from hakg_dgl.graph.dgl_gate import DGL_INFO, dgl, dgl_has_cuda
+
+dgl_or_skip()
+
+from hakg_dgl.graph import dgl_gate  # noqa: E402
+from hakg_dgl.graph.dgl_gate import DGL_INFO, dgl, dgl_has_cuda  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARY = "libgraphbolt_pytorch_2.99.0.so"

@@ -16,10 +16,9 @@ from dense import (
     on_one_thread,
 )
 from torch.nn import functional as F
-from with_dgl import needs_dgl
+from with_dgl import BACKENDS_HERE, needs_dgl
 
 from hakg_dgl.graph.dgl_graph import to_dgl
-from hakg_dgl.kernels.interface import BACKENDS
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.models.hakg import HAKG
@@ -27,7 +26,7 @@ from hakg_dgl.models.settings import ModelSettings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-PATHS = ("readable", *BACKENDS)
+PATHS = ("readable", *BACKENDS_HERE)
 GRAPH = odd_graph(n_relations=3)
 BOUND = {torch.float32: 1e-4, torch.float64: 1e-10}
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])

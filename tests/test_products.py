@@ -6,10 +6,11 @@ from dense import DTYPES, adjacency, error, gradients, incidence, odd_graph, on_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from with_dgl import BACKENDS_HERE, backend_objects
 
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.packed import Grouping, SparsePattern
-from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.kernels.products import (
     edge_dot,
     grouped_in_fixed_shapes,
@@ -25,7 +26,7 @@ from hakg_dgl.kernels.products import (
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
-backends = pytest.mark.parametrize("backend", [choose_backend(name) for name in BACKENDS], ids=BACKENDS)
+backends = pytest.mark.parametrize("backend", backend_objects())
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 
 
@@ -98,7 +99,7 @@ def test_products_over_odd_graphs(backend, dtype, seed):
 @quick
 def test_products_over_any_pattern(example, dim):
     (n_rows, n_cols), pairs = example
-    for name in BACKENDS:
+    for name in BACKENDS_HERE:
         check(choose_backend(name), pattern_of(pairs, n_rows, n_cols), torch.float64, dim)
 
 
@@ -176,7 +177,7 @@ def test_groups_in_row_order_are_read_by_their_bounds_alone(backend):
 
 def test_backends_are_chosen_by_name():
     assert choose_backend("auto").name == choose_backend().name == "torch"
-    assert [choose_backend(name).name for name in BACKENDS] == list(BACKENDS)
+    assert [choose_backend(name).name for name in BACKENDS_HERE] == list(BACKENDS_HERE)
     with pytest.raises(ConfigError, match=r"no kernel backend 'cuda'; the backends are auto, torch, dgl, triton"):
         choose_backend("cuda")
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from with_dgl import BACKENDS_HERE
 
 from hakg_dgl.geometry.guards import ball_margin
 from hakg_dgl.graph.heterograph import graph_from_arrays
@@ -33,7 +34,7 @@ FOLDER = Path(os.environ.get("HAKG_REFERENCE_DIR", SHARED / "reference"))
 FILES = sorted(FOLDER.glob("*.npz")) if FOLDER.is_dir() else []
 BOUND = {"f64": 1e-9, "f32": 1e-4}
 DTYPE = {"f64": torch.float64, "f32": torch.float32}
-PATHS = ("readable", "torch", "dgl")
+PATHS = ("readable", *BACKENDS_HERE)
 
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no reference files (*.npz) in {FOLDER}; see HAKG_REFERENCE_DIR")
 

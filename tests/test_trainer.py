@@ -20,6 +20,7 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings, with_interactions
 from torch import Tensor
+from with_dgl import BACKENDS_HERE, needs_dgl
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import preprocess
@@ -797,7 +798,7 @@ def test_users_and_items_without_training_interactions_do_no_harm(demo: Dataset)
         {"kg_edge_dropout": 0.0, "interaction_dropout": 0.0, "message_dropout": 0.0, "angle_dropout": 0.0},
         {"layers": 2},
         {"layers": 4, "lr_schedule": "cosine"},
-        {"kernels": "dgl"},
+        pytest.param({"kernels": "dgl"}, marks=needs_dgl),
         {"batch_size": 1000, "negatives": 1},
     ],
     ids=str,
@@ -831,7 +832,7 @@ def test_all_kernels_train_alike(demo: Dataset, tmp_path: Path, formulation: str
         kernels: train(
             demo, tmp_path / kernels, kernels=kernels, formulation=formulation, epochs=2, dtype="float64", layers=1
         )
-        for kernels in ("torch", "dgl", "readable")
+        for kernels in ("readable", *BACKENDS_HERE)
     }
     expected = [line["loss"] for line in runs.pop("torch").lines]
     for other in runs.values():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
+from hakg_dgl.kernels.interface import BACKENDS, choose_backend
 
 
 def why_not() -> str | None:
@@ -28,3 +29,17 @@ def dgl_or_skip() -> Any:
     if WHY_NOT is not None:
         pytest.skip(f"needs DGL: {WHY_NOT}", allow_module_level=True)
     return import_module("hakg_dgl.graph.dgl_gate").dgl
+
+
+def named(*names: str) -> list[Any]:
+    """Parameters of a test: names of kernels, of which ``dgl`` is skipped where it is missing."""
+    return [pytest.param(name, marks=needs_dgl if name == "dgl" else (), id=name) for name in names]
+
+
+BACKENDS_HERE = tuple(name for name in BACKENDS if name != "dgl" or WHY_NOT is None)
+
+
+def backend_objects() -> list[Any]:
+    """Parameters of a test: the backends themselves."""
+    made = {name: choose_backend(name) for name in BACKENDS_HERE}
+    return [pytest.param(made.get(name), marks=() if name in made else needs_dgl, id=name) for name in BACKENDS]
