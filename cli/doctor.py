@@ -49,5 +49,5 @@ def _devices(cuda: dict[str, Any]) -> list[str]:
 
 def _dgl(dgl: dict[str, Any]) -> list[str]:
     if dgl["problem"] is not None:
-        return ["DGL: cannot be used, see below"]
+        return ["DGL: cannot be used, see below; everything runs without it but kernels = dgl and graphs of DGL's own"]
     return [f"DGL's kernels: {'CPU and CUDA' if dgl['cuda'] else 'CPU'}", *(f"  {shim}" for shim in dgl["shims"])]

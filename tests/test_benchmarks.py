@@ -165,6 +165,7 @@ def test_stages_leave_the_model_as_it_was(dataset: Any) -> None:
     assert all(row["gathered_bytes"] >= row["least_bytes"] > 0 for row in rows)
 
 
+@needs_dgl  # the yardstick reads its graph by DGL
 def test_speed_runs_and_shows_no_verdict_on_tiny_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--tiny",
@@ -191,6 +192,7 @@ def test_speed_runs_and_shows_no_verdict_on_tiny_graphs(tmp_path: Path, capsys: 
     assert all(row["package"] > 0 and row["naive"] > 0 for row in rows)
 
 
+@needs_dgl
 def test_scaling_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def here(folder: Path, options: list[str]) -> dict[str, Any]:
         training_step.main([str(folder), *options])

@@ -228,10 +228,10 @@ def relation_transitive_mean(
     Tensor
         ``[n_heads, d]``, differentiable in ``entity`` and ``relation``.
     """
-    if rule.geometry == "euclidean":
-        return _translation_mean(backend, graph, entity, relation, rule)
     if isinstance(backend, FusedBackend):
         return backend.relation_transitive_mean(graph, entity, relation, rule)
+    if rule.geometry == "euclidean":
+        return _translation_mean(backend, graph, entity, relation, rule)
     if rule.curvature == 1.0:
         mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
         return mean

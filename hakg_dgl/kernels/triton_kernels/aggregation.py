@@ -58,13 +58,6 @@ def _gather(table, index, live, dims, within, dim, SUM: tl.constexpr):
 
 
 @triton.jit
-def _scatter(table, index, tile, live, dims, within, dim):
-    """Add a tile to rows ``index`` of the table, atomically."""
-    place = table + index.to(tl.int64)[:, None] * dim + dims[None, :]
-    tl.atomic_add(place, tile, mask=live[:, None] & within[None, :], sem="relaxed")
-
-
-@triton.jit
 def _keep(place, one, two, three, four, live):
     """Four numbers an edge, in one store."""
     ROWS: tl.constexpr = one.shape[0]
@@ -167,12 +160,12 @@ def _sum_piece(
 
 @triton.jit
 def _differentiate_piece(
-    program, indptr, cols, relations, entity, relation, grad, grad_entity, grad_relation, shares, extra, first,
+    program, indptr, cols, relations, entity, relation, grad, grad_entity, shares, extra, first,
     piece_row, n_rows, dim,
-    TYPE: tl.constexpr, ATOMIC: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
+    TYPE: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
     LIMIT: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a head, from a piece of its row, and the shares of its edges; or, atomic, all gradients."""
+    """Gradient of a head, from a piece of its row, and the shares of its edges."""
     row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
@@ -199,22 +192,10 @@ def _differentiate_piece(
         along += tl.where(live, 2.0 * d_hh, 0.0)
         along_grad += tl.where(live, a, 0.0)
         total += d_ht[:, None] * tail + d_hw[:, None] * rel
-        if ATOMIC:
-            to_tail = b[:, None] * upstream[None, :] + d_ht[:, None] * head[None, :]
-            to_tail += (2.0 * d_tt)[:, None] * tail + d_tw[:, None] * rel
-            _scatter(grad_entity, col, to_tail, live, dims, within, dim)
-            to_relation = c[:, None] * upstream[None, :] + d_hw[:, None] * head[None, :]
-            to_relation += (2.0 * d_ww)[:, None] * rel + d_tw[:, None] * tail
-            _scatter(grad_relation, kind, to_relation, live, dims, within, dim)
-        else:
-            _keep(shares + edge * SHARES, b * inverse, d_ht, 2.0 * d_tt, d_tw, live)
-            _keep(shares + edge * SHARES + 4, c * inverse, d_hw, 2.0 * d_ww, d_tw, live)
+        _keep(shares + edge * SHARES, b * inverse, d_ht, 2.0 * d_tt, d_tw, live)
+        _keep(shares + edge * SHARES + 4, c * inverse, d_hw, 2.0 * d_ww, d_tw, live)
     result = tl.sum(total, 0) + tl.sum(along, 0) * head + tl.sum(along_grad, 0) * upstream
-    if ATOMIC:
-        if row < n_rows:
-            tl.atomic_add(grad_entity + row * dim + dims, result, mask=within, sem="relaxed")
-    else:
-        _put(grad_entity, extra, program, row, n_rows, result, dims, within, dim)
+    _put(grad_entity, extra, program, row, n_rows, result, dims, within, dim)
 
 
 @triton.jit
@@ -264,9 +245,9 @@ def _outer_forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    indptr, cols, relations, entity, relation, grad, grad_entity, grad_relation, shares, extra, first, piece_row,
+    indptr, cols, relations, entity, relation, grad, grad_entity, shares, extra, first, piece_row,
     n_rows, dim,
-    WIDEN: tl.constexpr, ATOMIC: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
+    WIDEN: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
     LIMIT: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """One program a piece; nothing where float32 will not do."""
@@ -276,25 +257,25 @@ def _backward_kernel(
         near_edge = _is_outer(program, entity, first, piece_row, n_rows, dim, CURVATURE, DIMS)
     if not near_edge:
         _differentiate_piece(
-            program, indptr, cols, relations, entity, relation, grad, grad_entity, grad_relation, shares, extra, first,
+            program, indptr, cols, relations, entity, relation, grad, grad_entity, shares, extra, first,
             piece_row, n_rows, dim,
-            SUM, ATOMIC, CURVATURE, PAPER, FLAT, LIMIT, PIECE, ROWS, DIMS, SUM,
+            SUM, CURVATURE, PAPER, FLAT, LIMIT, PIECE, ROWS, DIMS, SUM,
         )  # fmt: skip
 
 
 @triton.jit
 def _outer_backward_kernel(
-    indptr, cols, relations, entity, relation, grad, grad_entity, grad_relation, shares, extra, first, piece_row,
+    indptr, cols, relations, entity, relation, grad, grad_entity, shares, extra, first, piece_row,
     outer, n_outer, n_rows, dim,
-    ATOMIC: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
+    CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr,
     LIMIT: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """The pieces that the forward pass put on the list, in float64."""
     for number in range(tl.program_id(0), tl.load(n_outer), tl.num_programs(0)):
         _differentiate_piece(
-            tl.load(outer + number), indptr, cols, relations, entity, relation, grad, grad_entity, grad_relation,
+            tl.load(outer + number), indptr, cols, relations, entity, relation, grad, grad_entity,
             shares, extra, first, piece_row, n_rows, dim,
-            tl.float64, ATOMIC, CURVATURE, PAPER, FLAT, LIMIT, PIECE, ROWS, DIMS, SUM,
+            tl.float64, CURVATURE, PAPER, FLAT, LIMIT, PIECE, ROWS, DIMS, SUM,
         )  # fmt: skip
 
 
@@ -410,32 +391,30 @@ def _forward(launch: _Launch, graph: KnowledgePattern, entity: Tensor, relation:
 
 
 def _backward(
-    launch: _Launch, graph: KnowledgePattern, entity: Tensor, relation: Tensor, grad: Tensor, outer: _Outer,
-    atomic: bool,
+    launch: _Launch, graph: KnowledgePattern, entity: Tensor, relation: Tensor, grad: Tensor, outer: _Outer
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     pairs, dim = graph.pairs, entity.shape[1]
     empty = grad.numel() == 0 or graph.n_edges == 0
-    fresh = entity.new_zeros if atomic or empty else entity.new_empty
+    fresh = entity.new_zeros if empty else entity.new_empty
     grad_entity, grad_relation = (fresh(x.shape, dtype=launch.sums) for x in (entity, relation))
     if empty:
         return grad_entity, grad_relation
     pieces = pieces_for(pairs.by_row, graph.n_edges, PIECE)
-    programs, options = pairs.n_rows + pieces.bound, {"ATOMIC": atomic, **launch.message, **launch.options}
-    extra = grad_entity.new_empty(0 if atomic else pieces.bound, dim)
-    shares = grad_entity.new_empty(0 if atomic else graph.n_edges * SHARES.value)
+    programs, options = pairs.n_rows + pieces.bound, {**launch.message, **launch.options}
+    extra = grad_entity.new_empty(pieces.bound, dim)
+    shares = grad_entity.new_empty(graph.n_edges * SHARES.value)
     arguments = (
-        pairs.by_row.indptr, pairs.cols, graph.relation, entity, relation, grad, grad_entity, grad_relation, shares,
+        pairs.by_row.indptr, pairs.cols, graph.relation, entity, relation, grad, grad_entity, shares,
         extra, pieces.first, pieces.row,
     )  # fmt: skip
     _backward_kernel[(programs,)](*arguments, pairs.n_rows, dim, WIDEN=launch.widens, **options)
     if launch.widens:
         _outer_backward_kernel[(min(programs, OUTER_PROGRAMS),)](*arguments, *outer, pairs.n_rows, dim, **options)
-    if not atomic:
-        launch.combine(grad_entity[: pairs.n_rows], extra, pieces)
-        ends = (entity, relation, graph.relation, shares, grad_entity)
-        _spread(launch, graph, pairs.by_col, *ends, grad=grad, entity=entity, n_started=pairs.n_rows)
-        ends = (relation, entity, pairs.cols, shares[4:], grad_relation)
-        _spread(launch, graph, graph.by_relation, *ends, grad=grad, entity=entity, n_started=0)
+    launch.combine(grad_entity[: pairs.n_rows], extra, pieces)
+    ends = (entity, relation, graph.relation, shares, grad_entity)
+    _spread(launch, graph, pairs.by_col, *ends, grad=grad, entity=entity, n_started=pairs.n_rows)
+    ends = (relation, entity, pairs.cols, shares[4:], grad_relation)
+    _spread(launch, graph, graph.by_relation, *ends, grad=grad, entity=entity, n_started=0)
     return grad_entity, grad_relation
 
 
@@ -458,10 +437,9 @@ def _spread(
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, graph: KnowledgePattern, rule: MessageRule, atomic: bool, rounded: bool, entity: Tensor,
-        relation: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.graph, ctx.atomic, ctx.dtype = graph, atomic, entity.dtype
+        ctx: Any, graph: KnowledgePattern, rule: MessageRule, rounded: bool, entity: Tensor, relation: Tensor
+    ) -> Tensor:
+        ctx.graph, ctx.dtype = graph, entity.dtype
         entity, relation = ((x.bfloat16() if rounded else x).contiguous() for x in (entity, relation))
         ctx.launch = _Launch.of(graph, entity, rule)
         with torch.cuda.device_of(entity):
@@ -473,16 +451,13 @@ class _Aggregate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         entity, relation, *outer = ctx.saved_tensors
         with torch.cuda.device_of(entity):
-            gradients = _backward(
-                ctx.launch, ctx.graph, entity, relation, grad.contiguous(), _Outer(*outer), ctx.atomic
-            )
-        return None, None, None, None, *(x.to(ctx.dtype) for x in gradients)
+            gradients = _backward(ctx.launch, ctx.graph, entity, relation, grad.contiguous(), _Outer(*outer))
+        return None, None, None, *(x.to(ctx.dtype) for x in gradients)
 
 
 def relation_transitive_mean(
-    graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, atomic: bool = False,
-    bfloat16: bool = False,
-) -> Tensor:  # fmt: skip
+    graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule, *, bfloat16: bool = False
+) -> Tensor:
     """Mean of the messages each head receives, zero where it receives none (HAKG eqs. 4-5).
 
     The meaning is that of :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`. Nothing is read back from
@@ -497,9 +472,6 @@ def relation_transitive_mean(
         with sums in float32.
     rule
         Formulation, geometry, curvature, margin.
-    atomic
-        Compute all gradients in one pass that adds to them atomically, instead of three passes: less memory traffic,
-        but the order of additions, so the last bits, change from run to run.
     bfloat16
         Gather from copies of float32 tables in bfloat16; result and gradients are float32.
 
@@ -513,5 +485,5 @@ def relation_transitive_mean(
     Tables of float64 have no wider type to turn to: heads at the very edge then agree with the readable path as far as
     rounding errors, which grow by the squared conformal factor, let them.
     """
-    mean: Tensor = _Aggregate.apply(graph, rule, atomic, bfloat16, entity, relation)
+    mean: Tensor = _Aggregate.apply(graph, rule, bfloat16, entity, relation)
     return mean
