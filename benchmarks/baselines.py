@@ -17,17 +17,17 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from measure import RESULTS, describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import Settings, load_dataset, make_trainer
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.models.settings import Kind
-from hakg_dgl.training.baselines import PairwiseTrainer
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.registry import BUILT_IN, model_class
 
-BASELINES = [kind for kind in get_args(Kind) if kind != "hakg"]
+BASELINES = [kind for kind in BUILT_IN if kind != "hakg"]
 PROTOCOLS: dict[str, list[str]] = {"validation": ["refit=true"], "published": []}
 
 
@@ -69,7 +69,7 @@ def earlier(out: Path | None, overrides: list[str]) -> list[dict[str, Any]]:
 
 def order(data: str, model: str, protocol: str) -> tuple[str, int, str]:
     """By data set, then as the models are listed, then by protocol."""
-    return data, get_args(Kind).index(model), protocol
+    return data, list(BUILT_IN).index(model), protocol
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -88,7 +88,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
-    parser.add_argument("--models", nargs="+", default=BASELINES, choices=get_args(Kind))
+    parser.add_argument("--models", nargs="+", default=BASELINES, choices=list(BUILT_IN))
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=list(PROTOCOLS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[2020, 2021, 2022])
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -98,7 +98,7 @@ def main() -> None:
     done = {tuple(row[key] for key in KEY) for row in rows}
     datasets = [load_dataset(data) for data in arguments.data]
     for seed, dataset, kind in itertools.product(arguments.seeds, datasets, arguments.models):
-        if seed != arguments.seeds[0] and kind not in (*PairwiseTrainer.kinds, "hakg"):
+        if seed != arguments.seeds[0] and not issubclass(model_class(kind), GradientRecommender):
             continue
         for protocol in arguments.protocols:
             row = {"data": dataset.name, "model": kind, "protocol": protocol, "seed": seed}

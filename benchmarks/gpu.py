@@ -32,7 +32,16 @@ from measure import (
 )
 from naive import NaiveObjective
 from stages import stage_rows, stage_table
-from training_step import add_options, endless_batches, naive_memory, resolve, step
+from training_step import (
+    add_options,
+    batches_of,
+    endless_batches,
+    naive_memory,
+    objective_of,
+    optimizer_of,
+    resolve,
+    step,
+)
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
@@ -63,15 +72,16 @@ def train_for(step: Step, batches: Any, steps: int) -> None:
 def measure_steps(trainer: Trainer, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds and peak memory of a step, one operator after the other, and seconds as a CUDA graph where it can be."""
     device, steps = torch.device(arguments.device), 1 if arguments.tiny else STEPS
-    batches, size = endless_batches(trainer), min(trainer.batches.batch_size, len(trainer.batches.pairs))
+    batches, size = endless_batches(trainer), batches_of(trainer).largest
     found: dict[str, Any] = {}
     problem = explain_cuda_graphs(trainer.settings.model.kernels, device)
     for captured in (False, True):
         if captured and problem is not None:
             found["captured"] = {"left_out": problem}
             continue
-        generators = trainer.objective.generators
-        step = make_step(trainer.objective, trainer.optimizer, size, generators, device, captured=captured)
+        generators = objective_of(trainer).generators
+        objective, optimizer = objective_of(trainer), optimizer_of(trainer)
+        step = make_step(objective, optimizer, size, generators, device, captured=captured)
         train_for(step, batches, WARM_UP_STEPS + 1)  # compiles and records
         seconds = median_seconds(lambda: train_for(step, batches, steps), arguments.repeats, device) / steps  # noqa: B023
         if captured:
@@ -99,7 +109,8 @@ def measure_graph(name: str, dataset: Dataset, arguments: argparse.Namespace, ba
     stages, seconds = stage_rows(trainer, arguments.repeats, bandwidth), fastest(found)
     moved = {key: sum(row[f"{key}_s"] for row in stages) / seconds for key in ("least", "gathered")}
     found |= {
-        "steps_an_epoch": len(trainer.batches), "epoch_seconds": seconds * len(trainer.batches),
+        "steps_an_epoch": len(batches_of(trainer)),
+        "epoch_seconds": seconds * len(batches_of(trainer)),
         "share_of_bandwidth": moved, "stages": stages,
     }  # fmt: skip
     return found | {"naive": measure_naive(trainer, arguments.naive_steps, device)}
@@ -116,7 +127,7 @@ def measure_naive(trainer: Trainer, repeats: int, device: torch.device) -> dict[
     if repeats < 1 or needed > free:
         why = "as asked" if repeats < 1 else f"it needs about {gigabytes(needed)}, {gigabytes(free)} are free"
         return {"left_out": why}
-    batches, yardstick = endless_batches(trainer), NaiveObjective(trainer.objective)
+    batches, yardstick = endless_batches(trainer), NaiveObjective(objective_of(trainer))
     seconds = median_seconds(lambda: step(trainer, yardstick, next(batches)), repeats, device)
     return {"step_seconds": seconds, "peak_bytes": peak_memory(device)}
 

@@ -34,7 +34,8 @@ import torch
 from measure import describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import RunFolder
-from hakg_dgl.training.baselines import PairwiseTrainer
+from hakg_dgl.training.loop import EpochSteps
+from hakg_dgl.training.session import Session
 from hakg_dgl.training.trainer import Trainer
 
 PHASES = ("starting", "beginning a run", "steps", "evaluation", "checkpoint", "line of metrics", "end", "between")
@@ -42,7 +43,7 @@ AIMED = PHASES[1:7]
 """Phases that kills wait for; the others are met by chance."""
 SMALL = ["epochs=6", "patience=6", "refit=true", "dim=8", "layers=1", "negatives=10", "batch_size=160", "lr=0.01"]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.training.baselines"])
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.training.trainer"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +75,9 @@ def _train(arguments: list[str], phase: Any, refit: Any, seconds: Any, aim: Aim 
 
         def outer(self: Any, *args: Any, **options: Any) -> Any:
             before, phase.value, began = phase.value, number, time.perf_counter()
-            standing = getattr(self, "_standing", None)
-            if standing is not None:
-                refit.value = standing.refit_from is not None
+            session = self if isinstance(self, Session) else getattr(self, "session", None)
+            if session is not None:
+                refit.value = session.standing.refit_from is not None
             entries[PHASES[number]] += 1
             if aim is not None and (PHASES[number], entries[PHASES[number]]) == (aim.phase, aim.nth):
                 reached.send(None)
@@ -89,7 +90,7 @@ def _train(arguments: list[str], phase: Any, refit: Any, seconds: Any, aim: Aim 
 
         setattr(owner, name, outer)
 
-    hooks = ((RunFolder, "create"), (Trainer, "_steps"), (Trainer, "_evaluate_selection"),
+    hooks = ((RunFolder, "create"), (EpochSteps, "over"), (Session, "measure"),
              (RunFolder, "save_tensors"), (RunFolder, "append_metrics"), (Trainer, "_finish"))  # fmt: skip
     for (owner, name), which in zip(hooks, AIMED, strict=True):
         tell(owner, name, PHASES.index(which))
@@ -240,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", type=int, default=0, help="further ones, of new interpreters")
     parser.add_argument("--each", type=int, default=4, help="kills of a run before it is let come to its end")
     parser.add_argument("--data", type=Path, help="folder made by hakg preprocess; the demo by default")
-    parser.add_argument("--models", nargs="+", default=["hakg", "lightgcn"], choices=["hakg", *PairwiseTrainer.kinds])
+    parser.add_argument("--models", nargs="+", default=["hakg", "lightgcn"], choices=["hakg", "bpr-mf", "lightgcn"])
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--json", type=Path, help="also write the numbers (a bare name: into benchmarks/results)")

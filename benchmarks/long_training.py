@@ -21,13 +21,14 @@ import torch
 from kill_resume import demo
 from measure import describe_machine, machine_facts, markdown, write_results
 from torch import Tensor
+from training_step import model_of
 
 from hakg_dgl import Settings, Trainer, load_dataset
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import NumericalError
 from hakg_dgl.geometry.guards import max_norm
-from hakg_dgl.models.settings import PRESETS
-from hakg_dgl.training.trainer import Progress
+from hakg_dgl.models.hakg.settings import PRESETS
+from hakg_dgl.training.progress import Progress
 
 
 def count(points: Tensor, limit: float) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def watch(dataset: Dataset, settings: Settings, steps: int) -> dict[str, Any]:
         if progress.step < progress.steps:
             return
         losses[0] = progress.loss
-        rule, model = trainer.model.rule, trainer.model
+        rule, model = model_of(trainer).rule, model_of(trainer)
         tables = [value.detach() for name, value in model.named_parameters() if not name.startswith("gate")]
         limit = max_norm(model.entity.dtype, c=rule.curvature, margin=rule.margin)
         found = count(torch.cat([rule.point(table) for table in tables]), limit)
@@ -70,7 +71,7 @@ def watch(dataset: Dataset, settings: Settings, steps: int) -> dict[str, Any]:
         trainer.fit()
     except NumericalError as error:
         ended = str(error)
-        if not all(bool(value.isfinite().all()) for value in trainer.model.parameters()):
+        if not all(bool(value.isfinite().all()) for value in model_of(trainer).parameters()):
             worst["not_finite"] += 1  # what is kept must be good
     return {"steps": done[0], "loss": losses[0], "ended": ended, **worst}
 

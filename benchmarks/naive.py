@@ -28,7 +28,7 @@ from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import COUNT_FLOOR, AngleLoss
-from hakg_dgl.training.objective import Objective
+from hakg_dgl.models.hakg.objective import Objective
 
 ANGLE_CHUNK = 1 << 21
 """Edges whose angles are computed at once."""
@@ -37,10 +37,10 @@ ROWS_PER_EDGE = 60
 
 
 class NaiveObjective:
-    """The loss of a batch, drop-in for :class:`~hakg_dgl.training.objective.Objective`, whose streams it draws from."""
+    """The loss of a batch, in place of :class:`~hakg_dgl.models.hakg.objective.Objective`, from the same streams."""
 
     def __init__(self, objective: Objective) -> None:
-        model = objective.model
+        model = objective.network
         s = model.settings
         if s.geometry != "poincare" or not (s.gate and s.dual_item_embeddings):
             raise ValueError("the yardstick is the full model in Poincaré geometry: no ablations")

@@ -20,7 +20,7 @@ from training_step import add_options, in_subprocess, options
 
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
-from hakg_dgl.training.trainer import choose_device
+from hakg_dgl.training.circumstances import choose_device
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 FIRST_GUESS = 4e9

@@ -23,7 +23,18 @@ import naive
 import torch
 from measure import duration, gigabytes, markdown, median_seconds
 from stages import stage_rows, stage_table
-from training_step import add_options, endless_batches, in_subprocess, naive_memory, options, resolve, step
+from training_step import (
+    add_options,
+    batches_of,
+    endless_batches,
+    in_subprocess,
+    model_of,
+    naive_memory,
+    objective_of,
+    options,
+    resolve,
+    step,
+)
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
@@ -33,7 +44,9 @@ from hakg_dgl.graph.heterograph import build_graph, pack
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
-from hakg_dgl.training.trainer import Progress, Trainer, choose_device
+from hakg_dgl.training.circumstances import choose_device
+from hakg_dgl.training.progress import Progress
+from hakg_dgl.training.trainer import Trainer
 
 ML_100K = {
     "users": 943, "items": 1598, "entities": 34628, "relations": 24, "triples": 91631, "train": 78050, "test": 19504,
@@ -142,7 +155,7 @@ class Benchmark:
             self.small(), self.settings("released", epochs=epochs, eval_every=epochs), on_progress=note
         )  # fmt: skip
         trainer.fit()
-        counted, steps = times[1:], len(trainer.batches)
+        counted, steps = times[1:], len(batches_of(trainer))
         assert len(counted) == self.repeats
         report = Report(values={"epoch_seconds": counted, "steps": steps})
         per_step = self._naive_step(trainer, report)
@@ -154,13 +167,13 @@ class Benchmark:
         return report
 
     def _naive_step(self, trainer: Trainer, report: Report) -> float | None:
-        n, steps = self.arguments.naive_steps, len(trainer.batches)
+        n, steps = self.arguments.naive_steps, len(batches_of(trainer))
         needed, free = naive_memory(trainer), measure.free_memory(self.device)
         if n < 1 or needed > free:
             why = "as asked" if n < 1 else f"it needs about {gigabytes(needed)}, {gigabytes(free)} are free"
             report.notes.append(f"The yardstick's epoch was left out: {why}.")
             return None
-        batches, yardstick = endless_batches(trainer), naive.NaiveObjective(trainer.objective)
+        batches, yardstick = endless_batches(trainer), naive.NaiveObjective(objective_of(trainer))
         time = median_seconds(lambda: step(trainer, yardstick, next(batches)), n, self.device)
         report.notes.append(
             f"The yardstick's epoch is the median of {n} of its steps, {duration(time)}, times the {steps} of an epoch."
@@ -172,18 +185,18 @@ class Benchmark:
         """Propagation, ranking and metrics: from scratch, and with what is prepared once."""
         dataset = self.small()
         trainer = Trainer(dataset, self.settings("released"))
-        vectors, evaluator = trainer.model.ranking_vectors(), Evaluator(dataset, "test", (K,))
+        vectors, evaluator = model_of(trainer).ranking_vectors(), Evaluator(dataset, "test", (K,))
 
         def median(run: Callable[[], object], repeats: int = self.repeats) -> float:
             return median_seconds(run, repeats, self.device)
 
         def scorer() -> EmbeddingScorer:
-            return EmbeddingScorer(*trainer.model.ranking_vectors())
+            return EmbeddingScorer(*model_of(trainer).ranking_vectors())
 
         first = median(lambda: Evaluator(dataset, "test", (K,))(scorer()))
         again = median(lambda: evaluator(scorer()))
         ranking = median(lambda: evaluator(EmbeddingScorer(*vectors)))
-        yardstick, report = naive.NaiveObjective(trainer.objective), Report()
+        yardstick, report = naive.NaiveObjective(objective_of(trainer)), Report()
         with torch.no_grad():
             propagation = median(yardstick.propagate, 1)
         looped = self._naive_ranking(vectors, evaluator, dataset, report)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from measure import markdown
 from torch import Tensor
-from training_step import endless_batches
+from training_step import endless_batches, model_of, objective_of, optimizer_of
 
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.edge_types import EdgeType
@@ -122,9 +122,9 @@ class TimedExecutor(PackedExecutor):
 
 def timed_step(trainer: Trainer, batch: tuple[Tensor, Tensor], clock: StageClock) -> None:
     """One training step, piece by piece; the model's executor and gate must carry the clock already."""
-    objective, model, (users, positives) = trainer.objective, trainer.model, batch
+    objective, model, (users, positives) = objective_of(trainer), model_of(trainer), batch
     loss = objective.settings
-    trainer.optimizer.zero_grad(set_to_none=True)
+    optimizer_of(trainer).zero_grad(set_to_none=True)
     with clock.stage("negatives"):
         negatives = objective.sampler.sample(users, loss.negatives, objective.generators["negatives"])
     began, within = clock.now(), sum(clock.forward.values())
@@ -145,12 +145,12 @@ def timed_step(trainer: Trainer, batch: tuple[Tensor, Tensor], clock: StageClock
     total.backward()  # type: ignore[no-untyped-call]
     clock.backward["rest"] += clock.now() - began - (sum(clock.backward.values()) - within)
     with clock.stage("optimiser"):
-        trainer.optimizer.step()
+        optimizer_of(trainer).step()
 
 
 def time_stages(trainer: Trainer, repeats: int) -> dict[str, tuple[float, float]]:
     """Median seconds of every stage, forward and backward, over ``repeats`` steps after one that is not counted."""
-    clock, batches, model = StageClock(trainer.device), endless_batches(trainer), trainer.model
+    clock, batches, model = StageClock(trainer.device), endless_batches(trainer), model_of(trainer)
     executor, fused_items = model.executor, model.fused_items
     model.executor = TimedExecutor.around(executor, clock)
     model.fused_items = clock.timed("gate", fused_items)  # type: ignore[method-assign]
@@ -190,15 +190,15 @@ def bytes_to_move(trainer: Trainer) -> dict[str, tuple[float, float]]:
     optimiser          28 P                                        0
     ================== =========================================== ==============================
     """
-    s, graph, loss = trainer.settings, trainer.model.packed, trainer.settings.loss
-    size, layers = trainer.model.user.element_size(), s.model.layers
+    s, graph, loss = trainer.settings, model_of(trainer).packed, trainer.settings.loss
+    size, layers = model_of(trainer).user.element_size(), s.model.layers
     row, u, i, n = s.model.dim * size, graph.n_users, graph.n_items, graph.n_entities
     kept = 1.0 - s.model.kg_edge_dropout
     last = kept * int((graph.knowledge.pairs.rows < i).sum())
     heads, edges = n * (layers - 1) + i, kept * graph.knowledge.n_edges * (layers - 1) + last
     p = (1.0 - s.model.interaction_dropout) * graph.interactions.n_edges
-    drawn, q = s.training.batch_size * loss.negatives, trainer.objective.angle.pairs.n_edges
-    parameters = sum(x.numel() for x in trainer.model.parameters())
+    drawn, q = s.training.batch_size * loss.negatives, objective_of(trainer).angle.pairs.n_edges
+    parameters = sum(x.numel() for x in model_of(trainer).parameters())
     pairs = {
         "negatives": (9 * drawn, 0),
         "aggregation": ((3 * n * layers + 2 * heads) * row + 32 * edges, 4 * edges * row),

@@ -23,8 +23,12 @@ from naive import ROWS_PER_EDGE, NaiveObjective
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
+from hakg_dgl.layers.sampling import EpochBatches
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.hakg.objective import Objective
 from hakg_dgl.models.settings import Settings
-from hakg_dgl.training.trainer import Trainer, choose_device
+from hakg_dgl.training.circumstances import choose_device
+from hakg_dgl.training.trainer import Trainer
 
 
 def resolve(preset: str, overrides: Sequence[str], device: str, **more: Any) -> Settings:
@@ -35,28 +39,53 @@ def resolve(preset: str, overrides: Sequence[str], device: str, **more: Any) -> 
 
 def endless_batches(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
     """Full batches, epoch after epoch (or short ones, where the data hold no full one)."""
-    size = min(trainer.batches.batch_size, len(trainer.batches.pairs))
-    for batch in itertools.chain.from_iterable(itertools.repeat(trainer.batches)):
+    size = min(batches_of(trainer).batch_size, len(batches_of(trainer).pairs))
+    for batch in itertools.chain.from_iterable(itertools.repeat(batches_of(trainer))):
         if len(batch[0]) == size:
             yield batch
 
 
+def model_of(trainer: Trainer) -> HAKG:
+    """The HAKG that is trained."""
+    assert isinstance(trainer.model, HAKG)
+    return trainer.model
+
+
+def objective_of(trainer: Trainer) -> Objective:
+    """What its steps minimise."""
+    objective = trainer.trainee.passes[0].loss
+    assert isinstance(objective, Objective)
+    return objective
+
+
+def batches_of(trainer: Trainer) -> EpochBatches:
+    """What its epochs go over."""
+    batches = trainer.trainee.passes[0].batches
+    assert isinstance(batches, EpochBatches)
+    return batches
+
+
+def optimizer_of(trainer: Trainer) -> torch.optim.Optimizer:
+    """What changes its parameters."""
+    return trainer.trainee.optimizers["all"]
+
+
 def step(trainer: Trainer, loss_of: Callable[[Tensor, Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> float:
     """One training step, as :class:`~hakg_dgl.training.trainer.Trainer` makes it; the loss."""
-    trainer.optimizer.zero_grad(set_to_none=True)
+    optimizer_of(trainer).zero_grad(set_to_none=True)
     loss = loss_of(*batch)
     loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()
-    trainer.optimizer.step()
+    optimizer_of(trainer).step()
     return value
 
 
 def naive_memory(trainer: Trainer) -> int:
     """An estimate of the bytes that a step of the yardstick takes."""
-    s, graph = trainer.settings, trainer.model.packed
+    s, graph = trainer.settings, model_of(trainer).packed
     edges = graph.knowledge.n_edges * (1.0 - s.model.kg_edge_dropout) * s.model.layers
     negatives = s.training.batch_size * s.loss.negatives
-    return round((ROWS_PER_EDGE * edges + 6 * negatives) * s.model.dim * trainer.model.user.element_size())
+    return int((ROWS_PER_EDGE * edges + 6 * negatives) * s.model.dim * model_of(trainer).user.element_size())
 
 
 def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool = False) -> Iterator[dict[str, Any]]:
@@ -64,17 +93,17 @@ def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool =
     device = choose_device(settings.run.device)
     before = peak_memory(device)
     trainer = Trainer(dataset, settings)
-    batches, graph = endless_batches(trainer), trainer.model.packed
+    batches, graph = endless_batches(trainer), model_of(trainer).packed
     about = {
         "n_users": graph.n_users,
         "n_items": graph.n_items,
         "n_entities": graph.n_entities,
         "n_edges": graph.knowledge.n_edges + graph.interactions.n_edges,
-        "steps_an_epoch": len(trainer.batches),
+        "steps_an_epoch": len(batches_of(trainer)),
         "before_bytes": before,
         "ready_bytes": peak_memory(device),
     }
-    time = median_seconds(lambda: step(trainer, trainer.objective, next(batches)), repeats, device)
+    time = median_seconds(lambda: step(trainer, objective_of(trainer), next(batches)), repeats, device)
     yield {"what": "package", "seconds": time, "peak_bytes": peak_memory(device)} | about
     if not naive:
         return
@@ -82,7 +111,7 @@ def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool =
     if needed > free:
         yield {"what": "naive", "skipped": f"needs about {gigabytes(needed)}, {gigabytes(free)} are free"}
         return
-    yardstick = NaiveObjective(trainer.objective)
+    yardstick = NaiveObjective(objective_of(trainer))
     time = median_seconds(lambda: step(trainer, yardstick, next(batches)), max(1, repeats // 3), device)
     yield {"what": "naive", "seconds": time, "peak_bytes": peak_memory(device), "estimate_bytes": needed} | about
 

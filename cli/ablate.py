@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.models.settings import PRESETS, Device
+from hakg_dgl.settings.run import Device
 
 from .failures import Failure, after_interrupt
 from .progress import bar
@@ -62,7 +62,7 @@ def _is_seed(word: str) -> bool:
 @click.option(
     "--only", multiple=True, metavar="NAME", help="Train this variant only; repeatable; see docs/ablation.md."
 )
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings of the full model, to start from.")
+@click.option("--preset", metavar="NAME", help="Named settings of the full model, to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."

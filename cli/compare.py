@@ -120,7 +120,7 @@ def _open(runs: Sequence[tuple[Path, str | None]], data: Path | None, split: str
     for path, label in runs:
         run = replace(opened[0][1], folder=RunFolder(path)) if opened and path.is_dir() else open_run(path, data)
         about = {key: str(run.folder.about["data"][key]) for key in ("name", "digest")}
-        card = RunCard(str(path), run.folder.settings.of_its_kind(), about, tuple(run.notes), label)
+        card = RunCard(str(path), run.folder.settings.to_dict(), about, tuple(run.notes), label)
         opened.append((card, run))
         if split == "valid" and split in run.trained_on:
             raise ConfigError(f"{path}: its model was trained on the validation split too; compare on the test split")

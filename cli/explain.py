@@ -45,21 +45,19 @@ def explain_command(
     import pandas as pd
 
     from hakg_dgl.data.id_maps import IdMap
-    from hakg_dgl.errors import ConfigError
     from hakg_dgl.figures.explanation import require_matplotlib, save_picture
-    from hakg_dgl.insight.explain import Explainer
+    from hakg_dgl.insight.explain import Explainer, require_explained
     from hakg_dgl.ranking.candidates import known_items
-    from hakg_dgl.training.run_folder import load_model
-    from hakg_dgl.training.trainer import choose_device
+    from hakg_dgl.training.circumstances import choose_device
+    from hakg_dgl.training.loading import load_model
 
     if picture is not None:
         require_matplotlib()
     with stages(2) as begin:
         begin("loading")
         opened = open_run(run, data)
-        dataset, kind = opened.dataset, opened.folder.settings.model.kind
-        if kind != "hakg":
-            raise ConfigError(f"{run}: is a model of kind {kind!r}; explanations are of kind 'hakg' alone")
+        dataset = opened.dataset
+        require_explained(opened.folder.settings.model_class)
         user = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).index(user_id, "user")
         (item,) = known_items(dataset, [item_id]).tolist()
         begin("model")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -24,27 +23,17 @@ def export_command(run: Path, out: Path, data: Path | None, device: str) -> None
     Files are Parquet and NumPy; docs/export.md lists them. Inner products of the ranking vectors rank as the model
     does, so a nearest-neighbour index can serve them. An earlier export in the folder is replaced, nothing else is.
     """
-    from hakg_dgl.errors import ConfigError
     from hakg_dgl.insight.export import export, refuse_foreign
-    from hakg_dgl.ranking.topk import EmbeddingScorer
-    from hakg_dgl.training.run_folder import load_model
-    from hakg_dgl.training.trainer import choose_device
+    from hakg_dgl.training.circumstances import choose_device
+    from hakg_dgl.training.loading import load_model
 
     with stages(2) as begin:
         begin("loading")
         refuse_foreign(out)
         opened = open_run(run, data)
-        settings = opened.folder.settings.model
+        model = load_model(opened.folder.path, opened.dataset, device=choose_device(device))
         begin("writing")
-        about: dict[str, Any] = {"kind": settings.kind}
-        model: Any
-        if settings.kind == "hakg":
-            model = load_model(opened.folder.path, opened.dataset, device=choose_device(device))
-            about |= {"score": settings.score, "formulation": settings.formulation, "curvature": settings.curvature}
-        else:
-            model = opened.scorer(device)
-            if not isinstance(model, EmbeddingScorer):
-                raise ConfigError(f"{run}: is a model of kind {settings.kind!r}, which has no vectors to export")
+        about = {"kind": model.name, **model.about_vectors()}
         manifest = export(model, opened.dataset, out, about={"model": about})
     for note in opened.notes:
         click.echo(f"Note: {note}", err=True)

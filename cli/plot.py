@@ -49,7 +49,7 @@ def plot_command(
     from hakg_dgl.figures.pictures import PAGE, draw_pictures, refuse_foreign
     from hakg_dgl.figures.style import require_matplotlib
     from hakg_dgl.figures.subject import Subject
-    from hakg_dgl.training.trainer import choose_device
+    from hakg_dgl.training.circumstances import choose_device
 
     require_matplotlib()
     refuse_foreign(out)

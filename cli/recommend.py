@@ -135,8 +135,8 @@ def _trained_users(opened: OpenedRun, wanted: Sequence[str], device: str) -> _Us
 
 def _folded_users(opened: OpenedRun, wanted: Sequence[str], file: Path, reading: dict[str, Any], device: str) -> _Users:
     from hakg_dgl.data.id_files import read_new_users
-    from hakg_dgl.training.fold_in import load_fold_in
-    from hakg_dgl.training.trainer import choose_device
+    from hakg_dgl.training.circumstances import choose_device
+    from hakg_dgl.training.loading import load_fold_in
 
     fold = load_fold_in(opened.folder.path, opened.dataset, device=choose_device(device))
     new = read_new_users(file, opened.dataset, **reading)

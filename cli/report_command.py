@@ -42,7 +42,7 @@ def report_command(
     from hakg_dgl.figures.report import report_page
     from hakg_dgl.figures.style import require_matplotlib
     from hakg_dgl.figures.subject import Subject
-    from hakg_dgl.training.trainer import choose_device
+    from hakg_dgl.training.circumstances import choose_device
 
     require_matplotlib()
     with stages(4) as begin:

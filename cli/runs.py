@@ -24,12 +24,12 @@ class OpenedRun:
     @property
     def protocol(self) -> str:
         """How the checkpoint was selected."""
-        return self.folder.settings.training.protocol
+        return str(self.folder.settings.training.protocol)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
         """Splits the model has seen: after a refit, or under protocol ``published``, validation too."""
-        from hakg_dgl.training.run_folder import model_splits
+        from hakg_dgl.training.loading import model_splits
 
         return model_splits(self.folder)
 
@@ -53,8 +53,8 @@ class OpenedRun:
 
     def scorer(self, device: str) -> Scorer:
         """The best model, of any kind, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
-        from hakg_dgl.training.baselines import load_scorer
-        from hakg_dgl.training.trainer import choose_device
+        from hakg_dgl.training.circumstances import choose_device
+        from hakg_dgl.training.loading import load_scorer
 
         return load_scorer(self.folder.path, self.dataset, device=choose_device(device))
 
@@ -78,7 +78,7 @@ def open_run(path: Path, data: Path | None) -> OpenedRun:
 
 def protocol_notes(protocol: str) -> list[str]:
     """The warning that numbers of protocol ``published`` carry."""
-    from hakg_dgl.training.trainer import PUBLISHED_NOTE
+    from hakg_dgl.training.protocol import PUBLISHED_NOTE
 
     return [f"Protocol 'published': {PUBLISHED_NOTE}"] if protocol == "published" else []
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.models.settings import PRESETS, Device, Kind, Precision, Protocol
+from hakg_dgl.models.registry import model_names
+from hakg_dgl.settings.run import Device
+from hakg_dgl.settings.training import Protocol
 
 from .failures import Failure, after_interrupt, stopping_gently
 from .progress import epochs as epochs_bar
@@ -18,6 +20,11 @@ from .runs import protocol_notes
 
 if TYPE_CHECKING:
     from hakg_dgl import RunFolder
+
+
+PRESETS = (
+    "Named settings of the model to start from; of hakg: default, released, paper, alibaba-ifashion, yelp2018, last-fm."
+)
 
 
 @click.command(
@@ -30,10 +37,8 @@ if TYPE_CHECKING:
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the run.")
-@click.option(
-    "--model", "kind", type=click.Choice(get_args(Kind)), help="Which model; hakg by default, the others are baselines."
-)
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings to start from.")
+@click.option("--model", "kind", type=click.Choice(model_names()), help="Which model; hakg by default.")
+@click.option("--preset", metavar="NAME", help=PRESETS)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Most epochs; the same as --set epochs=N.")
 @click.option("--seed", type=int, help="Of initialisation, batches, negatives and dropout.")
 @click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="bf16: propagation gathers bfloat16 rows.")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), help="bf16: propagation gathers bfloat16 rows.")
 @click.option(
     "--protocol",
     type=click.Choice(get_args(Protocol)),
@@ -57,13 +62,13 @@ def train_command(
     """Train on DATA, keep the best model in OUT.
 
     Stops when the validation split shows no better ranking. OUT holds config.toml (every setting and its value),
-    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. Of item-knn and ease, every
-    choice of their settings is tried, a line each, and the best one kept.
+    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. Of a model in closed form,
+    such as item-knn and ease, every choice of its settings is tried, a line each, and the best one is kept.
     """
     from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.models.settings import Settings
-    from hakg_dgl.training.baselines import make_trainer
     from hakg_dgl.training.run_folder import RunFolder
+    from hakg_dgl.training.trainer import make_trainer
 
     folder = RunFolder(out)
     _refuse_occupied(folder, resume, overwrite)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hakg_dgl.models.settings import PRESETS, Device, Kind
+from hakg_dgl.models.registry import model_names
+from hakg_dgl.settings.run import Device
 
 from .failures import after_interrupt
 from .progress import bar
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 @click.option("--time", "seconds", type=click.FloatRange(0, min_open=True), help="Begin no trial after SECONDS.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(1), help="Of each worker.  [default: all, shared out]")
-@click.option("--model", "kind", type=click.Choice(get_args(Kind)), help="Whose settings; hakg by default.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings that stay fixed, to start from.")
+@click.option("--model", "kind", type=click.Choice(model_names()), help="Whose settings; hakg by default.")
+@click.option("--preset", metavar="NAME", help="Named settings that stay fixed, to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of fixed settings, on top of the preset.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One fixed setting, on top of both; repeatable."

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
     from hakg_dgl.insight.explain import Explainer, Explanation, explain
     from hakg_dgl.insight.export import export
-    from hakg_dgl.models.hakg import HAKG
+    from hakg_dgl.models.hakg import HAKG, HAKGLossSettings, HAKGSettings
+    from hakg_dgl.models.recommender import Recommender
+    from hakg_dgl.models.registry import model_class, model_names, register_model
     from hakg_dgl.models.settings import Settings
     from hakg_dgl.ranking.candidates import items_where
     from hakg_dgl.ranking.comparison import Comparison, compare
@@ -32,17 +34,16 @@ if TYPE_CHECKING:
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
-    from hakg_dgl.training.baselines import ClosedFormTrainer, PairwiseTrainer, load_scorer, make_trainer
-    from hakg_dgl.training.fold_in import load_fold_in
-    from hakg_dgl.training.run_folder import RunFolder, load_model
-    from hakg_dgl.training.trainer import Progress, Trainer
+    from hakg_dgl.training.closed_form import ClosedFormTrainer
+    from hakg_dgl.training.loading import load_fold_in, load_model, load_scorer, load_trained
+    from hakg_dgl.training.progress import Progress
+    from hakg_dgl.training.run_folder import RunFolder
+    from hakg_dgl.training.trainer import Trainer, make_trainer
 
     __version__: str
 
 _HOMES = {
     "studies.ablation": ("AblationProgress", "AblationStudy"),
-    "training.fold_in": ("load_fold_in",),
-    "training.baselines": ("ClosedFormTrainer", "PairwiseTrainer", "load_scorer", "make_trainer"),
     "models.settings": ("Settings",),
     "data.cards": ("fetch", "list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
@@ -55,15 +56,20 @@ _HOMES = {
     "graph.heterograph": ("HeteroGraph", "build_graph"),
     "insight.explain": ("Explainer", "Explanation", "explain"),
     "insight.export": ("export",),
-    "models.hakg": ("HAKG",),
+    "models.hakg": ("HAKG", "HAKGLossSettings", "HAKGSettings"),
+    "models.recommender": ("Recommender",),
+    "models.registry": ("model_class", "model_names", "register_model"),
     "ranking.yardsticks": ("PopularityScorer", "RandomScorer"),
     "ranking.candidates": ("items_where",),
     "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
     "ranking.lists": ("recommend",),
     "ranking.topk": ("EmbeddingScorer",),
-    "training.run_folder": ("RunFolder", "load_model"),
-    "training.trainer": ("Progress", "Trainer"),
+    "training.closed_form": ("ClosedFormTrainer",),
+    "training.loading": ("load_fold_in", "load_model", "load_scorer", "load_trained"),
+    "training.progress": ("Progress",),
+    "training.run_folder": ("RunFolder",),
+    "training.trainer": ("Trainer", "make_trainer"),
     "studies.search_space": ("SearchSpace",),
     "studies.tuning": ("Study", "StudyProgress"),
 }
@@ -82,15 +88,17 @@ __all__ = [
     "Evaluation",
     "Explainer",
     "Explanation",
+    "HAKGLossSettings",
+    "HAKGSettings",
     "HakgError",
     "HeteroGraph",
     "NewUsers",
-    "PairwiseTrainer",
     "PopularityScorer",
     "PreprocessOptions",
     "Progress",
     "RandomScorer",
     "RawData",
+    "Recommender",
     "RunFolder",
     "SearchSpace",
     "Settings",
@@ -114,13 +122,17 @@ __all__ = [
     "load_fold_in",
     "load_model",
     "load_scorer",
+    "load_trained",
     "make_trainer",
+    "model_class",
+    "model_names",
     "preprocess",
     "read_kgat",
     "read_new_users",
     "read_recbole",
     "read_tables",
     "recommend",
+    "register_model",
     "to_dgl",
 ]
 

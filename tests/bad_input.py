@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 COMMAND = (sys.executable, "-m", "hakg_dgl.cli")
 SMALL = (
-    "--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--set", "negatives=2", "--set", "refit=false",
+    "--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--set", "refit=false",
     "--device", "cpu",
 )  # fmt: skip
 

@@ -1009,7 +1009,7 @@ def make_base(place: Path) -> None:
     for name, text in raw.items():
         (place / "raw" / name).write_text(text)
     with working_in(place):
-        small = ("--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--set", "negatives=2", "--device", "cpu")
+        small = ("--epochs", "1", "--set", "dim=4", "--set", "layers=1", "--device", "cpu")
         for args in (("preprocess", "raw", "--out", "D", "--valid", "0.25"), ("train", "D", "--out", "R", *small)):
             code, _, stderr, error = invoke(args)
             assert code == 0, (stderr, error)

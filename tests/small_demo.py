@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -33,16 +34,27 @@ def with_interactions(dataset: Dataset, interactions: pd.DataFrame) -> Dataset:
     return dataclasses.replace(dataset, interactions=interactions)
 
 
-def small_settings(**overrides: Any) -> Settings:
-    """Four steps an epoch, a few hundredths of a second."""
-    small = {
-        "dim": 8,
-        "layers": 1,
-        "negatives": 10,
-        "batch_size": 160,
-        "lr": 0.01,
-        "epochs": 5,
-        "device": "cpu",
-        "refit": False,
-    }
-    return Settings.resolve(overrides=small | overrides)
+SMALL: dict[str, Any] = {
+    "dim": 8,
+    "layers": 1,
+    "negatives": 10,
+    "batch_size": 160,
+    "lr": 0.01,
+    "epochs": 5,
+    "device": "cpu",
+    "refit": False,
+}
+
+
+def read_by(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are settings of this model."""
+    known = Settings(kind).by_section()
+    return {key: value for key, value in values.items() if key in known}
+
+
+def small_settings(kind: str = "hakg", **overrides: Any) -> Settings:
+    """Four steps an epoch, a few hundredths of a second; of the small values those that the model reads."""
+    small = read_by(kind, SMALL)
+    if overrides.get("ranking_loss") != "hinge":
+        small.pop("negatives", None)
+    return Settings(kind).replace(small | overrides)

@@ -65,9 +65,9 @@ def make_trainer(dataset: Any, **changes: Any) -> Trainer:
 
 
 def loss_and_gradients(trainer: Trainer, objective: Any) -> tuple[float, list[Tensor]]:
-    for name, generator in trainer.objective.generators.items():
+    for name, generator in trainer.trainee.passes[0].loss.generators.items():
         generator.manual_seed(len(name))
-    users, positives = next(iter(trainer.batches))
+    users, positives = next(iter(trainer.trainee.passes[0].batches))
     loss = objective(users, positives)
     return loss.item(), list(torch.autograd.grad(loss, list(trainer.model.parameters())))
 
@@ -85,8 +85,8 @@ def test_the_yardstick_agrees_in_values_and_gradients(dataset: Any, changes: dic
     trainer = make_trainer(dataset, margin=-0.2, **changes, **dropout)
     with torch.no_grad():  # longer vectors than at the start, so that curvature shows
         trainer.model.entity.mul_(4.0)
-    ours, gradients = loss_and_gradients(trainer, trainer.objective)
-    theirs, naive_gradients = loss_and_gradients(trainer, naive.NaiveObjective(trainer.objective))
+    ours, gradients = loss_and_gradients(trainer, trainer.trainee.passes[0].loss)
+    theirs, naive_gradients = loss_and_gradients(trainer, naive.NaiveObjective(trainer.trainee.passes[0].loss))
     assert theirs == pytest.approx(ours, rel=1e-9)
     for mine, other in zip(gradients, naive_gradients, strict=True):
         assert float(mine.abs().max()) > 0.0
@@ -96,27 +96,29 @@ def test_the_yardstick_agrees_in_values_and_gradients(dataset: Any, changes: dic
 def test_the_yardstick_has_the_same_embeddings(dataset: Any) -> None:
     trainer = make_trainer(dataset)
     expected = trainer.model.propagate(all_entities=True)
-    found = naive.NaiveObjective(trainer.objective).propagate()
+    found = naive.NaiveObjective(trainer.trainee.passes[0].loss).propagate()
     for name in ("user", "entity", "item"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0.0, atol=1e-10)
 
 
 def test_the_yardstick_splits_the_angle_loss(dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(dataset)
-    whole = naive.angle_loss(trainer.objective.angle, trainer.model.entity, None)
+    whole = naive.angle_loss(trainer.trainee.passes[0].loss.angle, trainer.model.entity, None)
     monkeypatch.setattr(naive, "ANGLE_CHUNK", 100)
-    torch.testing.assert_close(naive.angle_loss(trainer.objective.angle, trainer.model.entity, None), whole)
+    torch.testing.assert_close(
+        naive.angle_loss(trainer.trainee.passes[0].loss.angle, trainer.model.entity, None), whole
+    )
 
 
 def test_the_yardstick_is_the_full_model_only(dataset: Any) -> None:
     with pytest.raises(ValueError, match="ablations"):
-        naive.NaiveObjective(make_trainer(dataset, gate=False).objective)
+        naive.NaiveObjective(make_trainer(dataset, gate=False).trainee.passes[0].loss)
 
 
 @pytest.mark.parametrize("changes", [{"degree_exponent": 0.5}, {"gate_l2": 0.1}, {"ranking_loss": "softmax"}])
 def test_the_yardstick_is_the_published_model_only(dataset: Any, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="published"):
-        naive.NaiveObjective(make_trainer(dataset, **changes).objective)
+        naive.NaiveObjective(make_trainer(dataset, **changes).trainee.passes[0].loss)
 
 
 def test_the_yardstick_ranks_alike(dataset: Any) -> None:
@@ -141,7 +143,7 @@ def test_timing_the_stages_changes_no_number(dataset: Any) -> None:
     trained = []
     for timed in (False, True):
         trainer = make_trainer(dataset)
-        batch = next(iter(trainer.batches))
+        batch = next(iter(trainer.trainee.passes[0].batches))
         if timed:
             clock = stages.StageClock(trainer.device)
             trainer.model.executor = stages.TimedExecutor.around(trainer.model.executor, clock)
@@ -149,7 +151,7 @@ def test_timing_the_stages_changes_no_number(dataset: Any) -> None:
             assert clock.backward["aggregation"] > 0.0
             assert min(clock.backward.values()) >= 0.0
         else:
-            training_step.step(trainer, trainer.objective, batch)
+            training_step.step(trainer, trainer.trainee.passes[0].loss, batch)
         trained.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
     for plain, with_clock in zip(*trained, strict=True):
         assert torch.equal(plain, with_clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.kernels import interface
 from hakg_dgl.kernels.interface import BackendChoice, explain_cuda_graphs
+from hakg_dgl.models.recommender import adam
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training import steps, trainer
+from hakg_dgl.training.loop import Epoch, EpochSteps, run_epoch
+from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.steps import (
     WARM_UP_STEPS,
     CapturedStep,
     LossRing,
     PlainStep,
-    make_optimizer,
-    refuse_uncapturable,
     set_learning_rate,
 )
-from hakg_dgl.training.trainer import Progress, Trainer
+from hakg_dgl.training.trainee import refuse_unrecordable
+from hakg_dgl.training.trainer import Trainer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -66,7 +69,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Repeated]:
         return made[-1]
 
     monkeypatch.setattr(steps, "CUDARecorder", make)
-    monkeypatch.setattr(trainer, "refuse_uncapturable", lambda settings, device: None)
+    monkeypatch.setattr(trainer, "refuse_unrecordable", lambda settings, device: None)
     return made
 
 
@@ -103,7 +106,7 @@ class Line(nn.Module):
 def line_steps(sizes: list[int], recorder: Repeated | None) -> tuple[list[float], Tensor]:
     """Losses of steps over batches of these sizes, and the parameter after them."""
     model = Line()
-    plain = PlainStep(model, make_optimizer(model.parameters(), 0.1, torch.device("cpu")))
+    plain = PlainStep(model, adam(model.parameters(), 0.1, torch.device("cpu")))
     step = plain if recorder is None else CapturedStep(plain, max(sizes), recorder)
     losses = []
     for number, size in enumerate(sizes):
@@ -128,7 +131,7 @@ def test_recorded_steps_are_the_plain_ones(sizes: list[int]) -> None:
 
 def test_a_plain_step_leaves_the_parameters_until_it_is_updated() -> None:
     model = Line()
-    step = CapturedStep(PlainStep(model, make_optimizer(model.parameters(), 0.1, torch.device("cpu"))), 4, Repeated())
+    step = CapturedStep(PlainStep(model, adam(model.parameters(), 0.1, torch.device("cpu"))), 4, Repeated())
     short = torch.ones(3)
     step.gradients(short, short)
     assert not model.x.any()
@@ -148,7 +151,7 @@ def test_gradients_of_a_recording_are_made_anew() -> None:
             seen.append(model.x.grad)
             return super().record(step)
 
-    optimizer = make_optimizer(model.parameters(), 0.1, torch.device("cpu"))
+    optimizer = adam(model.parameters(), 0.1, torch.device("cpu"))
     step = CapturedStep(PlainStep(model, optimizer), 2, Looks())
     for _ in range(WARM_UP_STEPS + 1):
         step.gradients(torch.ones(2), torch.ones(2))
@@ -177,7 +180,7 @@ def test_a_learning_rate_on_the_device_makes_the_same_steps() -> None:
     found = []
     for as_tensor in (False, True):
         model = Line()
-        optimizer = make_optimizer(model.parameters(), rates[0], torch.device("cpu"))
+        optimizer = adam(model.parameters(), rates[0], torch.device("cpu"))
         if as_tensor:
             optimizer.param_groups[0]["lr"] = torch.tensor(rates[0], dtype=torch.float32)
         for rate in rates:
@@ -212,7 +215,7 @@ def test_training_is_the_same_with_recorded_steps(
     assert same_weights(plain.model, record.model)
     (recorder,) = recorders
     assert recorder.recorded == 1
-    full = len(record.batches.pairs) // record.batches.batch_size or 1
+    full = len(record.trainee.passes[0].batches.pairs) // record.trainee.passes[0].batches.batch_size or 1
     assert recorder.warmed + recorder.replayed == full * results[1]["epochs_run"]
 
 
@@ -260,23 +263,23 @@ def test_losses_of_a_gpu_are_read_every_few_steps(
     expected = dict(seen)
     seen.clear()
     some = Trainer(demo, settings, on_progress=lambda p: seen.append((p.step, p.loss)))
-    n = len(some.batches)
+    n = len(some.trainee.passes[0].batches)
     assert n > 2 * steps.LOSSES_KEPT
-    monkeypatch.setattr(some, "device", torch.device("meta"))  # any that is not the CPU
-    some._steps(1, 0.01, 0.0)
+    monkeypatch.setattr(EpochSteps, "reads_losses", False)  # as on any device that is not the CPU
+    run_epoch(some.session, Epoch(1, 1, 0.01, 0.0))
     assert [step for step, _ in seen] == list(range(steps.LOSSES_KEPT, n, steps.LOSSES_KEPT))
     assert all(loss == expected[step] for step, loss in seen)
 
 
 def test_a_loss_that_is_no_number_is_found_in_a_recorded_step(demo: Dataset, recorders: list[Repeated]) -> None:
     record = Trainer(demo, small_settings(cuda_graphs=True))
-    objective, calls = record.objective, []
+    objective, calls = record.trainee.passes[0].loss, []
 
     def spoiled(users: Tensor, positives: Tensor) -> Tensor:
         calls.append(len(users))
         return objective(users, positives) * (float("nan") if len(calls) == 7 else 1.0)
 
-    record.objective = spoiled  # type: ignore[assignment]
+    record.trainee.passes = (dataclasses.replace(record.trainee.passes[0], loss=spoiled),)
     with pytest.raises(NumericalError, match="the loss became nan in epoch 2, step"):
         record.fit()
 
@@ -296,7 +299,6 @@ def settings_of(**overrides: Any) -> Settings:
         ({"kernels": "dgl"}, "cuda", "kernels = 'dgl', and CUDA graphs need kernels = 'triton'"),
         ({"kernels": "readable"}, "cuda", "kernels = 'readable'"),
         ({"kernels": "auto"}, "cuda", "kernels = 'auto', which is 'torch' here"),
-        ({"kind": "bpr-mf", "kernels": "triton"}, "cuda", "kind = 'bpr-mf'"),
     ],
     ids=str,
 )
@@ -305,13 +307,13 @@ def test_where_nothing_can_be_recorded_it_is_refused(
 ) -> None:
     monkeypatch.setattr(interface, "explain_backend", lambda device: BackendChoice("torch", ""))
     with pytest.raises(ConfigError, match=r"cuda_graphs = true, but .*; set cuda_graphs = false") as refusal:
-        refuse_uncapturable(settings_of(**settings), torch.device(device))
+        refuse_unrecordable(settings_of(**settings), torch.device(device))
     assert problem in str(refusal.value)
-    refuse_uncapturable(settings_of(**settings, **{"cuda_graphs": False}), torch.device(device))
+    refuse_unrecordable(settings_of(**settings, **{"cuda_graphs": False}), torch.device(device))
 
 
 def test_triton_on_cuda_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_uncapturable(settings_of(kernels="triton"), torch.device("cuda"))
+    refuse_unrecordable(settings_of(kernels="triton"), torch.device("cuda"))
     monkeypatch.setattr(interface, "explain_backend", lambda device: BackendChoice("triton", ""))
     assert explain_cuda_graphs("auto", "cuda") is None
 

@@ -27,7 +27,7 @@ cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 from hakg_dgl.cli.failures import HakgGroup, after_interrupt  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "hakg_dgl.cli"]
-SMALL = ["--set", "dim=8", "--set", "negatives=8", "--set", "layers=1"]
+SMALL = ["--set", "dim=8", "--set", "layers=1"]
 
 
 class OutOfMemoryError(RuntimeError):

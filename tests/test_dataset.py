@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakg_dgl.data.dataset import (
-    Dataset,
-    hierarchical_relations,
-    hierarchy_score,
-    load_dataset,
-    relation_table,
-    summary,
-)
+from hakg_dgl.data.dataset import Dataset, facts_of, load_dataset, relation_table, summary
+from hakg_dgl.data.hierarchy import hierarchical_relations, hierarchy_score
 from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
 
 
@@ -234,7 +228,7 @@ def test_hierarchical_relations():
     items = [(0, 3, 2), (1, 3, 2)]
     cycle = [(item, 4, 4) for item in range(4)] + [(4, 4, item) for item in range(4)]
     data = toy(triples=genre + backwards + single + items + cycle, relations=named(*"abcdef"))
-    assert hierarchical_relations(data) == [0, 1]
+    assert hierarchical_relations(facts_of(data)) == [0, 1]
     table = relation_table(data)
     assert table["hierarchy"].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert table["triples"].tolist() == [4, 4, 2, 2, 8, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,8 +19,7 @@ from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import contrastive_loss
 from hakg_dgl.models.bpr_mf import bpr_loss
-from hakg_dgl.training.baselines import make_trainer
-from hakg_dgl.training.trainer import Trainer
+from hakg_dgl.training.trainer import Trainer, make_trainer
 
 SERIAL = 32_768
 """Numbers up to which PyTorch computes elementwise operations and sums on one thread."""
@@ -118,13 +118,13 @@ def drawn(dataset: Dataset, **overrides: Any) -> dict[str, Any]:
     trainer = Trainer(dataset, small_settings(epochs=2, **overrides))
     initial = {name: value.clone() for name, value in trainer.model.named_parameters()}
     pairs: list[Tensor] = []
-    objective = trainer.objective
+    objective = trainer.trainee.passes[0].loss
 
     def noted(users: Tensor, positives: Tensor) -> Tensor:
         pairs.append(torch.stack([users, positives], dim=1))
         return objective(users, positives)
 
-    trainer.objective = noted  # type: ignore[assignment]
+    trainer.trainee.passes = (dataclasses.replace(trainer.trainee.passes[0], loss=noted),)
     trainer.fit()
     stands = {name: objective.generators[name].get_state() for name in ("negatives", "dropout", "angle")}
     return {"initial": initial, "batches": torch.cat(pairs), **stands}

@@ -103,10 +103,10 @@ from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
 from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.kernels.interface import choose_backend
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg import HAKGSettings
 dataset = preprocess(generate_demo())
 for kernels in ("auto", "torch"):
-    model = hakg_dgl.HAKG(hakg_dgl.build_graph(dataset), ModelSettings(dim=4, kernels=kernels))
+    model = hakg_dgl.HAKG(hakg_dgl.build_graph(dataset), HAKGSettings(dim=4, kernels=kernels))
     model.propagate().user.sum().backward()
 for wrong in (lambda: hakg_dgl.build_heterograph(dataset), lambda: choose_backend("dgl")):
     try:

@@ -8,10 +8,12 @@ import dataclasses
 import math
 import re
 import shlex
+import sys
+import types
 import typing
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import click
@@ -24,7 +26,9 @@ from hakg_dgl.data.synthetic import DemoSettings
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry import guards
 from hakg_dgl.kernels.aggregation import VECTORS_BEYOND
-from hakg_dgl.models.settings import PRESETS, Settings, setting_keys
+from hakg_dgl.models.hakg.settings import PRESETS
+from hakg_dgl.models.registry import BUILT_IN
+from hakg_dgl.models.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -138,47 +142,63 @@ SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 
 def table(heading: str) -> list[dict[str, str]]:
     """Rows of the first table below a heading of docs/settings.md, by column."""
-    section = prose(SETTINGS_PAGE).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = re.split(rf"\n##+ {heading}\n", prose(SETTINGS_PAGE))[1]
+    section = re.split(r"\n##", section)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
-def documented() -> dict[str, tuple[str, dict[str, str]]]:
-    """Every key of the settings' tables, with its section and its row."""
-    sections = [field.name for field in dataclasses.fields(Settings)]
-    return {row["key"].strip("`"): (section, row) for section in sections for row in table(section)}
+def documented(kind: str = "hakg") -> dict[str, dict[str, str]]:
+    """Every key of the tables of a model, with its row."""
+    headings = SECTIONS if kind == "hakg" else (kind,)
+    return {row["key"].strip("`"): row for heading in headings for row in table(heading)}
 
 
-KEYS = list(setting_keys())
+SECTIONS = ("model", "loss", "training", "run")
+OTHERS = [kind for kind in BUILT_IN if kind not in ("hakg", "popularity")]
+KEYS = [(kind, key) for kind in ("hakg", *OTHERS) for key in documented(kind)]
 
 
 def test_every_setting_is_documented_in_its_section() -> None:
-    assert {key: section for key, (section, _) in documented().items()} == setting_keys()
-    assert list(documented()) == KEYS, "the order is that of hakg_dgl/config.py"
+    default = Settings()
+    for section in SECTIONS:
+        of_section = [key for key, name in default.by_section().items() if name == section]
+        assert [row["key"].strip("`") for row in table(section)] == of_section, "in the order of the code"
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_setting_is_documented_as_it_is(key: str) -> None:
-    section, row = documented()[key]
-    annotation = typing.get_type_hints(type(getattr(Settings(), section)))[key]
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_another_model_reads_is_documented(kind: str) -> None:
+    settings, general = Settings(kind), Settings().values()
+    own = [
+        key
+        for key, section in settings.by_section().items()
+        if section in ("model", "loss") or settings.values()[key] != general[key]
+    ]
+    assert list(documented(kind)) == own
+    assert set(settings.by_section()) - set(own) <= set(general)
+
+
+@pytest.mark.parametrize(("kind", "key"), KEYS)
+def test_a_setting_is_documented_as_it_is(kind: str, key: str) -> None:
+    settings, row = Settings(kind), documented(kind)[key]
+    section = settings.by_section()[key]
+    annotation = typing.get_type_hints(type(getattr(settings, section)))[key]
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
     assert row["type"] == ("text" if choices else TYPES[annotation])
-    written = re.sub(
-        rf".*^{key} = (.*?)$.*", r"\1", one_line_lists(Settings().to_toml()), flags=re.DOTALL | re.MULTILINE
-    )
+    written = re.sub(rf".*^{key} = (.*?)$.*", r"\1", one_line_lists(settings.to_toml()), flags=re.DOTALL | re.MULTILINE)
     assert row["default"] == f"`{written}`"
     assert row["meaning"]
     if choices:
         assert row["allowed"] == " ".join(f'`"{choice}"`' for choice in choices)
     elif annotation in (int, float):
-        check_range(key, annotation, row["allowed"])
+        check_range(kind, key, annotation, row["allowed"])
 
 
 def one_line_lists(toml: str) -> str:
     return re.sub(r"\[\n\s*(.*?),?\n\]", lambda m: "[" + re.sub(r",\s+", ", ", m[1]) + "]", toml, flags=re.DOTALL)
 
 
-def check_range(key: str, number: type, allowed: str) -> None:
+def check_range(kind: str, key: str, number: type, allowed: str) -> None:
     """Both ends of a documented range are allowed (but for one that is only approached), and nothing beyond."""
     match = re.fullmatch(r"(\S+) to (below )?(\S+)", allowed)
     assert match is not None, f"write the range of {key} as '1 to 10' or '0 to below 1'"
@@ -190,14 +210,14 @@ def check_range(key: str, number: type, allowed: str) -> None:
     if match[2]:
         good, bad = [low, math.nextafter(high, low)], [below, high]
     for value in good:
-        Settings().replace({key: value})
+        Settings(kind).replace({key: value})
     for value in bad:
         with pytest.raises(ConfigError):
-            Settings().replace({key: value})
+            Settings(kind).replace({key: value})
 
 
 def test_the_documented_metrics_are_those_that_can_select() -> None:
-    forms = re.findall(r"`(\w+)@K`", documented()["select_by"][1]["allowed"])
+    forms = re.findall(r"`(\w+)@K`", documented()["select_by"]["allowed"])
     assert len(forms) == 5
     for name in forms:
         Settings().replace({"select_by": f"{name}@7"})
@@ -215,9 +235,14 @@ def test_presets_are_documented_as_they_are() -> None:
 def test_settings_given_as_examples_are_valid(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
     examples = [value for block in blocks(page) for value in re.findall(r"--set (\S+)", block.text)]
-    examples += [code for code in re.findall(r"`([a-z_.]+=\S+?)`", content) if code.partition("=")[0] in KEYS]
+    examples += [
+        code for code in re.findall(r"`([a-z_.]+=\S+?)`", content) if code.partition("=")[0] in Settings().by_section()
+    ]
     for example in examples:
-        Settings.resolve(overrides=[shlex.split(example)[0]])
+        (assignment,) = shlex.split(example)[:1]
+        owners = [name for name in BUILT_IN if assignment.partition("=")[0] in Settings(name).by_section()]
+        assert owners, assignment
+        Settings.resolve(overrides=[f"kind={owners[0]}", assignment])
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -282,7 +307,10 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hakg_dgl, "generate_demo", lambda: generate(tiny))
     dataset = hakg_dgl.preprocess(hakg_dgl.generate_demo())
     generator = torch.Generator().manual_seed(0)
-    names: dict[str, Any] = {"dataset": dataset, "__name__": "example", "__builtins__": builtins}
+    module = types.ModuleType("example")  # dataclasses look up the module that they are in
+    monkeypatch.setitem(sys.modules, "example", module)
+    names = module.__dict__
+    names |= {"dataset": dataset, "__builtins__": builtins}
     names["user_vectors"] = torch.randn(dataset.n_users, 8, generator=generator)
     names["item_vectors"] = torch.randn(dataset.n_items, 8, generator=generator)
     for block in examples(page):

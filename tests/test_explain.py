@@ -23,11 +23,11 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.edge_types import INTERACTED_BY
-from hakg_dgl.insight import decomposition
-from hakg_dgl.insight.decomposition import Terms, Trace, hakg_components
 from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.explanation import Terms
+from hakg_dgl.models.hakg import HAKG, HAKGSettings
+from hakg_dgl.models.hakg import explanation as decomposition
+from hakg_dgl.models.hakg.explanation import HAKGBreakdown, Trace
 
 PAIRS = [(0, 0), (7, 31), (59, 49)]
 SWITCHES = [
@@ -54,7 +54,7 @@ def graph(dataset: Dataset) -> Any:
 def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
     """By default ranked by both cosines alone."""
     chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, **settings}
-    model = HAKG(graph, ModelSettings(**chosen), seed=1, dtype=dtype)
+    model = HAKG(graph, HAKGSettings(**chosen), seed=1, dtype=dtype)
     model.fit_linear_term()
     return model
 
@@ -217,7 +217,8 @@ def shared_users(dataset: Dataset, user: int, item: int) -> set[tuple[int, int]]
 def test_paths_are_what_is_shared_with_their_joint_terms(dataset: Dataset, graph: Any) -> None:
     """Two layers: the user's vector holds facts of past items in the second, weighted by the second gate."""
     model, pairs = untrained(graph, layers=2), dataset.pairs("train")
-    trace, explainer = Trace(model), Explainer(model, dataset)
+    explainer = Explainer(model, dataset)
+    trace = explainer.breakdown.trace
     # A pair that shares entities, the item being one of the user's: it makes no path to itself.
     user, item = next((u, i) for u, i in pairs.tolist() if len(shared_entities(dataset, u, i)) > 2)
     x = explainer(user, item)
@@ -358,9 +359,9 @@ def test_the_linear_term_is_a_component_with_a_weight_for_each_past_item(dataset
 
 def test_another_component_gets_its_own_column_and_terms(dataset: Dataset, graph: Any) -> None:
     model = untrained(graph)
-    trace = Trace(model)
+    breakdown = HAKGBreakdown(model)
     plain = Explainer(model, dataset)(7, 31)
-    more = Explainer(model, dataset, [*hakg_components(trace, model), ItemToItem(trace)])(7, 31)
+    more = Explainer(model, dataset, [*breakdown.components, ItemToItem(breakdown.trace)])(7, 31)
     n = len(more.past_items)
     assert list(more.components["component"])[2:] == ["item to item"]
     assert (more.past_items["similar"] == 0.1).all()
@@ -372,7 +373,7 @@ def test_another_component_gets_its_own_column_and_terms(dataset: Dataset, graph
 
 
 def test_what_cannot_be_explained_is_refused(dataset: Dataset, graph: Any) -> None:
-    with pytest.raises(ConfigError, match="this is a Linear"):
+    with pytest.raises(ConfigError, match="Linear"):
         Explainer(torch.nn.Linear(2, 2), dataset)
     smaller = dataclasses.replace(dataset, entities=pd.concat([dataset.entities, dataset.entities.tail(1)]))
     with pytest.raises(DataError, match="Give the data set that the model was trained on"):
@@ -464,7 +465,7 @@ def test_bad_input_is_refused(work: Path) -> None:
     assert trained.exit_code == 0, trained.output
     result = hakg("explain", "P", "--user", 3, "--item", 1)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "P: is a model of kind 'popularity'; explanations are of kind 'hakg' alone" in result.stderr
+    assert "model 'popularity' does not take its scores apart; the models that do: hakg" in result.stderr
 
 
 # --- the picture --------------------------------------------------------------------------------------------------

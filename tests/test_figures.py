@@ -30,11 +30,9 @@ from hakg_dgl.figures.curves import curve_table, curves_figure, metric_names
 from hakg_dgl.figures.disk import cone_outline, disk_figure, disk_layout, geodesics, largest_branches
 from hakg_dgl.figures.hierarchy import (
     DepthAgreement,
-    Positions,
     child_edges,
     depth_agreement,
     known_tree,
-    positions,
     relation_order,
     relations_figure,
 )
@@ -44,12 +42,13 @@ from hakg_dgl.figures.style import inline_svg, new_figure, plain_relation, save_
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.poincare import distance, expmap0
+from hakg_dgl.models.positions import Positions
 
 pytest.importorskip("matplotlib")
 
 
 def at(entity: Any, item: Any = None, geometry: Any = "poincare", curvature: float = 1.0) -> Positions:
-    return Positions(np.asarray(entity, dtype=np.float64), item, geometry, curvature, "parameters")
+    return Positions(np.asarray(entity, dtype=np.float64), item, geometry, curvature, "parameters", "paper", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +364,7 @@ def learned_order(dataset: Dataset, **settings: Any) -> DepthAgreement:
     chosen = small_settings(epochs=15, layers=2, linear_weight=0, patience=15, **settings)
     trainer = Trainer(dataset, chosen)
     trainer.fit()
-    return depth_agreement(positions(trainer.model), tree_of(dataset), dataset.n_items)
+    return depth_agreement(trainer.model.positions(), tree_of(dataset), dataset.n_items)
 
 
 @pytest.mark.parametrize("geometry", ["poincare", "euclidean"])
@@ -458,7 +457,7 @@ def test_names_are_no_mathematics_and_no_markup(tmp_path: Path) -> None:
 def test_wrong_values_are_refused(subject: Subject) -> None:
     assert subject.model is not None
     with pytest.raises(ConfigError, match="there are no values 'inputs'"):
-        positions(subject.model, "inputs")
+        subject.model.positions("inputs")
 
 
 def test_other_files_are_left_alone(subject: Subject, tmp_path: Path) -> None:

@@ -13,23 +13,23 @@ from dense import adjacency, dense_mean, odd_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from small_demo import small_demo, small_settings
+from small_demo import read_by, small_demo, small_settings
 from torch import Tensor
 from torch.nn import functional as F
 
 from hakg_dgl import HAKG, load_fold_in, load_model, load_scorer, make_trainer, recommend
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg import HAKGSettings
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, SumOfRows, SumOfUnitMeans, lists_of
-from hakg_dgl.training.fold_in import fold_into_hakg, fused_layers
-from hakg_dgl.training.run_folder import RunFolder, model_splits
+from hakg_dgl.training.loading import model_splits
+from hakg_dgl.training.run_folder import RunFolder
 
 DEMO = small_demo()
 SWITCHES: list[dict[str, Any]] = [{}, {"gate": False}, {"dual_item_embeddings": False}, {"geometry": "euclidean"}]
 
 
 def model_of(**settings: Any) -> HAKG:
-    return HAKG(odd_graph().heterograph(), ModelSettings(dim=6, **settings), seed=3, dtype=torch.float64)
+    return HAKG(odd_graph().heterograph(), HAKGSettings(dim=6, **settings), seed=3, dtype=torch.float64)
 
 
 def own_lists(model: HAKG) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def test_vectors_are_those_of_the_dense_definition(formulation: Any, score: Any,
     expected = dense_vectors(model, counts)
     if score != "inner":
         expected = F.normalize(expected, dim=1)
-    found = fold_into_hakg(model).fold_in(indptr, item)
+    found = model.fold_in().fold_in(indptr, item)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     assert not found[4].any()
 
@@ -93,14 +93,14 @@ def test_with_the_own_items_and_the_parameters_the_trained_user_comes_out(
     formulation: Any, switch: dict[str, Any]
 ) -> None:
     model = model_of(formulation=formulation, layers=3, **switch)
-    gathered = SumOfUnitMeans(fused_layers(model), unit=False)(*own_lists(model))
+    gathered = SumOfUnitMeans(model.fused_layers(), unit=False)(*own_lists(model))
     torch.testing.assert_close(gathered + model.user, model.propagate().user, rtol=0, atol=1e-11)
 
 
 def test_the_linear_term_of_a_new_user_is_that_of_a_trained_one_with_the_same_items() -> None:
     model = model_of(linear_weight=2.0, linear_rank=4)
     model.fit_linear_term()
-    found, (users, items) = fold_into_hakg(model).fold_in(*own_lists(model)), model.ranking_vectors()
+    found, (users, items) = model.fold_in().fold_in(*own_lists(model)), model.ranking_vectors()
     assert found.shape == users.shape
     assert items.shape[1] > 6
     assert found[:, 6:].abs().max() > 0
@@ -158,7 +158,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if kind not in runs:
             runs[kind] = tmp_path_factory.mktemp(kind)
             few = {"neighbours": [20], "shrinkage": [0.0], "ease_l2": [20.0], "epochs": 8, "layers": 2}
-            make_trainer(DEMO, small_settings(kind=kind, **few), run=runs[kind]).fit()
+            make_trainer(DEMO, small_settings(kind, **read_by(kind, few)), run=runs[kind]).fit()
         return runs[kind]
 
     return get
@@ -189,7 +189,7 @@ def load_scorer_vectors(run: Path) -> tuple[Tensor, Tensor]:
 
 
 def test_matrix_factorisation_is_refused_by_name(trained: Any) -> None:
-    with pytest.raises(ConfigError, match="is a model of kind 'bpr-mf', in which a user is a row of parameters"):
+    with pytest.raises(ConfigError, match=r"model 'bpr-mf' .* new users need training"):
         load_fold_in(trained("bpr-mf"), DEMO)
 
 

@@ -26,7 +26,7 @@ EVIL = "</script><img src=x onerror=alert(1)><!-- <script> ' \" & \u2028 ü"
 
 def at(dataset: Dataset, dim: int = 2) -> Positions:
     tangent = np.random.default_rng(0).normal(size=(dataset.n_entities, dim)) * 0.8
-    return Positions(tangent, None, "poincare", 1.0, "parameters")
+    return Positions(tangent, None, "poincare", 1.0, "parameters", "paper", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,9 @@ def test_the_first_view_is_of_the_points_and_the_origin(browser: Any, dataset: D
     """Points on one side of the origin, as of a projection, use the whole view all the same."""
     tangent = 0.05 * np.random.default_rng(0).normal(size=(dataset.n_entities, 2)) + [0.4, 0.0]
     file = tmp_path / "page.html"
-    file.write_text(interactive_page(Positions(tangent, None, "poincare", 1.0, "parameters"), dataset), "utf-8")
+    file.write_text(
+        interactive_page(Positions(tangent, None, "poincare", 1.0, "parameters", "paper", 0.1), dataset), "utf-8"
+    )
     driver = opened(browser, file)
     script = "const all = window.hierarchy; return [...all.data.x.map((_, i) => all.place(i)), all.origin()]"
     places, size = np.array(driver.execute_script(script)), driver.find_element("id", "canvas").size

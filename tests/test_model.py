@@ -21,8 +21,7 @@ from with_dgl import BACKENDS_HERE, needs_dgl
 from hakg_dgl.graph.dgl_graph import to_dgl
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.embeddings import Embeddings
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg import HAKG, HAKGSettings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
@@ -43,7 +42,7 @@ switches = pytest.mark.parametrize(
 
 def model_of(path, dtype=torch.float64, graph=GRAPH, **settings):
     settings = {"dim": 4, "layers": 2, "kernels": path, "linear_weight": 0.0, **settings}
-    return HAKG(graph.heterograph(), ModelSettings(**settings), seed=3, dtype=dtype)
+    return HAKG(graph.heterograph(), HAKGSettings(**settings), seed=3, dtype=dtype)
 
 
 def outputs(embeddings):
@@ -320,7 +319,7 @@ def test_switches_have_the_parameters_they_need_and_no_others(formulation, geome
 
 def test_initialisation_is_xavier_uniform_and_follows_the_seed():
     graph = odd_graph()
-    settings = ModelSettings(dim=64)
+    settings = HAKGSettings(dim=64)
     first, again, other = (HAKG(graph.heterograph(), settings, seed=seed) for seed in (1, 1, 2))
     for (name, parameter), same, different in zip(
         first.named_parameters(), again.parameters(), other.parameters(), strict=True
@@ -346,7 +345,7 @@ def test_a_switch_leaves_the_other_parameters_as_drawn():
 def test_either_kind_of_graph_will_do(path):
     """With eleven relations, whose names sort differently from their numbers."""
     graph = odd_graph()
-    settings = ModelSettings(dim=4, layers=3, linear_weight=0.0, kernels=path)
+    settings = HAKGSettings(dim=4, layers=3, linear_weight=0.0, kernels=path)
     own = HAKG(graph.heterograph(), settings, seed=3, dtype=torch.float64)
     dgls = HAKG(to_dgl(graph.heterograph()), settings, seed=3, dtype=torch.float64)
     assert_same(
@@ -371,7 +370,7 @@ def test_weights_are_exchanged_between_paths():
 @needs_dgl
 def test_the_callers_graph_carries_nothing_afterwards():
     heterograph = to_dgl(GRAPH.heterograph())
-    model = HAKG(heterograph, ModelSettings(dim=4, kernels="readable"))
+    model = HAKG(heterograph, HAKGSettings(dim=4, kernels="readable"))
     outputs(model.propagate(dropout=torch.Generator())).sum().backward()
     assert not any(heterograph.nodes[node].data for node in heterograph.ntypes)
     assert not any(heterograph.edges[etype].data for etype in heterograph.canonical_etypes)

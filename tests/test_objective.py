@@ -11,12 +11,14 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, attribute_tree, hierarchical_relations, relation_table
+from hakg_dgl.data.dataset import Dataset, facts_of, relation_table
+from hakg_dgl.data.hierarchy import attribute_tree, hierarchical_relations
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.layers.losses import contrastive_loss, softmax_loss
+from hakg_dgl.models.hakg.objective import STREAMS, Objective, relation_ids
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.training.objective import STREAMS, Objective, relation_ids
-from hakg_dgl.training.trainer import build_model, training_splits
+from hakg_dgl.training.trainee import BATCHES, Trainee
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,10 @@ def demo() -> Dataset:
 
 def objective(dataset: Dataset, **overrides: Any) -> Objective:
     settings = small_settings(dtype="float64", **overrides)
-    model = build_model(dataset, settings, torch.device("cpu"))
-    return Objective(model, dataset, settings, training_splits(settings))
+    splits = settings.training.training_splits
+    objective = Trainee(dataset, settings, torch.device("cpu"), splits).passes[0].loss
+    assert isinstance(objective, Objective)
+    return objective
 
 
 def batch(dataset: Dataset, n: int = 100) -> tuple[Tensor, Tensor]:
@@ -48,9 +52,9 @@ def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: 
     users, items = batch(demo)
     negatives, dropout, angle = (torch_generator(2020, name) for name in ("negatives", "dropout", "angle"))
     drawn = sut.sampler.sample(users, 10, negatives)
-    embeddings = sut.model.propagate(dropout=dropout)
+    embeddings = sut.network.propagate(dropout=dropout)
     contrastive = contrastive_loss(sut.backend, embeddings, users, items, drawn, 0.6)
-    cones = sut.angle(sut.backend, sut.model.entity, angle)
+    cones = sut.angle(sut.backend, sut.network.entity, angle)
     assert bool(cones > 0)
     torch.testing.assert_close(sut(users, items), contrastive + 0.3 * cones, rtol=1e-12, atol=0)
 
@@ -59,7 +63,7 @@ def test_the_loss_is_the_sum_of_both_losses_on_draws_of_their_own_streams(demo: 
 def test_the_softmax_is_over_a_sample_of_the_items_or_all(demo: Dataset, candidates: int) -> None:
     sut = objective(demo, angle_weight=0.0, candidates=candidates, temperature=0.5, gate_l2=0.0)
     users, items = batch(demo)
-    user, item = sut.model.score_vectors(sut.model.propagate(dropout=torch_generator(2020, "dropout")))
+    user, item = sut.network.score_vectors(sut.network.propagate(dropout=torch_generator(2020, "dropout")))
     sample = None
     if candidates < demo.n_items:
         sample = torch.randperm(demo.n_items, generator=torch_generator(2020, "negatives"))[:candidates]
@@ -81,7 +85,7 @@ def test_a_step_draws_from_its_streams_alone(demo: Dataset) -> None:
     ):
         sut = objective(demo, **overrides)
         before = states(sut)
-        assert set(before) == set(STREAMS)
+        assert set(before) == {BATCHES, *STREAMS}
         sut(users, items)
         assert drawn_from(before, states(sut)) == used
     assert torch.equal(everything, torch.get_rng_state())
@@ -89,7 +93,7 @@ def test_a_step_draws_from_its_streams_alone(demo: Dataset) -> None:
 
 def test_the_number_of_negatives_leaves_all_other_draws_alone(demo: Dataset) -> None:
     few, many = (objective(demo, ranking_loss="hinge", negatives=n) for n in (3, 40))
-    for one, other in zip(few.model.parameters(), many.model.parameters(), strict=True):
+    for one, other in zip(few.network.parameters(), many.network.parameters(), strict=True):
         assert torch.equal(one, other)
     for _ in range(2):
         few(*batch(demo))
@@ -100,7 +104,7 @@ def test_the_number_of_negatives_leaves_all_other_draws_alone(demo: Dataset) -> 
 def test_every_parameter_learns(demo: Dataset) -> None:
     sut = objective(demo)
     sut(*batch(demo)).backward()
-    for name, parameter in sut.model.named_parameters():
+    for name, parameter in sut.network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name
         assert float(parameter.grad.abs().max()) > 0, name
@@ -119,19 +123,22 @@ def test_negatives_are_items_without_training_interaction(demo: Dataset) -> None
 
 def test_relations_by_name_by_original_id_or_estimated(demo: Dataset) -> None:
     names = list(demo.relations["name"])
-    assert relation_ids(demo, ("all",)) is None
-    assert relation_ids(demo, (names[2], names[0])).tolist() == [2, 0]
-    estimated = relation_ids(demo, ("auto",)).tolist()
-    assert estimated == hierarchical_relations(demo)
+    assert relation_ids(build_graph(demo), ("all",)) is None
+    assert relation_ids(build_graph(demo), (names[2], names[0])).tolist() == [2, 0]
+    estimated = relation_ids(build_graph(demo), ("auto",)).tolist()
+    assert estimated == hierarchical_relations(facts_of(demo))
     assert estimated
     swapped = demo.relations.assign(original_id=["a", "b", names[0], "d"])
     renamed = dataclasses.replace(demo, relations=swapped)
-    assert relation_ids(renamed, ("b", names[0])).tolist() == [1, 0]  # a name goes before an equal original id
+    assert relation_ids(build_graph(renamed), ("b", names[0])).tolist() == [
+        1,
+        0,
+    ]  # a name goes before an equal original id
 
 
 def test_an_unknown_relation_is_named_with_those_there_are(demo: Dataset) -> None:
     with pytest.raises(ConfigError, match=r"'genre'.*lacks; it has 'belongs_to', 'subcategory_of'"):
-        relation_ids(demo, ("belongs_to", "genre"))
+        relation_ids(build_graph(demo), ("belongs_to", "genre"))
     with pytest.raises(ConfigError, match="'genre'"):
         objective(demo, hierarchical_relations=["genre"])
 
@@ -140,7 +147,7 @@ def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
     triples = demo.triples
     items = (triples["head"] < demo.n_items) != (triples["tail"] < demo.n_items)
     for names in (["all"], ["made_by"], ["made_by", "belongs_to"]):
-        ids = relation_ids(demo, tuple(names))
+        ids = relation_ids(build_graph(demo), tuple(names))
         chosen = items if ids is None else items & triples["relation"].isin(ids.tolist())
         sut = objective(demo, hierarchical_relations=names, angle_pairs="items")
         assert sut.angle.pairs.n_edges == int(chosen.sum()) > 0
@@ -150,7 +157,7 @@ def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
 
 
 def test_attributes_are_below_attributes_where_relations_order_them(demo: Dataset) -> None:
-    tree = attribute_tree(demo)
+    tree = attribute_tree(facts_of(demo))
     marked = relation_table(demo).set_index("name")["orders_attributes"]
     assert marked[marked].index.tolist() == ["subcategory_of"]
     of_items = objective(demo, angle_pairs="items").angle.pairs
@@ -173,7 +180,7 @@ def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> 
         lower, upper = ([first + row[end] for row in rows] for end in (0, 1))
         extra = pd.DataFrame({"head": lower, "relation": 0, "tail": upper}).astype("int64")
         changed = dataclasses.replace(demo, triples=pd.concat([one, extra]))
-        edges = attribute_tree(changed, relations)
+        edges = attribute_tree(facts_of(changed), relations)
         return sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True))
 
     fan = [(0, 3), (1, 3), (2, 3)]
@@ -183,16 +190,16 @@ def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> 
     assert tree((3, 0), relations=[0]) == [(0, 3), (1, 3), (2, 3), (3, 0)], "asked for by name"
     assert tree((5, 6), (7, 8), (9, 10)) == [], "as many at the one end as at the other"
     backwards = dataclasses.replace(demo, triples=one.rename(columns={"head": "tail", "tail": "head"}))
-    edges = attribute_tree(backwards)
+    edges = attribute_tree(facts_of(backwards))
     assert sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True)) == fan
     with_item = dataclasses.replace(demo, triples=pd.concat([one, one.assign(tail=0)]))
-    assert attribute_tree(with_item).empty, "a relation that items have too"
+    assert attribute_tree(facts_of(with_item)).empty, "a relation that items have too"
 
 
 def test_the_gate_is_kept_small(demo: Dataset) -> None:
     users, items = batch(demo)
     plain, sut = objective(demo, gate_l2=0.0), objective(demo, gate_l2=0.5)
-    squares = sum(parameter.square().sum() for name, parameter in sut.model.named_parameters() if "gate" in name)
+    squares = sum(parameter.square().sum() for name, parameter in sut.network.named_parameters() if "gate" in name)
     assert squares > 1.0
     torch.testing.assert_close(sut(users, items), plain(users, items) + 0.5 * squares, rtol=1e-12, atol=0)
     without = objective(demo, gate=False, gate_l2=0.5)

@@ -320,9 +320,7 @@ def test_what_new_users_cannot_be_used_for(place: Path, tmp_path: Path) -> None:
     assert "there is no user with the id 'cy'\nIds look like these: 'ann', 'bob'." in refused(
         place / "R", "--new-users", file, "--user", "cy"
     )
-    assert "is a model of kind 'bpr-mf', in which a user is a row of parameters" in refused(
-        place / "MF", "--new-users", file
-    )
+    assert "model 'bpr-mf' has no vectors for users it was not trained on" in refused(place / "MF", "--new-users", file)
     with pytest.raises(ConfigError, match="unknown_items = 'drop' is not allowed"):
         read_new_users(file, DEMO, unknown_items="drop")  # type: ignore[arg-type]
 

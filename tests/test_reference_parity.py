@@ -26,8 +26,7 @@ from hakg_dgl.graph.heterograph import graph_from_arrays
 from hakg_dgl.kernels.interface import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss, contrastive_loss, item_attribute_pairs
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg import HAKG, HAKGSettings
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
 FOLDER = Path(os.environ.get("HAKG_REFERENCE_DIR", SHARED / "reference"))
@@ -50,7 +49,7 @@ def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float
         n_items=int(z["n_items"]),
         n_entities=int(z["n_entities"]),
     )
-    settings = ModelSettings(
+    settings = HAKGSettings(
         formulation="released",
         dim=int(z["dim"]),
         layers=int(z["layers"]),

@@ -16,8 +16,10 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
-from hakg_dgl.training.run_folder import RunFolder, load_model, model_splits
-from hakg_dgl.training.trainer import Progress, Trainer
+from hakg_dgl.training.loading import load_model, model_splits
+from hakg_dgl.training.progress import Progress
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.trainer import Trainer
 
 REFIT = {"refit": True, "epochs": 5}
 
@@ -117,16 +119,60 @@ def test_an_interrupted_refit_resumes_to_the_same_end(
     assert_same(run, whole)
 
 
-def test_a_finished_refit_resumes_to_itself_and_refuses_a_longer_selection(
-    demo: Dataset, tmp_path: Path, whole: Path
-) -> None:
+def test_a_finished_refit_resumes_to_itself(demo: Dataset, tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     Trainer(demo, small_settings(**REFIT), run=run).fit()
     RunFolder(run).model_file.unlink()
     Trainer(demo, small_settings(**REFIT), run=run).fit(resume=True)
     assert_same(run, whole)
-    with pytest.raises(CheckpointError, match="epochs and patience cannot change"):
-        Trainer(demo, small_settings(**{**REFIT, "epochs": 9}), run=run).fit(resume=True)
+
+
+@pytest.fixture(scope="module")
+def longer(demo: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of more epochs."""
+    run = tmp_path_factory.mktemp("longer") / "run"
+    Trainer(demo, small_settings(**{**REFIT, "epochs": 9}), run=run).fit()
+    return run
+
+
+@pytest.mark.parametrize("moment", [None, (1, 2), (2, 4)], ids=["finished", "within the refit", "between its epochs"])
+def test_a_refitted_run_goes_on_with_more_epochs(
+    demo: Dataset, tmp_path: Path, longer: Path, moment: tuple[int, int] | None
+) -> None:
+    run = tmp_path / "run"
+    if moment is None:
+        Trainer(demo, small_settings(**REFIT), run=run).fit()
+    else:
+        with pytest.raises(Stop):
+            Trainer(demo, small_settings(**REFIT), run=run, on_progress=stop_in_refit(*moment)).fit()
+    Trainer(demo, small_settings(**{**REFIT, "epochs": 9}), run=run).fit(resume=True)
+    assert_same(run, longer)
+    with pytest.raises(CheckpointError, match="has done 9 epochs already; epochs = 5 is too few"):
+        Trainer(demo, small_settings(**REFIT), run=run).fit(resume=True)
+
+
+def test_going_on_can_be_interrupted_again(demo: Dataset, tmp_path: Path, longer: Path) -> None:
+    run, more = tmp_path / "run", small_settings(**{**REFIT, "epochs": 9})
+    Trainer(demo, small_settings(**REFIT), run=run).fit()
+
+    def stop(progress: Progress) -> None:
+        if not progress.refit and (progress.epoch, progress.step) == (7, 2):
+            raise Stop
+
+    with pytest.raises(Stop):
+        Trainer(demo, more, run=run, on_progress=stop).fit(resume=True)
+    Trainer(demo, more, run=run).fit(resume=True)
+    assert_same(run, longer)
+
+
+def test_a_search_that_patience_ended_stays_over(demo: Dataset, tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", small_settings(refit=True, lr=1e-8, epochs=9, patience=1)
+    first = Trainer(demo, settings, run=run).fit()
+    assert first["epochs_run"] < 9
+    again = Trainer(demo, settings.replace({"epochs": 20}), run=run).fit(resume=True)
+    assert {key: again[key] for key in ("best_epoch", "epochs_run", "metrics", "refit")} == {
+        key: first[key] for key in ("best_epoch", "epochs_run", "metrics", "refit")
+    }
 
 
 def test_fitting_again_starts_from_the_selection(demo: Dataset, tmp_path: Path, whole: Path) -> None:

@@ -14,22 +14,22 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from small_demo import small_demo, small_settings
+from small_demo import read_by, small_demo, small_settings
 
 from hakg_dgl import locks
 from hakg_dgl.atomic_files import write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
+from hakg_dgl.models.hakg.objective import Objective
 from hakg_dgl.ranking.evaluation import Evaluator
-from hakg_dgl.training import trainer as training
-from hakg_dgl.training.baselines import make_trainer
-from hakg_dgl.training.objective import Objective
+from hakg_dgl.training import session, trainee
+from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import RunFolder
-from hakg_dgl.training.trainer import Progress, Trainer
+from hakg_dgl.training.trainer import Trainer, make_trainer
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 EPOCHS = 3
-SMALL = {"dim": 8, "layers": 1, "negatives": 10, "batch_size": 160, "lr": 0.01, "epochs": EPOCHS, "refit": True}
+SMALL = {"dim": 8, "layers": 1, "batch_size": 160, "lr": 0.01, "epochs": EPOCHS, "refit": True}
 STEPS = 4
 
 
@@ -62,7 +62,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hakg_train(data: Path, run: Path, *options: str, **overrides: Any) -> Result:
-    values = {} if "--resume" in options else SMALL | overrides
+    small = read_by(overrides.get("kind", "hakg"), SMALL)
+    values = {} if "--resume" in options else small | overrides
     given = [f"--set={key}={str(value).lower()}" for key, value in values.items()]
     return CliRunner().invoke(cli.main, ["train", str(data), "--out", str(run), *given, *options])
 
@@ -164,7 +165,7 @@ def test_the_second_of_two_kinds_counts(data: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_signal_before_training_writes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "build_model", at_call(1, training.build_model, send(signal.SIGTERM)))
+    monkeypatch.setattr(trainee, "build_model", at_call(1, trainee.build_model, send(signal.SIGTERM)))
     result = hakg_train(data, tmp_path / "run")
     assert result.exit_code == 143
     assert result.stderr == "\nInterrupted. Nothing was written.\n"
@@ -202,7 +203,7 @@ def test_a_long_epoch_saves_its_state_on_the_way(
         if (progress.epoch, progress.step) == (2, 3):
             raise Stop
 
-    monkeypatch.setattr(training, "STATE_AGE", 0.0)
+    monkeypatch.setattr(session, "STATE_AGE", 0.0)
     settings = small_settings(**SMALL)
     with pytest.raises(Stop):
         Trainer(demo, settings, run=tmp_path / "run", on_progress=stop).fit()
@@ -257,7 +258,7 @@ def test_the_second_trainer_of_a_folder_is_refused_and_a_kill_lets_go(
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("kind", ["hakg", "popularity"])
 def test_a_trainer_of_the_same_process_is_refused_too(demo: Dataset, tmp_path: Path, kind: str, resume: bool) -> None:
-    settings, refused = small_settings(kind=kind, epochs=1), []
+    settings, refused = small_settings(kind, **read_by(kind, {"epochs": 1})), []
 
     def intrude(progress: Progress) -> None:
         with pytest.raises(CheckpointError, match=f"process {os.getpid()} on"):

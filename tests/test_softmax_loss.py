@@ -20,8 +20,9 @@ from hakg_dgl.layers.losses import softmax_loss
 from hakg_dgl.models.ease import ease_weights
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
-from hakg_dgl.training.run_folder import load_model
-from hakg_dgl.training.trainer import Trainer, build_model
+from hakg_dgl.training.loading import load_model
+from hakg_dgl.training.trainee import build_model
+from hakg_dgl.training.trainer import Trainer
 
 
 def dense_softmax(

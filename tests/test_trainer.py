@@ -39,8 +39,13 @@ from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 from hakg_dgl.training import checkpoint
-from hakg_dgl.training.run_folder import RunFolder, load_model
-from hakg_dgl.training.trainer import PUBLISHED_NOTE, Progress, Trainer, choose_device, learning_rate
+from hakg_dgl.training.circumstances import choose_device
+from hakg_dgl.training.loading import load_model
+from hakg_dgl.training.phases import learning_rate
+from hakg_dgl.training.progress import Progress
+from hakg_dgl.training.protocol import PUBLISHED_NOTE
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.trainer import Trainer
 
 EPOCHS = 5
 METRICS = {"recall@20", "ndcg@20", "precision@20", "hit@20", "mrr@20"}
@@ -610,8 +615,8 @@ def test_published_selects_on_the_test_split_and_says_so(demo: Dataset, tmp_path
 def test_published_trains_on_the_validation_split_too(demo: Dataset) -> None:
     for protocol, splits in (("validation", ("train",)), ("published", ("train", "valid"))):
         trainer = Trainer(demo, small_settings(protocol=protocol))
-        assert len(trainer.batches.pairs) == len(demo.pairs(*splits))
-        assert trainer.model.packed.interactions.n_edges == len(demo.pairs(*splits))
+        assert len(trainer.trainee.passes[0].batches.pairs) == len(demo.pairs(*splits))
+        assert trainer.model.graph.packed.interactions.n_edges == len(demo.pairs(*splits))
 
 
 def test_training_stops_after_patience_evaluations_without_a_better_one(demo: Dataset, tmp_path: Path) -> None:
@@ -681,7 +686,7 @@ def spoil(trainer: Trainer, epoch: int, value: float, name: str = "entity") -> N
             with torch.no_grad():
                 trainer.model.get_parameter(name)[0, 0] = value
 
-    trainer._report = report
+    trainer.session.recording.report = report
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

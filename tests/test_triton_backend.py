@@ -37,8 +37,7 @@ from hakg_dgl.layers.losses import COUNT_FLOOR, hinge_over_negatives
 from hakg_dgl.layers.packed_executor import PackedExecutor
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.layers.updates import Copy, RelationTransitive
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg import HAKG, HAKGSettings
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.training.trainer import Trainer
 
@@ -325,18 +324,18 @@ def test_a_step_waits_for_nothing_copies_nothing_and_adds_in_order(
     """What CUDA graphs and reproducible results need of every operator in a step."""
     monkeypatch.setattr(losses, "in_fixed_shapes", lambda on: True)  # as on CUDA
     trainer = Trainer(tiny, train_settings(kernels="triton", layers=1, **settings))
-    users, positives = next(iter(trainer.batches))
-    trainer.objective(users, positives).backward()  # the first step sorts what all later ones use
-    trainer.optimizer.step()
+    users, positives = next(iter(trainer.trainee.passes[0].batches))
+    trainer.trainee.passes[0].loss(users, positives).backward()  # the first step sorts what all later ones use
+    trainer.trainee.optimizers["all"].step()
     monkeypatch.setattr(NegativeSampler, "sample", NegativeSampler._sample_in_fixed_shapes)  # as on CUDA
     # The interpreter itself reads its arguments back; what surrounds the kernels must not.
     run = {owner: owner.run for owner in _kernels()}
     for kernel, inner in run.items():
         monkeypatch.setattr(kernel, "run", _unguarded(inner))
     with Fixed():
-        loss = trainer.objective(users, positives)
+        loss = trainer.trainee.passes[0].loss(users, positives)
         loss.backward()
-        trainer.optimizer.step()
+        trainer.trainee.optimizers["all"].step()
     assert loss.isfinite()
 
 
@@ -349,9 +348,9 @@ def test_gradients_in_fixed_shapes_are_the_plain_ones(
     for fixed in (False, True):
         monkeypatch.setattr(losses, "in_fixed_shapes", lambda on, fixed=fixed: fixed)
         trainer = Trainer(tiny, train_settings(kernels=kernels, layers=1, dtype="float64", **settings))
-        users, positives = next(iter(trainer.batches))
+        users, positives = next(iter(trainer.trainee.passes[0].batches))
         assert len(users.unique()) < len(users)  # or nothing would be added up
-        found.append(gradients(trainer.objective(users, positives), *trainer.model.parameters()))
+        found.append(gradients(trainer.trainee.passes[0].loss(users, positives), *trainer.model.parameters()))
     for ours, plain in zip(*found, strict=True):
         assert error(ours, plain) < 1e-13
 
@@ -415,11 +414,11 @@ def step_of(dataset: Dataset, **settings: Any) -> tuple[list[float], dict[str, t
     """Losses of two steps, and the parameters after them."""
     trainer = Trainer(dataset, train_settings(**settings))
     losses = []
-    for users, positives in list(trainer.batches)[:2]:
-        trainer.optimizer.zero_grad()
-        loss = trainer.objective(users, positives)
+    for users, positives in list(trainer.trainee.passes[0].batches)[:2]:
+        trainer.trainee.optimizers["all"].zero_grad()
+        loss = trainer.trainee.passes[0].loss(users, positives)
         loss.backward()
-        trainer.optimizer.step()
+        trainer.trainee.optimizers["all"].step()
         losses.append(float(loss.detach()))
     return losses, {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
 
@@ -447,7 +446,7 @@ def test_two_steps_in_float32(tiny: Dataset) -> None:
 
 
 def propagated(kernels: str, precision: str, packed: PackedGraph) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    settings = ModelSettings(dim=16, layers=1, kernels=kernels, precision=precision)  # type: ignore[arg-type]
+    settings = HAKGSettings(dim=16, layers=1, kernels=kernels, precision=precision)  # type: ignore[arg-type]
     model = HAKG(packed, settings, seed=3).to(DEVICE)
     out = model.propagate(all_entities=True)
     assert out.item is not None
@@ -491,9 +490,9 @@ def test_tables_of_a_fused_backend_are_bfloat16_and_of_others_rounded() -> None:
 
 def test_bfloat16_is_refused_where_it_makes_no_sense() -> None:
     with pytest.raises(ConfigError, match="precision = 'bf16' is not for kernels = 'readable'"):
-        ModelSettings(precision="bf16", kernels="readable")
+        HAKGSettings(precision="bf16", kernels="readable")
     with pytest.raises(ConfigError, match="dtype = 'float64'"):
-        HAKG(odd_graph().heterograph(), ModelSettings(precision="bf16"), dtype=torch.float64)
+        HAKG(odd_graph().heterograph(), HAKGSettings(precision="bf16"), dtype=torch.float64)
 
 
 # --- who computes -------------------------------------------------------------------------------------------------

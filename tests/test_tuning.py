@@ -22,7 +22,7 @@ from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.studies.tuning import Study, StudyProgress
 from hakg_dgl.studies.tuning_report import ranked
-from hakg_dgl.training import trainer
+from hakg_dgl.training import phases
 
 pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 
@@ -170,7 +170,7 @@ def test_a_trial_that_fails_is_recorded_with_the_reason(demo: Dataset, tmp_path:
 
 
 def test_a_loss_that_becomes_nan_is_recorded(demo: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "learning_rate", lambda lr, *_: math.nan if lr == 0.02 else lr)
+    monkeypatch.setattr(phases, "learning_rate", lambda lr, *_: math.nan if lr == 0.02 else lr)
     report = begin(tmp_path / "study", demo, {"lr": [0.01, 0.02]}).run(5)
     state = {0.01: "completed", 0.02: "failed"}
     assert [trial["state"] for trial in report["trials"]] == [state[t["settings"]["lr"]] for t in report["trials"]]
@@ -180,7 +180,7 @@ def test_a_loss_that_becomes_nan_is_recorded(demo: Dataset, tmp_path: Path, monk
 
 
 def test_a_mistake_of_ours_is_not_hidden(demo: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "learning_rate", lambda *_: 1 / 0)
+    monkeypatch.setattr(phases, "learning_rate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         begin(tmp_path / "study", demo).run(5)
     report = json.loads((tmp_path / "study" / "report.json").read_bytes())
@@ -242,7 +242,7 @@ def test_the_settings_of_a_baseline_are_searched_in_its_own_space(demo: Dataset,
     study = Study(tmp_path / "study", demo, Settings.resolve(overrides={"kind": "ease", "device": "cpu"}))
     report = study.run(3)
     assert list(report["search"]) == ["ease_l2"]
-    assert Settings.resolve(file=tmp_path / "study" / "best.toml").baseline.ease_l2 == (
+    assert Settings.resolve(file=tmp_path / "study" / "best.toml").model.ease_l2 == (
         report["best"]["settings"]["ease_l2"],
     )
     assert report["commands"] == [f"hakg train DATA --out {tmp_path}/study-best --config {tmp_path}/study/best.toml"]

@@ -15,8 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.models.settings import KIND_DEFAULTS, Settings, setting_keys
-from hakg_dgl.studies.search_space import _FIXED, DEFAULT_SPACES, Choice, Range, SearchSpace
+from hakg_dgl.models.hakg.settings import HINGE_SPACE
+from hakg_dgl.models.registry import BUILT_IN, model_class
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.studies.search_space import _FIXED, Choice, Range, SearchSpace
+
+DEFAULT_SPACES = {name: model_class(name).space for name in BUILT_IN if model_class(name).space}
+DEFAULT_SPACES["hakg-hinge"] = HINGE_SPACE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,7 +51,7 @@ def test_a_file_with_ranges_choices_and_tables(tmp_path: Path) -> None:
         "[model]\nlayers = { low = 1, high = 3 }\ngate = [true, false]\n"
         "message_dropout = { low = 0, high = 0.5, step = 0.1 }\n"
         '[loss]\nhierarchical_relations = [["all"], "auto", ["made_by", "of_year"]]\n'
-        "[baseline]\nneighbours = { low = 5, high = 50, log = true }\n",
+        "[run]\ndtype = ['float32', 'float64']\n",
     )
     assert space.dimensions == {
         "lr": Range(1e-4, 1e-2, log=True),
@@ -55,14 +60,14 @@ def test_a_file_with_ranges_choices_and_tables(tmp_path: Path) -> None:
         "gate": Choice((True, False)),
         "message_dropout": Range(0.0, 0.5, step=0.1),
         "hierarchical_relations": Choice((("all",), ("auto",), ("made_by", "of_year"))),
-        "neighbours": Range(5, 50, log=True),
+        "dtype": Choice(("float32", "float64")),
     }
     seen = draws(space)
     assert {values["layers"] for values in seen} == {1, 2, 3}
     assert {values["gate"] for values in seen} == {True, False}
     assert all(round(values["message_dropout"] * 10, 6) in range(6) for values in seen)
     assert {values["hierarchical_relations"] for values in seen} == {("all",), ("auto",), ("made_by", "of_year")}
-    assert all(isinstance(values["neighbours"], int) for values in seen)
+    assert {values["dtype"] for values in seen} == {"float32", "float64"}
     for values in seen:
         assert isinstance(Settings().replace(values), Settings)
     below_1e3 = sum(values["lr"] < 1e-3 for values in draws(space, 200))
@@ -124,11 +129,10 @@ def test_the_default_space_of_every_kind_of_model_fits_its_settings(kind: str) -
     space = SearchSpace.default(settings)
     for values in draws(space):
         settings.replace(values)
-    for key in KIND_DEFAULTS.get(kind, {}).keys() & space.dimensions.keys():
-        chosen = getattr(getattr(settings, setting_keys()[key]), key)
-        dimension = space.dimensions[key]
-        assert isinstance(dimension, Range)
-        assert dimension.low <= chosen <= dimension.high, f"{key}: the default lies outside"
+    for key, dimension in space.dimensions.items():
+        chosen = settings.values()[key]
+        if isinstance(dimension, Range) and not isinstance(chosen, tuple):
+            assert dimension.low <= chosen <= dimension.high, f"{key}: the default lies outside"
 
 
 def test_what_has_no_effect_under_a_loss_is_not_searched() -> None:
@@ -140,12 +144,16 @@ def test_what_has_no_effect_under_a_loss_is_not_searched() -> None:
     assert {"margin", "negatives"} < hinge
 
 
+def of(kind: str) -> Settings:
+    return Settings() if kind in ("", "hakg-hinge") else Settings(kind)
+
+
 def test_the_documented_spaces_are_the_default_ones() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "tuning.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```toml( \S+)?\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    documented = {kind.strip(): SearchSpace.from_dict(tomllib.loads(text)) for kind, text in blocks}
+    documented = {kind.strip(): SearchSpace.from_dict(tomllib.loads(text), of(kind.strip())) for kind, text in blocks}
     documented.pop("")  # the example of every form, which is a right one
-    assert documented == {kind: SearchSpace.from_dict(space) for kind, space in DEFAULT_SPACES.items()}
+    assert documented == {kind: SearchSpace.from_dict(space, of(kind)) for kind, space in DEFAULT_SPACES.items()}
     refused = re.search(r"^(`seed`.*) cannot be searched", page, re.MULTILINE)
     assert refused is not None
     assert set(re.findall(r"`(\w+)`", refused[1])) == set(_FIXED)
@@ -182,7 +190,7 @@ def ranges(draw: st.DrawFn, key: str) -> dict[str, Any]:
 def spaces(draw: st.DrawFn) -> dict[str, Any]:
     keys = draw(st.lists(st.sampled_from([*FLOATS, *INTEGERS, *CHOICES]), min_size=1, max_size=5, unique=True))
     written = {key: draw(st.permutations(CHOICES[key])) if key in CHOICES else draw(ranges(key)) for key in keys}
-    return {setting_keys()[key] + "." + key if draw(st.booleans()) else key: written[key] for key in keys}
+    return {Settings().by_section()[key] + "." + key if draw(st.booleans()) else key: written[key] for key in keys}
 
 
 @given(spaces())
@@ -214,7 +222,11 @@ TOML = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*setting_keys(), "model", "training", "loss", "no_such"]), TOML, max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from([*Settings().by_section(), "model", "training", "loss", "no_such"]), TOML, max_size=3
+    )
+)
 def test_anything_else_is_a_config_error(values: dict[str, Any]) -> None:
     try:
         space = SearchSpace.from_dict(values)

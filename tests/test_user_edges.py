@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from dense import dense_mean, error, gradients, odd_graph, on_one_thread
+from hakg_dgl.insight.decomposition import Trace
 from with_dgl import WHY_NOT
 
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
-from hakg_dgl.insight.decomposition import Trace
 from hakg_dgl.kernels.interface import BACKENDS
 from hakg_dgl.layers.updates import Copy, Silent
 from hakg_dgl.models.hakg import HAKG

@@ -13,10 +13,11 @@ from scipy import sparse
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems, unnamed_entities
-from hakg_dgl.figures.hierarchy import Float64, Int64, Positions, child_edges
+from hakg_dgl.figures.hierarchy import Float64, Int64, child_edges
 from hakg_dgl.figures.style import CYCLE, GREY, INK, PALE, RASTER_ABOVE, new_figure, plain, styled
 from hakg_dgl.geometry.cones import APERTURE, euclidean_half_aperture, half_aperture
 from hakg_dgl.geometry.poincare import expmap, logmap
+from hakg_dgl.models.positions import Positions
 
 _EDGES_SHOWN = 1500
 _DISTANCES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)

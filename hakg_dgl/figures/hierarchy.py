@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, attribute_tree, relation_table
+from hakg_dgl.data.dataset import Dataset, facts_of, relation_table
+from hakg_dgl.data.hierarchy import attribute_tree
 from hakg_dgl.data.synthetic import planted_depth
-from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, plain_relation, styled
 from hakg_dgl.geometry.cones import (
     APERTURE,
@@ -23,89 +23,11 @@ from hakg_dgl.geometry.cones import (
     euclidean_half_aperture,
     half_aperture,
 )
-from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.positions import Positions
 from hakg_dgl.randomness import numpy_generator
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-
-VALUES = ("parameters", "output")
-
-
-@dataclass(frozen=True, eq=False)
-class Positions:
-    """Where a model puts entities and items, as tangent vectors at the origin.
-
-    Attributes
-    ----------
-    entity
-        Knowledge embeddings, float64 ``[n_entities, d]``; the first ``n_items`` rows are the items.
-    item
-        Collaborative embeddings of the items, float64 ``[n_items, d]``; None without dual item embeddings.
-    geometry, curvature
-        Of the model.
-    values
-        ``parameters``: what is trained, and what the angle loss orders; ``output``: what propagation makes of it.
-    """
-
-    entity: Float64
-    item: Float64 | None
-    geometry: Literal["poincare", "euclidean"]
-    curvature: float
-    values: str
-
-    @property
-    def hyperbolic(self) -> bool:
-        """Whether the model lives in the ball."""
-        return self.geometry == "poincare"
-
-    def distance(self, tangent: Float64) -> Float64:
-        r"""Distance of vectors ``[n, d]`` to the origin, float64 ``[n]``.
-
-        In the ball :math:`d_c(0, \exp_0(v)) = \frac{2}{\sqrt c}\mathrm{artanh}(\tanh(\sqrt c\|v\|)) = 2\|v\|`, for any
-        curvature; in flat space :math:`\|v\|`.
-        """
-        length: Float64 = np.linalg.norm(tangent, axis=1)
-        return 2.0 * length if self.hyperbolic else length
-
-    @property
-    def entity_distance(self) -> Float64:
-        """Distance of every entity, ``[n_entities]``."""
-        return self.distance(self.entity)
-
-
-@torch.no_grad()
-def positions(model: HAKG, values: str = "parameters") -> Positions:
-    """Where a model puts entities and items.
-
-    Parameters
-    ----------
-    model
-        A trained HAKG.
-    values
-        ``parameters`` or ``output``, see :class:`Positions`.
-
-    Raises
-    ------
-    ConfigError
-        For other values.
-    """
-    if values not in VALUES:
-        raise ConfigError(f"there are no values {values!r}; choose from {', '.join(VALUES)}")
-    s = model.settings
-    entity: Tensor
-    item: Tensor | None
-    if values == "parameters":
-        entity, item = model.entity, model.item if s.dual_item_embeddings else None
-    else:
-        output = model.propagate(all_entities=True)
-        entity, item = output.entity, output.item
-    return Positions(_array(entity), None if item is None else _array(item), s.geometry, s.curvature, values)
-
-
-def _array(tensor: Tensor) -> Float64:
-    return tensor.detach().cpu().double().numpy()
-
 
 # --- relations that order -------------------------------------------------------------------------------------------
 
@@ -115,7 +37,7 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
 
     Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.dataset.relation_table`; the attribute is
     the parent, whichever end of the triple it is), and those that order attributes
-    (:func:`~hakg_dgl.data.dataset.attribute_tree`).
+    (:func:`~hakg_dgl.data.hierarchy.attribute_tree`).
 
     Returns
     -------
@@ -133,7 +55,7 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
             "relation": relation[kept],
         }
     )
-    edges = pd.concat([of_items, attribute_tree(dataset)])
+    edges = pd.concat([of_items, attribute_tree(facts_of(dataset))])
     distinct: pd.DataFrame = edges.drop_duplicates(["child", "parent"], ignore_index=True)
     return distinct
 
@@ -156,10 +78,10 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
         :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's pairs whose
         attribute is closer to the origin than what is below it, and ``in_cone``: the share in which that lies in the
         attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item and an attribute
-        and those of :func:`~hakg_dgl.data.dataset.attribute_tree`; NaN without any. ``hierarchical`` also marks the
+        and those of :func:`~hakg_dgl.data.hierarchy.attribute_tree`; NaN without any. ``hierarchical`` also marks the
         relations of the latter.
     """
-    triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(dataset)
+    triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(facts_of(dataset))
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
     below = np.append(np.minimum(head, tail)[mixed], tree["child"].to_numpy(np.int64))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.disk import Layout, disk_layout, largest_branches
-from hakg_dgl.figures.hierarchy import Int64, Positions, child_edges
+from hakg_dgl.figures.hierarchy import Int64, child_edges
 from hakg_dgl.figures.popularity import item_popularity
 from hakg_dgl.figures.style import CYCLE
+from hakg_dgl.models.positions import Positions
 
 LIMIT = 50_000
 """Points that the page draws at most."""

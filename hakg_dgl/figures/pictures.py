@@ -14,11 +14,12 @@ from hakg_dgl.errors import DataError
 from hakg_dgl.figures.curves import curves_figure
 from hakg_dgl.figures.disk import disk_figure, disk_layout
 from hakg_dgl.figures.groups import groups_figure
-from hakg_dgl.figures.hierarchy import Positions, depth_agreement, depth_figure, relation_order, relations_figure
+from hakg_dgl.figures.hierarchy import depth_agreement, depth_figure, relation_order, relations_figure
 from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
 from hakg_dgl.figures.style import DPI, plain_relation, require_matplotlib, save_figure
 from hakg_dgl.figures.subject import Subject
+from hakg_dgl.models.positions import Positions
 
 KINDS = ("png", "svg")
 NAMES = ("disk", "popularity", "relations", "depth", "curves", "groups")
@@ -80,7 +81,7 @@ def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) ->
 
 
 def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions]) -> Iterator[Picture]:
-    dataset, aperture = subject.dataset, subject.settings.loss.aperture
+    dataset, aperture = subject.dataset, where.aperture
     layout = disk_layout(where)
     place = "Poincaré disk" if where.hyperbolic else "plane"
     caption = f"{layout.caption} Coloured: the attributes with most items below them, and what is below one of them."

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import Float64, Int64, Positions, rank_correlation
+from hakg_dgl.figures.hierarchy import Float64, Int64, rank_correlation
 from hakg_dgl.figures.style import BLUE, RASTER_ABOVE, VERMILION, new_figure, styled
+from hakg_dgl.models.positions import Positions
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from hakg_dgl.figures.pictures import Picture, pictures
 from hakg_dgl.figures.style import inline_svg, require_matplotlib
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.insight.explain import Explainer, Explanation, introduced
-from hakg_dgl.models.settings import KIND_DEFAULTS, Settings
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluation
 from hakg_dgl.ranking.lists import recommend
 
@@ -80,7 +80,7 @@ def report_page(
 
 
 def _page(subject: Subject, notes: list[str], sections: Mapping[str, list[Markup]]) -> str:
-    title = f"{subject.dataset.name}: run {subject.folder.path.name} ({subject.settings.model.kind})"
+    title = f"{subject.dataset.name}: run {subject.folder.path.name} ({subject.settings.kind})"
     anchors = {name: name.lower() for name in sections}
     body = [
         element("h1", title),
@@ -97,11 +97,10 @@ def _page(subject: Subject, notes: list[str], sections: Mapping[str, list[Markup
 
 
 def _lead(subject: Subject) -> str:
-    model, counts = subject.settings.model, subject.dataset
-    form = f"Formulation {model.formulation}, {model.geometry}, d = {model.dim}, L = {model.layers}"
+    counts = subject.dataset
     return (
         f"{counts.n_users:,} users, {counts.n_items:,} items, {counts.n_entities:,} entities, "
-        f"{counts.n_relations:,} relations. " + (form if model.kind == "hakg" else f"A model of kind {model.kind}")
+        f"{counts.n_relations:,} relations. " + f"Model {subject.settings.kind}."
     )
 
 
@@ -167,10 +166,10 @@ def _spread(degree: Mapping[str, float]) -> str:
 
 def changed_settings(settings: Settings) -> dict[str, tuple[Any, Any]]:
     """Settings that the kind of model reads and that are not its defaults: key -> (value, default)."""
-    defaults = Settings().replace(KIND_DEFAULTS.get(settings.model.kind, {})).to_dict()
+    defaults = Settings(settings.kind).to_dict()
     return {
         key: (value, defaults[section][key])
-        for section, values in settings.of_its_kind().items()
+        for section, values in settings.to_dict().items()
         for key, value in values.items()
         if value != defaults[section][key] and key != "kind"
     }
@@ -181,7 +180,7 @@ def _settings(settings: Settings) -> list[Markup]:
     rows = [{"setting": key, "value": _written(now), "default": _written(was)} for key, (now, was) in changed.items()]
     rest = {
         f"{section}.{key}": _written(value)
-        for section, values in settings.of_its_kind().items()
+        for section, values in settings.to_dict().items()
         for key, value in values.items()
         if key not in changed
     }
@@ -251,12 +250,12 @@ def _examples(subject: Subject, count: int) -> list[Markup]:
     if not len(users):
         return [element("p", "No user has a training interaction.")]
     lists = recommend(subject.scorer, users, _TOP, seen=dataset.positives())
-    explainer = None if subject.model is None else Explainer(subject.model, dataset)
+    explainer = Explainer(subject.model, dataset) if subject.model.abilities.explains else None
     parts = [
         element(
             "p",
             "Users at equal steps of activity, and the best items that they are not known to have.",
-            "" if explainer is not None else " Explanations are of HAKG alone.",
+            "" if explainer is not None else " This model does not take its scores apart.",
         )
     ]
     degree = np.bincount(dataset.pairs("train")[:, 0], minlength=dataset.n_users)

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import Positions, known_tree, positions
-from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.figures.hierarchy import known_tree
+from hakg_dgl.models.positions import Positions
+from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
-from hakg_dgl.training.baselines import load_scorer
-from hakg_dgl.training.run_folder import RunFolder, load_model, model_splits
+from hakg_dgl.training.loading import TrainedModel, load_trained
+from hakg_dgl.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import Scorer
@@ -49,21 +50,24 @@ class Subject:
         return self.folder.settings
 
     @cached_property
-    def model(self) -> HAKG | None:
-        """The best model, if it is HAKG."""
-        if self.settings.model.kind != "hakg":
-            return None
-        return load_model(self.folder.path, self.dataset, device=self.device)
+    def trained(self) -> TrainedModel:
+        """The best model, from one reading of its file."""
+        return load_trained(self.folder.path, self.dataset, device=self.device)
+
+    @property
+    def model(self) -> Recommender:
+        """The best model."""
+        return self.trained.model
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The best model of any kind, ready to rank."""
-        return load_scorer(self.folder.path, self.dataset, device=self.device)
+        """The best model, ready to rank."""
+        return self.model.scorer()
 
     @cached_property
     def positions(self) -> Positions | None:
-        """Where HAKG puts entities and items."""
-        return None if self.model is None else positions(self.model, self.values)
+        """Where the model puts entities and items; None for a model without such places."""
+        return self.model.positions(self.values) if self.model.abilities.positions else None
 
     @cached_property
     def tree(self) -> pd.DataFrame | None:
@@ -73,7 +77,7 @@ class Subject:
     @cached_property
     def best_epoch(self) -> int | None:
         """The epoch that was kept."""
-        epoch = self.folder.load_metadata(self.folder.model_file).get("epoch")
+        epoch = self.trained.epoch
         if self.folder.result_file.exists():
             epoch = self.folder.result.get("best_epoch", epoch)
         return epoch if isinstance(epoch, int) else None
@@ -81,7 +85,7 @@ class Subject:
     @cached_property
     def split(self) -> str | None:
         """The split that is measured: test, or validation where there is no test and the model has not seen it."""
-        seen = model_splits(self.folder)
+        seen = self.trained.splits
         free = [split for split in ("test", "valid") if split not in seen and len(self.dataset.pairs(split))]
         return free[0] if free else None
 

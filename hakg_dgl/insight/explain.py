@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.insight.decomposition import Component, Terms, Trace, hakg_components
-from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.explanation import Component, Terms
+from hakg_dgl.models.recommender import Recommender
+from hakg_dgl.models.registry import models_that
 
 _SHARELESS = 1e-9
 """Scores below this in size have no shares."""
@@ -57,7 +57,7 @@ class Explanation:
     paths
         ``via``, ``past_item``, ``relation``, ``node``, ``item_relation``, ``through_node``, ``contribution``: entities
         (or, with ``via`` ``user``, users) that a past item and the item share; the columns are those of
-        :attr:`~hakg_dgl.insight.decomposition.Terms.paths`. Part of the contributions above, not in addition to them.
+        :attr:`~hakg_dgl.models.explanation.Terms.paths`. Part of the contributions above, not in addition to them.
     path_totals
         ``entity`` or ``user`` -> number and summed contribution of all paths, those beyond the table too.
     dataset
@@ -205,12 +205,12 @@ class Explainer:
     Parameters
     ----------
     model
-        A trained HAKG.
+        A trained model that can be explained.
     dataset
         The data set it was trained on.
     components
-        What the score is the sum of; by default what HAKG's is
-        (:func:`~hakg_dgl.insight.decomposition.hakg_components`).
+        What the score is the sum of; by default the components of the model's own
+        :meth:`~hakg_dgl.models.recommender.Recommender.breakdown`.
 
     Attributes
     ----------
@@ -220,17 +220,13 @@ class Explainer:
     Raises
     ------
     ConfigError
-        If the model is another one: only HAKG's score is a sum over edges that this package knows.
+        If the model does not take its scores apart.
     DataError
         If model and data set do not have the same numbers of users, items and entities.
     """
 
-    def __init__(self, model: nn.Module, dataset: Dataset, components: Sequence[Component] | None = None) -> None:
-        if not isinstance(model, HAKG):
-            raise ConfigError(
-                f"explanations are of HAKG alone, and this is a {type(model).__name__}; "
-                "train one with `hakg train DATA --out RUN`"
-            )
+    def __init__(self, model: Recommender, dataset: Dataset, components: Sequence[Component] | None = None) -> None:
+        require_explained(type(model))
         of_graph = (model.graph.n_users, model.graph.n_items, model.graph.n_entities)
         of_data = (dataset.n_users, dataset.n_items, dataset.n_entities)
         if of_graph != of_data:
@@ -239,8 +235,8 @@ class Explainer:
                 remedy="Give the data set that the model was trained on.",
             )
         self.dataset = dataset
-        self.trace = Trace(model)
-        self.components = list(hakg_components(self.trace, model) if components is None else components)
+        self.breakdown = model.breakdown()
+        self.components = list(self.breakdown.components if components is None else components)
         users, items = model.ranking_vectors()
         self._vectors = users.cpu(), items.cpu()
         self._known = dataset.pairs()
@@ -308,22 +304,29 @@ class Explainer:
 
     def _past_items(self, user: int, from_user: pd.DataFrame) -> pd.DataFrame:
         """A row for each past item, a column for each way."""
-        items = self.trace.past_items(user)
+        items = self.breakdown.past_items(user)
         ways = from_user.pivot_table(index="item", columns="via", values="contribution", aggfunc="sum", fill_value=0.0)
         ways = ways.reindex(columns=list(dict.fromkeys(["knowledge", "collaborative", *ways.columns])), fill_value=0.0)
         ways = ways.reindex(items.numpy(), fill_value=0.0)
-        table = pd.DataFrame({"item": items.numpy(), "gate": self.trace.mean_gate(items).numpy()})
+        table = pd.DataFrame({"item": items.numpy(), "gate": self.breakdown.mean_gate(items).numpy()})
         return _sorted(
             pd.concat([table, ways.reset_index(drop=True)], axis=1).assign(contribution=ways.sum(axis=1).to_numpy())
         )
 
 
-def explain(model: nn.Module, dataset: Dataset, user: int, item: int) -> Explanation:
+def explain(model: Recommender, dataset: Dataset, user: int, item: int) -> Explanation:
     """Why the model gives this user and item their score; for more than one, make an :class:`Explainer`.
 
     Parameters and errors are those of :class:`Explainer` and of calling it.
     """
     return Explainer(model, dataset)(user, item)
+
+
+def require_explained(model: type[Recommender]) -> None:
+    """Raise ConfigError if a model does not take its scores apart."""
+    if not (issubclass(model, Recommender) and model.abilities.explains):
+        name, able = getattr(model, "name", model.__name__), ", ".join(models_that("explains"))
+        raise ConfigError(f"model {name!r} does not take its scores apart; the models that do: {able}")
 
 
 def introduced(kind: str, name: str) -> str:

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from hakg_dgl.atomic_files import sync_file
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.recommender import Recommender
+from hakg_dgl.models.registry import models_that
+from hakg_dgl.ranking.topk import EmbeddingScorer
 
 FORMAT, FORMAT_VERSION = "hakg-export", 1
 MANIFEST = "manifest.json"
@@ -36,7 +36,9 @@ _MEANING = {
 }
 
 
-def export(model: Any, dataset: Dataset, out: str | Path, *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def export(
+    model: Recommender | EmbeddingScorer, dataset: Dataset, out: str | Path, *, about: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write a model's vectors and the data set's ids to a folder.
 
     Each table (``users``, ``items``, ``entities``, ``relations``) is a Parquet file with ``original_id``, ``name`` and
@@ -46,9 +48,8 @@ def export(model: Any, dataset: Dataset, out: str | Path, *, about: Mapping[str,
     Parameters
     ----------
     model
-        A HAKG, or anything else with ``ranking_vectors()`` or, as an
-        :class:`~hakg_dgl.ranking.topk.EmbeddingScorer`, with ``user_vectors`` and ``item_vectors``: of that the ranking
-        vectors alone.
+        A trained model with vectors, or an :class:`~hakg_dgl.ranking.topk.EmbeddingScorer`, of which the ranking
+        vectors are written.
     dataset
         The data set it was trained on.
     out
@@ -129,29 +130,25 @@ def refuse_foreign(out: Path) -> None:
         raise DataError(f"holds something else than an export, such as {foreign[0]!r}", path=out, remedy=remedy)
 
 
-@torch.no_grad()
-def _vectors(model: Any) -> dict[str, dict[str, Array]]:
+def _vectors(model: Recommender | EmbeddingScorer) -> dict[str, dict[str, Array]]:
     """Table -> name of the vectors -> array ``[rows, d]``."""
-    if callable(getattr(model, "ranking_vectors", None)):
-        users, items = model.ranking_vectors()
-    elif hasattr(model, "user_vectors") and hasattr(model, "item_vectors"):
-        users, items = model.user_vectors, model.item_vectors
+    if isinstance(model, EmbeddingScorer):
+        tables = {"users": {"ranking": model.user_vectors}, "items": {"ranking": model.item_vectors}}
+    elif isinstance(model, Recommender) and model.abilities.vectors:
+        tables = model.vector_tables()
     else:
         raise ConfigError(
-            f"a {type(model).__name__} ranks without vectors of users and items: there are none to export"
+            f"{_named(model)} ranks without vectors of users and items, so there are none to export; "
+            f"those that have some: {', '.join(models_that('vectors'))}"
         )
-    found: dict[str, dict[str, Tensor]] = {"users": {"ranking": users}, "items": {"ranking": items}}
-    if isinstance(model, HAKG):
-        embeddings = model.propagate(all_entities=True)
-        found["users"] |= {"parameters": model.user, "propagated": embeddings.user}
-        found["entities"] = {"parameters": model.entity, "propagated": embeddings.entity}
-        found["relations"] = {"parameters": model.relation[: 2 * model.graph.n_relations]}
-        if embeddings.item is not None:
-            found["items"] |= {"collaborative_parameters": model.item, "collaborative_propagated": embeddings.item}
     return {
         table: {name: np.ascontiguousarray(values.detach().cpu().numpy()) for name, values in columns.items()}
-        for table, columns in found.items()
+        for table, columns in tables.items()
     }
+
+
+def _named(model: object) -> str:
+    return f"model {model.name!r}" if isinstance(model, Recommender) else f"a {type(model).__name__}"
 
 
 def _with_inverses(relations: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,22 @@ LOGSUM_FLOOR = -1e30
 """Log-sum of the scores of a user who knows all candidates: none of them counts, and no NaN arises."""
 
 
+def bpr_loss(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    r"""Mean of :math:`-\ln \sigma(\langle u, i \rangle - \langle u, j \rangle)` over a batch (Rendle et al., eq. 4).
+
+    Parameters
+    ----------
+    user, positive, negative
+        Vectors u, i and j, ``[batch, d]`` each.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    return -F.logsigmoid((user * (positive - negative)).sum(1)).mean()
+
+
 class _HingeOverNegatives(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: SparseBackend, x: Tensor, z: Tensor, negatives: Tensor, margin: float) -> Tensor:

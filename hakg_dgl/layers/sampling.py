@@ -186,6 +186,11 @@ class EpochBatches:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         self.batch_size, self.generator = batch_size, generator
 
+    @property
+    def largest(self) -> int:
+        """Pairs of a full batch."""
+        return min(self.batch_size, len(self.pairs))
+
     def __len__(self) -> int:
         return -(-len(self.pairs) // self.batch_size)
 

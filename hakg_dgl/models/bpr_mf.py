@@ -6,54 +6,80 @@ Rendle, Freudenthaler, Gantner and Schmidt-Thieme, "BPR: Bayesian Personalized R
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from hakg_dgl.layers.losses import bpr_loss
 from hakg_dgl.layers.sampling import NegativeSampler
-from hakg_dgl.models.settings import Settings
-from hakg_dgl.randomness import torch_generator
-
-if TYPE_CHECKING:
-    from hakg_dgl.data.dataset import Dataset
-
-STREAMS = ("batches", "negatives")
-"""Random streams of training, apart from those of the initialisation."""
+from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.settings.run import GradientRunSettings
+from hakg_dgl.settings.section import Range, Section
+from hakg_dgl.settings.training import TrainingSettings
 
 
-class MatrixFactorisation(nn.Module):
-    """A vector for each user and each item, Xavier-uniform; scores are inner products.
+@dataclass(frozen=True)
+class BPRMFSettings(Section):
+    """Settings of matrix factorisation.
 
-    Parameters
+    Attributes
     ----------
-    n_users, n_items
-        Numbers of rows.
     dim
-        Their width d.
-    seed
-        Of the initialisation; each parameter has a random stream of its own.
-    dtype
-        ``torch.float32`` or ``torch.float64``.
+        Width d of the vectors.
     """
 
-    def __init__(
-        self, n_users: int, n_items: int, dim: int, *, seed: int = 2020, dtype: torch.dtype = torch.float32
-    ) -> None:
-        super().__init__()
+    dim: Annotated[int, Range(1, 4096)] = 128
 
-        def parameter(name: str, rows: int) -> nn.Parameter:
-            values = torch.empty(rows, dim, dtype=dtype)
-            nn.init.xavier_uniform_(values, generator=torch_generator(seed, f"init:{name}"))
-            return nn.Parameter(values)
 
-        self.user, self.item = parameter("user", n_users), parameter("item", n_items)
+@dataclass(frozen=True)
+class PairwiseLossSettings(Section):
+    """Settings of the pairwise loss.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters lie."""
-        return self.user.device
+    Attributes
+    ----------
+    weight_decay
+        Weight of the L2 term of the embeddings in a batch.
+    """
+
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.02
+
+
+@dataclass(frozen=True)
+class PairwiseTrainingSettings(TrainingSettings):
+    """Training of a pairwise loss, which takes many short epochs; docs/baselines.md says what was searched."""
+
+    batch_size: Annotated[int, Range(1, 10_000_000)] = 4096
+    epochs: Annotated[int, Range(1, 10_000_000)] = 1000
+    eval_every: Annotated[int, Range(1, 10_000_000)] = 5
+    patience: Annotated[int, Range(1, 10_000_000)] = 40
+
+
+class BPRMF(GradientRecommender):
+    r"""A vector for each user and each item, Xavier-uniform; scores are inner products.
+
+    The loss of a batch is :func:`~hakg_dgl.layers.losses.bpr_loss` with one uniform negative a pair, and the L2 term
+    :math:`\frac{w}{2B} \sum (\|u\|^2 + \|i\|^2 + \|j\|^2)` over the parameters (not the propagated vectors) of the
+    batch's B pairs and their negatives, as in He et al. 2020 and Rendle et al. 2009.
+
+    Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
+    """
+
+    name = "bpr-mf"
+    sections = Sections(BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings, GradientRunSettings)
+    space: ClassVar[Mapping[str, Any]] = {
+        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+    }
+    abilities = Abilities(vectors=True)
+    streams = ("negatives",)
+
+    def build(self) -> None:
+        """A row of parameters a user and a row an item."""
+        self.user = self.parameter("user", self.graph.n_users, self.settings.dim)
+        self.item = self.parameter("item", self.graph.n_items, self.settings.dim)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors that are scored: the parameters themselves."""
@@ -64,57 +90,23 @@ class MatrixFactorisation(nn.Module):
         """The vectors of :meth:`propagate`, whose inner products rank."""
         return self.propagate()
 
+    def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
+        """One pass over the interactions, with one negative each."""
+        sampler = NegativeSampler(*self.graph.positives(), self.graph.n_items, device=self.device)
 
-def bpr_loss(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    r"""Mean of :math:`-\ln \sigma(\langle u, i \rangle - \langle u, j \rangle)` over a batch (Rendle et al., eq. 4).
+        def loss(users: Tensor, positives: Tensor) -> Tensor:
+            negatives = sampler.sample(users, 1, random["negatives"]).squeeze(1)
+            return self.batch_loss(users, positives, negatives)
 
-    Parameters
-    ----------
-    user, positive, negative
-        Vectors u, i and j, ``[batch, d]`` each.
+        return [Pass("interactions", interaction_batches(self.graph, training, random), loss)]
 
-    Returns
-    -------
-    Tensor
-        A scalar.
-    """
-    return -F.logsigmoid((user * (positive - negative)).sum(1)).mean()
-
-
-class PairwiseObjective:
-    r"""The loss of a batch: :func:`bpr_loss` with one uniform negative a pair, and an L2 term.
-
-    The L2 term is :math:`\frac{w}{2B} \sum (\|u\|^2 + \|i\|^2 + \|j\|^2)` over the parameters (not the propagated
-    vectors) of the batch's B pairs and their negatives, as in He et al. 2020 and Rendle et al. 2009.
-
-    Parameters
-    ----------
-    model
-        The model being trained.
-    dataset
-        For the negatives: items a user has none of ``splits`` with.
-    settings
-        Its ``weight_decay`` w, and the seed.
-    splits
-        Whose interactions are trained on.
-    """
-
-    def __init__(
-        self, model: MatrixFactorisation, dataset: Dataset, settings: Settings, splits: tuple[str, ...]
-    ) -> None:
-        self.model, self.weight_decay = model, settings.baseline.weight_decay
-        self.generators = {name: torch_generator(settings.run.seed, name, model.device) for name in STREAMS}
-        self.sampler = NegativeSampler(*dataset.positives(*splits), dataset.n_items, device=model.device)
-
-    def __call__(self, users: Tensor, positives: Tensor) -> Tensor:
-        """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the model's parameters."""
-        negatives = self.sampler.sample(users, 1, self.generators["negatives"]).squeeze(1)
-        user, item = self.model.propagate()
-        total = bpr_loss(*_rows(user, item, users, positives, negatives))
-        if self.weight_decay > 0.0:
-            drawn = _rows(self.model.user, self.model.item, users, positives, negatives)
+    def batch_loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the parameters."""
+        total = bpr_loss(*_rows(*self.propagate(), users, positives, negatives))
+        if self.loss.weight_decay > 0.0:
+            drawn = _rows(self.user, self.item, users, positives, negatives)
             squares = sum((rows.square().sum() for rows in drawn), start=total.new_zeros(()))
-            total = total + self.weight_decay * squares / (2 * len(users))
+            total = total + self.loss.weight_decay * squares / (2 * len(users))
         return total
 
 

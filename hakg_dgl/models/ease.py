@@ -6,20 +6,23 @@ Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019 (arXiv 19
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any, ClassVar
 
 import torch
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-from hakg_dgl.errors import ConfigError
-from hakg_dgl.models.closed_form import interaction_matrix, require_shapes
-from hakg_dgl.models.settings import Settings
-
-if TYPE_CHECKING:
-    from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError, NumericalError
+from hakg_dgl.graph.matrices import interaction_matrix
+from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
+from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
+from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.settings.run import NumericSettings
+from hakg_dgl.settings.section import Range, Section
+from hakg_dgl.settings.training import SelectionSettings
 
 
 def ease_weights(gram: Tensor, l2: float) -> Tensor:
@@ -49,42 +52,72 @@ def ease_weights(gram: Tensor, l2: float) -> Tensor:
     return weights
 
 
-class EASE:
-    """See :func:`ease_weights` and :class:`~hakg_dgl.models.closed_form.ClosedForm`.
+@dataclass(frozen=True)
+class EASESettings(Section):
+    """Settings of EASE.
 
-    Parameters
+    Attributes
     ----------
-    dataset, splits
-        Whose interactions are used.
-    settings
-        Its ``ease_l2``, and the numeric type that weights are kept and scores are made in; they are solved for in
-        float64.
-    device
-        Where they are solved for, and where scores are made.
+    ease_l2
+        Weights of the L2 term; of several the one that selects best is kept.
     """
 
-    def __init__(self, dataset: Dataset, splits: tuple[str, ...], settings: Settings, device: torch.device) -> None:
-        self.settings, self.device = settings.baseline, device
-        self.dtype: torch.dtype = getattr(torch, settings.run.dtype)
-        self.interactions = interaction_matrix(dataset, splits)
+    ease_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9)] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+
+
+class EASE(ClosedFormRecommender):
+    """A weight for every pair of items; see :func:`ease_weights`, which solves for them in float64.
+
+    Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
+    """
+
+    name = "ease"
+    sections = Sections(EASESettings, NoSettings, SelectionSettings, NumericSettings)
+    space: ClassVar[Mapping[str, Any]] = {"ease_l2": {"low": 10.0, "high": 3000.0, "log": True}}
+    abilities = Abilities(folds_in_users=True)
+    weights: Tensor
+
+    def build(self) -> None:
+        """No weights yet."""
+        self.interactions = interaction_matrix(self.graph)
+        self.register_buffer("weights", torch.empty(0, 0, dtype=self.dtype, device=self.device))
         self._gram: Tensor | None = None
+
+    def require_resources(self) -> None:
+        """Raise ConfigError if the matrices of items by items do not fit into memory."""
+        require_memory(self.graph.n_items, self.device)
 
     def candidates(self) -> list[dict[str, float]]:
         """Every weight of the L2 term."""
         return [{"ease_l2": l2} for l2 in self.settings.ease_l2]
 
-    def fit(self, chosen: Mapping[str, float]) -> dict[str, Tensor]:
-        """``weights``: B, ``[n_items, n_items]``."""
+    def solve(self, chosen: Mapping[str, float]) -> None:
+        """Solve for the weights, ``[n_items, n_items]``; NumericalError if there is no finite solution."""
         if self._gram is None:
             gram = (self.interactions.T @ self.interactions).toarray()
             self._gram = torch.from_numpy(gram).to(self.device)
-        return {"weights": ease_weights(self._gram, chosen["ease_l2"]).to(self.dtype)}
+        try:
+            self.weights = ease_weights(self._gram, chosen["ease_l2"]).to(self.dtype)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise NumericalError(str(error).splitlines()[0]) from error
 
-    def scorer(self, tensors: Mapping[str, Tensor]) -> DenseItemScorer:
-        """The scorer of these weights."""
-        n_items = self.interactions.shape[1]
-        require_shapes(tensors, weights=(n_items, n_items))
-        return DenseItemScorer(self.interactions, tensors["weights"].to(self.device))
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take trained weights; ValueError if they are not those of a model on this graph."""
+        n_items = self.graph.n_items
+        require_tensors(tensors, {"weights": ((n_items, n_items), self.dtype)})
+        self.weights = tensors["weights"].to(self.device)
+
+    def scorer(self) -> Scorer:
+        """Sums of the weights of a user's items."""
+        return DenseItemScorer(self.interactions, self.weights)
+
+    def fold_in(self) -> FoldIn:
+        """New users by their rows of interactions, as those of the data set."""
+        return rows_fold_in(self.graph.n_items, lambda rows: DenseItemScorer(rows, self.weights))
+
+    def remedies(self) -> str:
+        """What regularises the solution."""
+        return "ease_l2"
 
 
 class DenseItemScorer:

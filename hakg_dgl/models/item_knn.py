@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from hakg_dgl.models.closed_form import interaction_matrix, require_shapes
-from hakg_dgl.models.settings import Settings, Similarity
-from hakg_dgl.ranking.topk import masked_topk
+from hakg_dgl.graph.matrices import interaction_matrix
+from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
+from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
+from hakg_dgl.ranking.topk import Scorer, masked_topk
+from hakg_dgl.settings.run import NumericSettings
+from hakg_dgl.settings.section import Range, Section
+from hakg_dgl.settings.training import SelectionSettings
 
-if TYPE_CHECKING:
-    from hakg_dgl.data.dataset import Dataset
+Similarity: TypeAlias = Literal["cosine", "jaccard"]
 
 
 class ItemSimilarity:
@@ -62,44 +66,66 @@ class ItemSimilarity:
         return torch.from_numpy(values)
 
 
-class ItemKNN:
-    r"""Item neighbours: :math:`\mathrm{score}(u, j) = \sum_{i \in I_u \cap N(j)} s_{ij}`.
+@dataclass(frozen=True)
+class ItemKNNSettings(Section):
+    """Settings of item neighbours; every number of neighbours is tried with every shrinkage.
 
-    :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of those
-    equal as computed, lower ids). That is the neighbourhood of the item scored, as in Sarwar et al.; Deshpande and
-    Karypis take those of the user's items, see docs/baselines.md. See
-    :class:`~hakg_dgl.models.closed_form.ClosedForm`; computed by blocks, on the CPU.
-
-    Parameters
+    Attributes
     ----------
-    dataset, splits
-        Whose interactions are used.
-    settings
-        Its ``neighbours``, ``shrinkage`` and ``similarity``, and the numeric type of scores.
-    device
-        Not used.
+    neighbours
+        Neighbours kept for each item; of several numbers the one that selects best is kept.
+    shrinkage
+        h, which draws the similarity of rare items towards 0; of several the one that selects best is kept.
+    similarity
+        Which similarity.
     """
 
-    def __init__(self, dataset: Dataset, splits: tuple[str, ...], settings: Settings, device: torch.device) -> None:
-        self.settings, self.interactions = settings.baseline, interaction_matrix(dataset, splits)
-        self._dtype = np.dtype(settings.run.dtype)
+    neighbours: Annotated[tuple[int, ...], Range(1, 100_000)] = (10, 20, 50, 100, 200, 500, 1000)
+    shrinkage: Annotated[tuple[float, ...], Range(0.0, 1e6)] = (0.0, 5.0, 10.0, 20.0, 50.0)
+    similarity: Similarity = "cosine"
+
+
+class ItemKNN(ClosedFormRecommender):
+    r"""Item neighbours: :math:`\mathrm{score}(u, j) = \sum_{i \in I_u \cap N(j)} s_{ij}`.
+
+    :math:`I_u` are the user's items, :math:`N(j)` the ``neighbours`` items most similar to j (of those equal as
+    computed, lower ids). That is the neighbourhood of the item scored, as in Sarwar et al.; Deshpande and Karypis take
+    those of the user's items, see docs/baselines.md. Computed by blocks, on the CPU.
+
+    Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
+    """
+
+    name = "item-knn"
+    sections = Sections(ItemKNNSettings, NoSettings, SelectionSettings, NumericSettings)
+    space: ClassVar[Mapping[str, Any]] = {
+        "neighbours": {"low": 5, "high": 1000, "log": True},
+        "shrinkage": {"low": 0.0, "high": 200.0},
+        "similarity": ["cosine", "jaccard"],
+    }
+    abilities = Abilities(folds_in_users=True)
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+
+    def build(self) -> None:
+        """No neighbours yet."""
+        self.interactions = interaction_matrix(self.graph)
         self._found: tuple[float, Tensor, Tensor] | None = None
+        self.register_buffer("indptr", torch.zeros(self.graph.n_items + 1, dtype=torch.int64))
+        self.register_buffer("indices", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("values", torch.zeros(0, dtype=self.dtype))
 
     def candidates(self) -> list[dict[str, float]]:
         """Every shrinkage with every number of neighbours."""
         pairs = itertools.product(self.settings.shrinkage, self.settings.neighbours)
         return [{"neighbours": neighbours, "shrinkage": shrinkage} for shrinkage, neighbours in pairs]
 
-    def fit(self, chosen: Mapping[str, float]) -> dict[str, Tensor]:
-        """The similarities kept, as a CSR matrix ``[n_items, n_items]`` whose row j holds the neighbours of item j.
-
-        ``indptr`` int64 ``[n_items + 1]``, ``indices`` int64 ``[n]``, ``values`` ``[n]``, best first in each row.
-        """
+    def solve(self, chosen: Mapping[str, float]) -> None:
+        """Keep the neighbours as a CSR matrix ``[n_items, n_items]``; row j holds those of item j, best first."""
         items, values = (part[:, : int(chosen["neighbours"])] for part in self._widest(chosen["shrinkage"]))
         kept = items >= 0
-        indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
-        numbers = values[kept].numpy().astype(self._dtype)
-        return {"indptr": indptr, "indices": items[kept], "values": torch.from_numpy(numbers)}
+        self.indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
+        self.indices, self.values = items[kept], values[kept].to(self.dtype)
 
     def _widest(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """The most neighbours that may be asked for and their similarities, best first, kept for the next choice."""
@@ -109,14 +135,35 @@ class ItemKNN:
             self._found = shrinkage, *masked_topk(similarity, torch.arange(similarity.n_items), width)
         return self._found[1:]
 
-    def scorer(self, tensors: Mapping[str, Tensor]) -> NeighbourScorer:
-        """The scorer of these neighbours."""
-        n_items, n = self.interactions.shape[1], len(tensors["values"])
-        require_shapes(tensors, indptr=(n_items + 1,), indices=(n,), values=(n,))
-        values, indices, indptr = (tensors[name].numpy() for name in ("values", "indices", "indptr"))
-        rows = sparse.csr_matrix((values, indices, indptr), shape=(n_items, n_items))
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take trained neighbours; ValueError if they are not those of a model on this graph."""
+        n_items, n = self.graph.n_items, len(tensors.get("values", ()))
+        ids = torch.int64
+        require_tensors(
+            tensors, {"indptr": ((n_items + 1,), ids), "indices": ((n,), ids), "values": ((n,), self.dtype)}
+        )
+        self.indptr, self.indices, self.values = tensors["indptr"], tensors["indices"], tensors["values"]
+        self._weights()
+
+    def _weights(self) -> sparse.csr_matrix:
+        """Row i: what having item i adds to the scores. ValueError if the neighbours are not a CSR matrix."""
+        values, indices, indptr = (part.cpu().numpy() for part in (self.values, self.indices, self.indptr))
+        rows = sparse.csr_matrix((values, indices, indptr), shape=(self.graph.n_items,) * 2)
         rows.check_format()
-        return NeighbourScorer(self.interactions.astype(values.dtype), rows.T.tocsr())
+        return rows.T.tocsr()
+
+    def scorer(self) -> Scorer:
+        """Sums of the similarities of a user's items to their neighbours."""
+        return NeighbourScorer(self.interactions, self._weights())
+
+    def fold_in(self) -> FoldIn:
+        """New users by their rows of interactions, as those of the data set."""
+        weights = self._weights()
+        return rows_fold_in(self.graph.n_items, lambda rows: NeighbourScorer(rows, weights))
+
+    def remedies(self) -> str:
+        """What regularises the similarities."""
+        return "shrinkage"
 
 
 class NeighbourScorer:
@@ -132,7 +179,7 @@ class NeighbourScorer:
 
     def __init__(self, interactions: sparse.csr_matrix, weights: sparse.csr_matrix) -> None:
         self.n_users, self.n_items = interactions.shape
-        self.interactions, self.weights = interactions, weights
+        self.interactions, self.weights = interactions.astype(weights.dtype), weights
 
     def scores(self, users: Tensor) -> Tensor:
         """``[B, n_items]`` of the users ``[B]``, in the type of the weights."""

@@ -6,56 +6,113 @@ SIGIR 2020 (arXiv 2002.02126).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
 import torch
 from torch import Tensor
 
-from hakg_dgl.graph.packed import SparsePattern
-from hakg_dgl.kernels.interface import SparseBackend
-from hakg_dgl.kernels.products import sum_over_columns, sum_over_rows
-from hakg_dgl.models.bpr_mf import MatrixFactorisation
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS
+from hakg_dgl.layers.executors import make_executor
+from hakg_dgl.layers.updates import Copy, Updates
+from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings
+from hakg_dgl.models.recommender import Abilities, Sections
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
+from hakg_dgl.settings.run import GradientRunSettings, Kernels
+from hakg_dgl.settings.section import Range, TrainingOnly
 
 
-class LightGCN(MatrixFactorisation):
+@dataclass(frozen=True)
+class LightGCNSettings(BPRMFSettings):
+    """Settings of LightGCN.
+
+    Attributes
+    ----------
+    dim
+        Width d of the vectors.
+    layers
+        Number L of propagation layers.
+    kernels
+        ``auto`` picks the fastest that works here; ``readable`` runs the update functions on batches of edges.
+    """
+
+    layers: Annotated[int, Range(1, 16)] = 3
+    kernels: Annotated[Kernels, TrainingOnly()] = "auto"
+
+
+@dataclass(frozen=True)
+class LightGCNLossSettings(PairwiseLossSettings):
+    """The pairwise loss with the weight that LightGCN wants."""
+
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 2e-3
+
+
+@dataclass(frozen=True)
+class LightGCNTrainingSettings(PairwiseTrainingSettings):
+    """Training with the learning rate that LightGCN wants."""
+
+    lr: Annotated[float, Range(1e-8, 100.0)] = 5e-3
+
+
+class LightGCN(BPRMF):
     r"""Vectors :math:`E = \frac{1}{L+1} \sum_{l=0}^{L} \hat A^l E^{(0)}` of users and items (He et al., eqs. 3-8).
 
     :math:`\hat A = D^{-1/2} A D^{-1/2}` with A the adjacency of the bipartite interaction graph and D its degrees;
-    nodes without an interaction get zero from their neighbours. :math:`E^{(0)}` are the parameters.
+    nodes without an interaction get zero from their neighbours. :math:`E^{(0)}` are the parameters. The loss is that of
+    :class:`~hakg_dgl.models.bpr_mf.BPRMF`.
 
-    Parameters
-    ----------
-    interactions
-        Pattern user x item of the interactions, on the device where the model will lie.
-    layers
-        L.
-    backend
-        Who computes the sparse products.
-    dim, seed, dtype
-        As in :class:`~hakg_dgl.models.bpr_mf.MatrixFactorisation`.
+    Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
     """
 
-    def __init__(
-        self,
-        interactions: SparsePattern,
-        layers: int,
-        backend: SparseBackend,
-        dim: int,
-        *,
-        seed: int = 2020,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(interactions.n_rows, interactions.n_cols, dim, seed=seed, dtype=dtype)
-        self.interactions, self.layers, self.backend = interactions, layers, backend
-        degrees = interactions.row_degree, interactions.col_degree
-        self._user_scale, self._item_scale = (degree.clamp_min(1).to(dtype).rsqrt()[:, None] for degree in degrees)
+    name = "lightgcn"
+    sections = Sections(LightGCNSettings, LightGCNLossSettings, LightGCNTrainingSettings, GradientRunSettings)
+    space: ClassVar[Mapping[str, Any]] = {**BPRMF.space, "layers": {"low": 1, "high": 4}}
+    abilities = Abilities(vectors=True, folds_in_users=True)
+
+    def build(self) -> None:
+        """The parameters of matrix factorisation, and what runs the layers."""
+        super().build()
+        # The facts and links of a data set are not this model's: it runs on the interactions alone.
+        self.graph = self.graph.restrict([INTERACTS, INTERACTED_BY])
+        self.graph_moved()
+
+    def graph_moved(self) -> None:
+        """Choose the kernels for the graph's device."""
+        self.executor = make_executor(self.graph, self.settings.kernels)
+
+    def updates(self) -> Updates:
+        r"""The layer: along either edge type a copy, scaled by :math:`D^{-1/2}` at both ends."""
+        pattern = self.graph.packed.interactions
+        user, item = (d.clamp_min(1).to(self.dtype).rsqrt() for d in (pattern.row_degree, pattern.col_degree))
+        return {INTERACTS: Copy(user, item), INTERACTED_BY: Copy(item, user)}
+
+    def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors of layers 0..L."""
+        user, item = super().propagate()
+        updates = self.updates()
+        yield user, item
+        for _ in range(self.settings.layers):
+            received = self.executor.run(updates, {"user": user, "item": item})
+            user, item = received["user"], received["item"]
+            yield user, item
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors: the means over all layers."""
-        users, items = user, item = super().propagate()
-        for _ in range(self.layers):
-            # Both ends are scaled around plain sums, so no weight an edge is kept.
-            user, item = (
-                self._user_scale * sum_over_columns(self.backend, self.interactions, self._item_scale * item),
-                self._item_scale * sum_over_rows(self.backend, self.interactions, self._user_scale * user),
-            )
+        layers = self.layers()
+        users, items = next(layers)
+        for user, item in layers:
             users, items = users + user, items + item
-        return users / (self.layers + 1), items / (self.layers + 1)
+        return users / (self.settings.layers + 1), items / (self.settings.layers + 1)
+
+    @torch.no_grad()
+    def fold_in(self) -> FoldIn:
+        r"""New users, zero parameters of theirs being propagated.
+
+        .. math:: u = \frac{1}{L+1} \frac{1}{\sqrt{|I_u|}} \sum_{i \in I_u} t_i,
+                  \qquad t_i = \frac{1}{\sqrt{|U_i|}} \sum_{l=0}^{L-1} i^{(l)}
+        """
+        sent = torch.stack([item for _, item in self.layers()][:-1]).sum(0)
+        degree = self.graph.packed.interactions.col_degree.clamp_min(1).to(self.dtype)
+        table = sent * degree.rsqrt().unsqueeze(1) / (self.settings.layers + 1)
+        return EmbeddingFoldIn([SumOfRows(table, 0.5)], self.ranking_vectors()[1])

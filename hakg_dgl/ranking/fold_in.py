@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -204,6 +206,24 @@ class ScorerFoldIn:
     def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
         """A scorer of these users; DataError if an item does not exist, or the lists do not fit together."""
         return self.make(*checked_lists(indptr, items, self.n_items))
+
+
+def rows_fold_in(n_items: int, make: Callable[[sparse.csr_matrix], Scorer]) -> ScorerFoldIn:
+    """Folds users into a model that scores from rows of interactions: new rows take the place of the data set's.
+
+    Parameters
+    ----------
+    n_items
+        Number of items.
+    make
+        From float64 ones ``[n, n_items]`` to the scorer of those users.
+    """
+
+    def of_lists(indptr: Tensor, items: Tensor) -> Scorer:
+        ones, shape = np.ones(len(items)), (len(indptr) - 1, n_items)
+        return make(sparse.csr_matrix((ones, items.numpy(), indptr.numpy()), shape=shape))
+
+    return ScorerFoldIn(n_items, of_lists)
 
 
 def checked_lists(indptr: IdArray, items: IdArray, n_items: int) -> tuple[Tensor, Tensor]:

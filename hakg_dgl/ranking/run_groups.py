@@ -22,7 +22,7 @@ class RunCard:
     name: str
     """Its folder."""
     settings: Mapping[str, Mapping[str, Any]]
-    """As ``Settings.of_its_kind`` has them: those that the kind of model reads."""
+    """As ``Settings.to_dict`` has them: those that the model reads."""
     data: Mapping[str, str]
     """``name`` and ``digest`` of its data set."""
     notes: tuple[str, ...] = ()

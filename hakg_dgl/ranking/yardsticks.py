@@ -13,10 +13,43 @@ if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset
 
 
-class PopularityScorer:
-    """Ranks items by their number of interactions, the same for every user; equal counts go to the lower id.
+class SameForAllScorer:
+    """Ranks items the same for every user.
 
-    The score's integer part is the count; a fraction that falls with the id makes the order strict.
+    Parameters
+    ----------
+    n_users
+        Number of users.
+    row
+        Scores of the items, ``[n_items]``, on the CPU.
+    """
+
+    def __init__(self, n_users: int, row: Tensor) -> None:
+        self.n_users, self.n_items, self.row = n_users, len(row), row
+
+    def scores(self, users: Tensor) -> Tensor:
+        """The same row for each of the users ``[B]``: ``[B, n_items]``."""
+        return self.row.repeat(len(users), 1)
+
+
+def popularity(items: Tensor, n_items: int) -> Tensor:
+    """Scores that rank items by how often they occur, float64 ``[n_items]``; equal counts go to the lower id.
+
+    The integer part is the count; a fraction that falls with the id makes the order strict.
+
+    Parameters
+    ----------
+    items
+        Items of interactions, int64 ``[n]``.
+    n_items
+        Size of the catalogue.
+    """
+    counts = torch.bincount(items, minlength=n_items).double()
+    return counts + torch.arange(n_items - 1, -1, -1, dtype=torch.float64) / n_items
+
+
+class PopularityScorer(SameForAllScorer):
+    """Ranks items by their number of interactions; see :func:`popularity`.
 
     Parameters
     ----------
@@ -27,15 +60,9 @@ class PopularityScorer:
     """
 
     def __init__(self, dataset: Dataset, splits: tuple[str, ...] = ("train",)) -> None:
-        self.n_users, self.n_items = int(dataset.n_users), int(dataset.n_items)
         _, items = dataset.positives(*splits)
-        counts = torch.bincount(torch.tensor(items, dtype=torch.int64), minlength=self.n_items).double()
-        fractions = torch.arange(self.n_items - 1, -1, -1, dtype=torch.float64) / self.n_items
-        self.popularity = counts + fractions
-
-    def scores(self, users: Tensor) -> Tensor:
-        """The same float64 row for each of the users ``[B]``: ``[B, n_items]``."""
-        return self.popularity.repeat(len(users), 1)
+        row = popularity(torch.tensor(items, dtype=torch.int64), dataset.n_items)
+        super().__init__(dataset.n_users, row)
 
 
 class RandomScorer:

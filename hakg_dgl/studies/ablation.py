@@ -13,12 +13,13 @@ from typing import Any
 from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
-from hakg_dgl.models.settings import Settings, setting_keys
+from hakg_dgl.models.registry import model_class, model_names
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.ablation_report import summary, write_report
 from hakg_dgl.studies.runs import PlannedRun, train_all
 from hakg_dgl.studies.variants import chosen_variants
+from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import settings_differences
-from hakg_dgl.training.trainer import Progress
 
 STUDY_FORMAT_VERSION = 1
 SEEDS = (2020, 2021, 2022)
@@ -99,7 +100,7 @@ class AblationStudy:
         _require_splits(dataset)
         known = self._read() if self.about_file.exists() else None
         self.settings = (settings or Settings.resolve()) if known is None else known[0]
-        _require_hakg(self.settings)
+        _require_variants(self.settings)
         if known is not None and settings is not None:
             self._refuse_changes(settings)
             self.settings = self.settings.replace({"device": settings.run.device})
@@ -270,8 +271,7 @@ class AblationStudy:
             raise CheckpointError(f"{self.about_file}: cannot be written: {error.strerror}") from error
 
     def _refuse_changes(self, settings: Settings) -> None:
-        keys = [key for key in setting_keys() if key not in _MAY_CHANGE]
-        different = settings_differences(self.settings.to_dict(), settings, keys)
+        different = settings_differences(self.settings.to_dict(), settings, _MAY_CHANGE)
         if different:
             raise ConfigError(
                 f"{self.path}: the study has other settings: {'; '.join(different)}\n"
@@ -279,10 +279,13 @@ class AblationStudy:
             )
 
 
-def _require_hakg(settings: Settings) -> None:
-    kind, protocol = settings.model.kind, settings.training.protocol
-    if kind != "hakg":
-        raise ConfigError(f"kind = {kind!r}: the study is of the parts of HAKG; 'hakg compare' compares other models")
+def _require_variants(settings: Settings) -> None:
+    protocol = settings.training.protocol
+    if not settings.model_class.variants:
+        able = ", ".join(name for name in model_names() if model_class(name).variants)
+        raise ConfigError(
+            f"kind = {settings.kind!r} has no parts to switch off ({able} has); 'hakg compare' compares other models"
+        )
     if protocol != "validation":
         raise ConfigError(f"protocol = {protocol!r}: the study must not select on the test split; use 'validation'")
 

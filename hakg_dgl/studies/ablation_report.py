@@ -18,7 +18,7 @@ from hakg_dgl.ranking.comparison_text import to_latex, to_markdown
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
 from hakg_dgl.studies.ablation_figures import write_figures
 from hakg_dgl.studies.runs import METRICS, PlannedRun, user_metrics
-from hakg_dgl.studies.variants import FULL, TABLES, VARIANTS, shown_in
+from hakg_dgl.studies.variants import FULL, TABLES, shown_in, variants_of
 from hakg_dgl.training.run_folder import RunFolder
 
 TITLES = {"ablation": "The model without its parts", "depth": "Number of layers"}
@@ -135,7 +135,7 @@ def _notes(planned: Sequence[PlannedRun], finished: Sequence[PlannedRun], settin
 def _about(run: PlannedRun) -> dict[str, Any]:
     result = RunFolder(run.folder).result
     keys = ("best_epoch", "epochs_run", "stopped", "seconds", "device", "metrics")
-    overrides = next(dict(variant.overrides) for variant in VARIANTS if variant.name == run.variant)
+    overrides = next(dict(variant.overrides) for variant in variants_of(run.settings) if variant.name == run.variant)
     return {
         "variant": run.variant,
         "label": run.label,

@@ -24,9 +24,11 @@ from hakg_dgl.errors import HakgError, NumericalError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.studies.processes import orphaned
-from hakg_dgl.training.baselines import load_scorer, make_trainer
+from hakg_dgl.training.circumstances import choose_device
+from hakg_dgl.training.loading import load_scorer
+from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import RunFolder
-from hakg_dgl.training.trainer import Progress, choose_device
+from hakg_dgl.training.trainer import make_trainer
 
 METRICS = ("recall@20", "ndcg@20")
 SAME = 1e-6

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.models.settings import Settings, read_toml, setting_keys, shown_value
+from hakg_dgl.models.settings import Settings, section_names
+from hakg_dgl.settings.section import shown_value
+from hakg_dgl.settings.toml import read_toml
 
 if TYPE_CHECKING:
     import optuna
@@ -25,48 +27,6 @@ _FIXED = {
     "tensorboard": "trials write no event files",
 }
 """Settings that are the same in all trials, and why."""
-
-_OF_BOTH_LOSSES: dict[str, Any] = {
-    "angle_weight": {"low": 1e-3, "high": 1.0, "log": True},
-    "message_dropout": {"low": 0.0, "high": 0.5},
-    "kg_edge_dropout": {"low": 0.0, "high": 0.8},
-    "interaction_dropout": {"low": 0.0, "high": 0.8},
-}
-DEFAULT_SPACES: dict[str, dict[str, Any]] = {
-    "hakg": {
-        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "layers": {"low": 1, "high": 3},
-        "temperature": {"low": 0.3, "high": 3.0, "log": True},
-        "linear_weight": {"low": 0.0, "high": 32.0},
-        "linear_l2": {"low": 10.0, "high": 3000.0, "log": True},
-        "degree_exponent": {"low": 0.0, "high": 1.0},
-        "gate_l2": {"low": 1e-5, "high": 1e-1, "log": True},
-        **_OF_BOTH_LOSSES,
-    },
-    "hakg-hinge": {
-        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "layers": {"low": 1, "high": 3},
-        "margin": {"low": 0.3, "high": 0.9},
-        "negatives": {"low": 50, "high": 400, "log": True},
-        **_OF_BOTH_LOSSES,
-    },
-    "item-knn": {
-        "neighbours": {"low": 5, "high": 1000, "log": True},
-        "shrinkage": {"low": 0.0, "high": 200.0},
-        "similarity": ["cosine", "jaccard"],
-    },
-    "ease": {"ease_l2": {"low": 10.0, "high": 3000.0, "log": True}},
-    "bpr-mf": {
-        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
-    },
-    "lightgcn": {
-        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
-        "layers": {"low": 1, "high": 4},
-    },
-}
-"""Kind of model -> the space searched when no other is given; ``hakg-hinge`` is HAKG with ``ranking_loss`` hinge."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +143,7 @@ class SearchSpace:
 
     @classmethod
     def default(cls, settings: Settings | None = None) -> SearchSpace:
-        """The space searched for the settings' model when no other is given; see ``DEFAULT_SPACES``.
+        """The space that the settings' model declares, searched when no other is given.
 
         Raises
         ------
@@ -191,11 +151,10 @@ class SearchSpace:
             If the model has no settings to search.
         """
         settings = settings or Settings()
-        kind = settings.model.kind
-        if kind not in DEFAULT_SPACES:
-            raise ConfigError(f"kind = {kind!r}: this model has no settings to search")
-        hinge = kind == "hakg" and settings.loss.ranking_loss == "hinge"
-        return cls.from_dict(DEFAULT_SPACES["hakg-hinge" if hinge else kind], settings)
+        space = settings.model_class.search_space(settings.values())
+        if not space:
+            raise ConfigError(f"kind = {settings.kind!r}: this model has no settings to search")
+        return cls.from_dict(space, settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and TOML; :meth:`from_dict` reads them back to an equal space."""
@@ -219,7 +178,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    sections = set(setting_keys().values())
+    sections = section_names()
     for key, value in values.items():
         if key in sections and isinstance(value, Mapping):
             yield from ((f"{key}.{name}", inner) for name, inner in value.items())
@@ -291,7 +250,7 @@ def _accepted(key: str, value: Any, settings: Settings, *, only_key: bool = Fals
     except OverflowError as error:
         raise ConfigError(f"{key} = {value!r}: is too large") from error
     except ConfigError:
-        if only_key and name in setting_keys():
+        if only_key and name in settings.by_section():
             return None
         raise
-    return getattr(getattr(changed, setting_keys()[name]), name)
+    return changed.values()[name]

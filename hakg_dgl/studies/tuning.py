@@ -17,16 +17,17 @@ import torch
 from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
-from hakg_dgl.models.settings import Settings, setting_keys
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import stream_seed
 from hakg_dgl.studies.journal import locked, open_journal, require_optuna
 from hakg_dgl.studies.processes import orphaned, run_processes
 from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.studies.tuning_report import summary, write_report
 from hakg_dgl.studies.workers import Worker
-from hakg_dgl.training.baselines import ClosedFormTrainer, make_trainer
+from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import settings_differences
-from hakg_dgl.training.trainer import Progress
+from hakg_dgl.training.trainer import make_trainer
 
 if TYPE_CHECKING:
     import optuna
@@ -142,7 +143,7 @@ class Study:
                 n_warmup_steps=PRUNED_FROM_EVALUATION * self.settings.training.eval_every,
             )
             # What a closed-form model reports are choices of settings, none of which leads to the next.
-            if self.prune and self.settings.model.kind not in ClosedFormTrainer.kinds
+            if self.prune and issubclass(self.settings.model_class, GradientRecommender)
             else optuna.pruners.NopPruner()
         )
 
@@ -314,7 +315,7 @@ class Study:
     def _refuse_changes(self, settings: Settings | None, space: SearchSpace | None, prune: bool | None) -> None:
         different = []
         if settings is not None:
-            different += settings_differences(self.settings.to_dict(), settings, list(setting_keys()))
+            different += settings_differences(self.settings.to_dict(), settings)
         if space is not None and space != self.space:
             keys = [*self.space.dimensions, *(key for key in space.dimensions if key not in self.space.dimensions)]
             changed = [key for key in keys if self.space.dimensions.get(key) != space.dimensions.get(key)]
@@ -383,7 +384,9 @@ class Study:
                 raise optuna.TrialPruned
 
         try:
-            values = self.space.decode(trial.params) | {"refit": False, "tensorboard": False}
+            values = self.space.decode(trial.params) | {"refit": False}
+            if "tensorboard" in self.settings.by_section():
+                values["tensorboard"] = False
             result = make_trainer(self._seen, self.settings.replace(values), on_progress=evaluated).fit()
             trial.set_user_attr("metrics", result["metrics"]["valid"])
             self._optuna.tell(trial, result["metrics"]["valid"][select_by])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
+from hakg_dgl.models.recommender import ClosedFormRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.journal import CUT_LINES
 from hakg_dgl.studies.search_space import SearchSpace
-from hakg_dgl.training.baselines import CLOSED_FORMS
 
 if TYPE_CHECKING:
     import optuna
@@ -173,7 +173,7 @@ def _commands(path: Path, data_path: Path | None, settings: Settings) -> list[st
         out = shlex.quote(f"{path}-{name}")
         return " ".join(["hakg train", data, "--out", out, "--config", config, *options])
 
-    if settings.model.kind in CLOSED_FORMS:
+    if issubclass(settings.model_class, ClosedFormRecommender):
         return [command("best")]
     return [command(f"seed-{seed}", "--seed", str(seed)) for seed in SEEDS]
 
@@ -233,7 +233,7 @@ def _notes(study: optuna.Study, trials: list[dict[str, Any]], settings: Settings
     if cut := study.user_attrs.get(CUT_LINES):
         notes.append(f"{cut} unfinished lines at the end of the journal, left by a kill, were cut off.")
     best = _best(trials)
-    if best and best["epoch"] == settings.replace(best["settings"]).training.epochs:
+    if best and best["epoch"] == settings.replace(best["settings"]).values().get("epochs"):
         notes.append("The best trial was best in its last epoch: with more epochs it may become better.")
     return notes
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.recommender import Variant
 from hakg_dgl.models.settings import Settings
 
 FULL = "full"
@@ -14,40 +13,9 @@ TABLES = ("ablation", "depth")
 """The study's tables: the model without its parts, and by the number of layers."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One model of a study.
-
-    Attributes
-    ----------
-    name
-        For commands and folders.
-    label
-        For people.
-    overrides
-        Settings in which it differs from the full model.
-    table
-        Where it is shown; the full model is in both.
-    """
-
-    name: str
-    label: str
-    overrides: Mapping[str, Any]
-    table: str = "ablation"
-
-
-VARIANTS = (
-    Variant(FULL, "full model", {}),
-    Variant("euclidean", "without hyperbolic geometry", {"geometry": "euclidean"}),
-    Variant("no-angle", "without the angle loss", {"angle_weight": 0.0}),
-    Variant("no-gate", "without the gate", {"gate": False}),
-    Variant("no-dual", "without dual item embeddings", {"dual_item_embeddings": False}),
-    Variant("no-linear", "without the linear item-item term", {"linear_weight": 0.0}),
-    Variant("paper", "formulation of the paper", {"formulation": "paper"}),
-    Variant("released", "formulation of the released code", {"formulation": "released"}),
-    *(Variant(f"layers-{depth}", f"L = {depth}", {"layers": depth}, "depth") for depth in (1, 2, 3, 4)),
-)
-"""All of them. One whose settings are those of the full model is that model, and is not trained again."""
+def variants_of(settings: Settings) -> tuple[Variant, ...]:
+    """The full model and what its class declares. One whose settings are those of the full model is that model."""
+    return (Variant(FULL, "full model", {}), *settings.model_class.variants)
 
 
 def chosen_variants(settings: Settings, only: Iterable[str] = ()) -> list[Variant]:
@@ -65,14 +33,15 @@ def chosen_variants(settings: Settings, only: Iterable[str] = ()) -> list[Varian
     ConfigError
         If there is no variant of a name.
     """
-    by_name = {variant.name: variant for variant in VARIANTS}
+    all_variants = variants_of(settings)
+    by_name = {variant.name: variant for variant in all_variants}
     wanted = list(only)
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
         raise ConfigError(f"there is no variant {unknown[0]!r}; the variants are {', '.join(by_name)}")
-    models = {variant.name: FULL if is_full(variant, settings) else variant.name for variant in VARIANTS}
+    models = {variant.name: FULL if is_full(variant, settings) else variant.name for variant in all_variants}
     names = {models[name] for name in wanted or by_name}
-    return [variant for variant in VARIANTS if variant.name in names]
+    return [variant for variant in all_variants if variant.name in names]
 
 
 def is_full(variant: Variant, settings: Settings) -> bool:
@@ -84,7 +53,7 @@ def shown_in(table: str, settings: Settings) -> dict[str, str]:
     """Label -> name of the runs that a table shows, the full model among them by its own label or its depth."""
     depth = {"ablation": "", "depth": f"L = {settings.model.layers}"}[table]
     rows: dict[str, str] = {}
-    for variant in VARIANTS:
+    for variant in variants_of(settings):
         if variant.name == FULL:
             if table == "ablation" or not 1 <= settings.model.layers <= 4:
                 rows[f"{variant.label} ({depth})" if depth else variant.label] = FULL

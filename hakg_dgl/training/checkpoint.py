@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
-from hakg_dgl.models.settings import Settings, setting_keys
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.run_folder import RunFolder, settings_differences
+from hakg_dgl.training.trainee import BATCHES, Trainee
 
-STATE_FORMAT_VERSION = 2
-"""2: a state may be from within an epoch."""
+STATE_FORMAT_VERSION = 1
 STATE_SHARE = 0.05
 """Largest share of the time that writing the state may take."""
 STATE_AGE = 300.0
@@ -61,10 +61,6 @@ class Standing:
     step_seconds: float = 0.0
 
 
-_ALWAYS_WRITTEN = ("epoch", "best_epoch", "best_value", "best_metrics", "worse", "seconds")
-"""Fields that every version wrote; the others have their defaults where they are missing."""
-
-
 class Checkpoint:
     """Saves and restores what changes during training.
 
@@ -75,20 +71,12 @@ class Checkpoint:
     ----------
     folder, settings
         Of the run.
-    model, optimizer, generators
+    trainee
         What is saved, and changed in place when restoring.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        settings: Settings,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        generators: Mapping[str, torch.Generator],
-    ) -> None:
-        self.folder, self.settings, self.model, self.optimizer = folder, settings, model, optimizer
-        self.generators = generators
+    def __init__(self, folder: RunFolder, settings: Settings, trainee: Trainee) -> None:
+        self.folder, self.settings, self.trainee = folder, settings, trainee
         self._written, self._cost = time.monotonic(), 0.0
 
     @property
@@ -108,19 +96,30 @@ class Checkpoint:
         force
             Write in any case.
         order
-            Within an epoch, the state of the batches' generator at the beginning of that epoch.
+            Within an epoch, the state of the batches' generator at the beginning of the pass.
         """
         began = time.monotonic()
         if not force and (began - self._written) * STATE_SHARE < self._cost:
             return False
-        tensors = _prefixed("model", self.model.state_dict())
+        self._write(self.folder.state_file, standing, best, order)
+        self._written = time.monotonic()
+        self._cost = self._written - began
+        return True
+
+    def keep_search(self, standing: Standing, best: Weights) -> None:
+        """Write the state of a search that is over, from which it goes on if there are more epochs one day."""
+        self._write(self.folder.search_file, standing, best, None)
+
+    def _write(self, file: Path, standing: Standing, best: Weights, order: Tensor | None) -> None:
+        tensors = _prefixed("model", self.trainee.model.state_dict())
         if best and (standing.step or standing.best_epoch != standing.epoch):
             tensors |= _prefixed("best", best)
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= _prefixed(f"optimizer.{index}", {name: torch.as_tensor(slots[name]) for name in slots})
-        random = {name: generator.get_state() for name, generator in self.generators.items()}
+        for key, optimizer in self.trainee.optimizers.items():
+            for index, slots in optimizer.state_dict()["state"].items():
+                tensors |= _prefixed(f"optimizer.{key}.{index}", {n: torch.as_tensor(slots[n]) for n in slots})
+        random = {name: generator.get_state() for name, generator in self.trainee.generators.items()}
         if order is not None:
-            random["batches"] = order
+            random[BATCHES] = order
         tensors |= _prefixed("random", random)
         about = {
             "format_version": STATE_FORMAT_VERSION,
@@ -129,13 +128,19 @@ class Checkpoint:
             "standing": asdict(standing),
         }
         self.folder.sync_metrics()
-        self.folder.save_tensors(self.folder.state_file, tensors, about)
-        self._written = time.monotonic()
-        self._cost = self._written - began
-        return True
+        self.folder.save_tensors(file, tensors, about)
 
-    def restore(self) -> tuple[Standing, Weights]:
-        """Set everything back to the saved state; where training stood, and the best weights until then.
+    def saved_standing(self) -> Standing:
+        """Where training stood when the state was saved; errors as :meth:`restore`."""
+        return self._checked(self.folder.state_file, self.folder.load_metadata(self.folder.state_file))
+
+    def restore(self, file: Path | None = None) -> tuple[Standing, Weights]:
+        """Set everything back to a saved state; where training stood, and the best weights until then.
+
+        Parameters
+        ----------
+        file
+            The state; that of the run by default.
 
         Raises
         ------
@@ -144,8 +149,21 @@ class Checkpoint:
         FormatVersionError
             If a newer version wrote it.
         """
-        file = self.folder.state_file
+        file = file or self.folder.state_file
         tensors, about = self.folder.load_tensors(file)
+        standing = self._checked(file, about)
+        try:
+            best = self._restore_tensors(tensors)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file}: does not fit this run: {error}; train again") from error
+        if standing.best_epoch == standing.epoch and not standing.step and standing.refit_from is None:
+            best = copied(self.trainee.model)
+        if standing.best_epoch and not best and standing.refit_from is None:
+            raise CheckpointError(f"{file}: lacks the best weights, of epoch {standing.best_epoch}; train again")
+        return standing, best
+
+    def _checked(self, file: Path, about: Mapping[str, Any]) -> Standing:
+        """The standing in a state's metadata, if that is of this run."""
         version = about.get("format_version")
         if isinstance(version, int) and version > STATE_FORMAT_VERSION:
             raise FormatVersionError(
@@ -157,42 +175,33 @@ class Checkpoint:
             different = changed_settings(about["settings"], self.settings)
             if about["device"] != self._device:
                 different.append(f"device (was {about['device']!r}, now {self._device!r})")
-            new = {name: value for name, value in asdict(Standing()).items() if name not in _ALWAYS_WRITTEN}
-            known = new | about["standing"]
-            standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
+            standing = Standing(**{f.name: about["standing"][f.name] for f in fields(Standing)})
             _refuse_other_types(standing)
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{file}: does not say where training stood ({error!r}); train again") from error
         refuse_changed_settings(self.folder, different)
-        try:
-            best = self._restore_tensors(tensors)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{file}: does not fit this run: {error}; train again") from error
-        if standing.best_epoch == standing.epoch and not standing.step and standing.refit_from is None:
-            best = copied(self.model)
-        if standing.best_epoch and not best and standing.refit_from is None:
-            raise CheckpointError(f"{file}: lacks the best weights, of epoch {standing.best_epoch}; train again")
-        return standing, best
+        return standing
 
     def _restore_tensors(self, tensors: Weights) -> Weights:
         groups: dict[str, Weights] = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
-        slots: dict[int, Weights] = {}
+        self.trainee.model.load_tensors(groups["model"])
+        slots: dict[str, dict[int, Weights]] = {key: {} for key in self.trainee.optimizers}
         for name, tensor in groups["optimizer"].items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        for name, generator in self.generators.items():
+            key, index, slot = name.rsplit(".", 2)
+            slots[key].setdefault(int(index), {})[slot] = tensor
+        for key, optimizer in self.trainee.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots[key]})
+        for name, generator in self.trainee.generators.items():
             generator.set_state(groups["random"][name])
         return groups["best"]
 
     @property
     def _device(self) -> str:
         """Kind of device, on which the generators' states depend."""
-        return next(self.model.parameters()).device.type
+        return self.trainee.device.type
 
 
 def _refuse_other_types(standing: Standing) -> None:
@@ -215,9 +224,9 @@ def changed_settings(theirs: dict[str, Any], ours: Settings) -> list[str]:
     go, and so may more epochs and patience. Only a schedule that is spread over the epochs depends on their number.
     """
     free = {"patience", "device", "tensorboard", "cuda_graphs"}
-    if ours.training.lr_schedule == "constant":
+    if ours.values().get("lr_schedule") == "constant":
         free.add("epochs")
-    return settings_differences(theirs, ours, [key for key in setting_keys() if key not in free])
+    return settings_differences(theirs, ours, free)
 
 
 def refuse_changed_settings(folder: RunFolder, different: list[str]) -> None:

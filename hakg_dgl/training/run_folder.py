@@ -1,8 +1,9 @@
 """The RUN folder: what training leaves, and how later commands read it.
 
 ``config.toml`` (all settings), ``run.json`` (the data set it belongs to), ``metrics.jsonl`` (a line an epoch),
-``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming) and, if asked
-for, ``tensorboard/``. Nothing in it can run code.
+``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming),
+``search.safetensors`` (the search for the best epoch, where a refit followed it) and, if asked for, ``tensorboard/``.
+Nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -10,31 +11,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hakg_dgl import locks
 from hakg_dgl.atomic_files import replace_file, sync_file, write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import Settings, read_toml, setting_keys
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.settings.toml import read_toml
 
 RUN_FORMAT_VERSION = 1
-_TRAINED_WITH = (
-    "kind", "formulation", "dim", "layers", "geometry", "curvature", "degree_exponent", "gate", "dual_item_embeddings",
-    "score", "linear_weight", "protocol", "dtype",
-)  # fmt: skip
-"""Settings without which a trained model ranks otherwise than it did."""
 _TEMPORARY = re.compile(
-    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state)\.safetensors)\..+\.tmp|\.tmp.{6}"
+    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state|search)\.safetensors)\..+\.tmp|\.tmp.{6}"
 )
 
 
@@ -58,6 +53,7 @@ class RunFolder:
         self.result_file = self.path / "result.json"
         self.model_file = self.path / "model.safetensors"
         self.state_file = self.path / "state.safetensors"
+        self.search_file = self.path / "search.safetensors"
         self.tensorboard = self.path / "tensorboard"
 
     @contextmanager
@@ -75,7 +71,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
-            for file in (self.about_file, self.state_file, self.result_file, self.model_file, self.metrics_file):
+            states = (self.state_file, self.search_file, self.model_file)
+            for file in (self.about_file, *states, self.result_file, self.metrics_file):
                 file.unlink(missing_ok=True)
             if self.tensorboard.exists():
                 shutil.rmtree(self.tensorboard)
@@ -141,11 +138,11 @@ class RunFolder:
                 remedy="Install a newer hakg_dgl, or train again.",
             )
         if type(version) is not int or version < 1:
-            raise _damaged(self.about_file, f"its format version is {version!r}")
+            raise damaged(self.about_file, f"its format version is {version!r}")
         if not isinstance(data, dict) or not all(isinstance(data.get(key), str) for key in ("name", "digest")):
-            raise _damaged(self.about_file, "it does not name a data set")
+            raise damaged(self.about_file, "it does not name a data set")
         if not isinstance(data.get("path"), (str, type(None))):
-            raise _damaged(self.about_file, f"the path of the data set is {data['path']!r}")
+            raise damaged(self.about_file, f"the path of the data set is {data['path']!r}")
         return about
 
     @property
@@ -177,9 +174,9 @@ class RunFolder:
         try:
             values = [json.loads(line) for line in lines if line.endswith(b"\n")]
         except (ValueError, RecursionError) as error:
-            raise _damaged(self.metrics_file, error) from error
+            raise damaged(self.metrics_file, error) from error
         if not all(isinstance(value, dict) and isinstance(value.get("epoch"), int) for value in values):
-            raise _damaged(self.metrics_file, "a line is no JSON object with an epoch")
+            raise damaged(self.metrics_file, "a line is no JSON object with an epoch")
         return values
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -207,27 +204,28 @@ class RunFolder:
             replace_file(file, lambda temporary: save_file(contiguous, temporary, metadata=header))
 
     def load_tensors(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a safetensors file written by :meth:`save_tensors`."""
+        """Tensors and metadata of a safetensors file written by :meth:`save_tensors`, both of the same version.
+
+        The file is opened once: a trainer may replace it at any moment.
+        """
         self._require(file)
         try:
             with safe_open(file, framework="pt") as handle:
                 # Copies: what safetensors gives is mapped from the file.
                 tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
-        return tensors, self.load_metadata(file)
+                metadata = _metadata(handle)
+        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+            raise damaged(file, error) from error
+        return tensors, metadata
 
     def load_metadata(self, file: Path) -> dict[str, Any]:
         """Metadata alone of a safetensors file written by :meth:`save_tensors`."""
         self._require(file)
         try:
             with safe_open(file, framework="pt") as handle:
-                metadata = json.loads((handle.metadata() or {})["hakg"])
+                return _metadata(handle)
         except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
-            raise _damaged(file, error) from error
-        if not isinstance(metadata, dict):
-            raise _damaged(file, "its metadata are no JSON object")
-        return metadata
+            raise damaged(file, error) from error
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise IntegrityError if the run belongs to another data set."""
@@ -257,7 +255,7 @@ class RunFolder:
 
     def _require(self, file: Path) -> None:
         if file.exists() and not file.is_file():  # a pipe or a device may have no end
-            raise _damaged(file, "it is no plain file")
+            raise damaged(file, "it is no plain file")
         if not file.exists():
             raise CheckpointError(
                 f"{self.path}: has no {file.name}, so it is not a run, or one that has not come so far; "
@@ -269,17 +267,26 @@ class RunFolder:
         try:
             value = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
         if not isinstance(value, dict):
-            raise _damaged(file, "not a JSON object")
+            raise damaged(file, "not a JSON object")
         return value
 
 
-def _damaged(file: Path, why: object) -> CheckpointError:
+def _metadata(handle: Any) -> dict[str, Any]:
+    """The JSON metadata of an open safetensors file; KeyError or ValueError if there are none."""
+    metadata = json.loads((handle.metadata() or {})["hakg"])
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are not a JSON object")
+    return metadata
+
+
+def damaged(file: Path, why: object) -> CheckpointError:
+    """The error for a file of a run that is not as it was written."""
     return CheckpointError(f"{file}: is damaged, or not written by this package ({why}); train again, or restore it")
 
 
-def settings_differences(theirs: dict[str, Any], ours: Settings, keys: Iterable[str]) -> list[str]:
+def settings_differences(theirs: Mapping[str, Any], ours: Settings, free: Collection[str] = ()) -> list[str]:
     """How settings differ from those stored as :meth:`Settings.to_dict`, as texts ``key (was ..., now ...)``.
 
     Parameters
@@ -288,93 +295,21 @@ def settings_differences(theirs: dict[str, Any], ours: Settings, keys: Iterable[
         The stored ones; keys that they lack have their defaults.
     ours
         To compare with.
-    keys
-        Which to compare.
+    free
+        Keys that may differ.
 
     Raises
     ------
     ConfigError
         If the stored ones are no settings.
     """
-    was, now, sections = Settings.from_dict(theirs).to_dict(), ours.to_dict(), setting_keys()
-    pairs = ((key, was[sections[key]][key], now[sections[key]][key]) for key in keys)
-    return [f"{key} (was {old!r}, now {new!r})" for key, old, new in pairs if old != new]
+    stored = Settings.from_dict(theirs)
+    if stored.kind != ours.kind:
+        return [f"kind (was {stored.kind!r}, now {ours.kind!r})"]
+    was, now = (_plain(settings.values()) for settings in (stored, ours))
+    return [f"{key} (was {was[key]!r}, now {now[key]!r})" for key in now if key not in free and was[key] != now[key]]
 
 
-def model_splits(folder: RunFolder) -> tuple[str, ...]:
-    """Splits whose interactions the best model of a run was trained on and propagates over.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no model, or it is damaged.
-    """
-    splits = folder.load_metadata(folder.model_file).get("splits")
-    if splits is None:  # written before there was a refit
-        published = folder.settings.training.protocol == "published"
-        return ("train", "valid") if published else ("train",)
-    if splits not in (["train"], ["train", "valid"]):
-        raise _damaged(folder.model_file, f"its splits are {splits!r}")
-    return tuple(splits)
-
-
-def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> HAKG:
-    """The best model of a run of HAKG, ready to rank.
-
-    Parameters
-    ----------
-    run
-        Folder written by training.
-    dataset
-        The data set it was trained on.
-    device
-        Where the model shall lie.
-
-    Raises
-    ------
-    IntegrityError
-        If the run belongs to another data set.
-    CheckpointError
-        If the run is incomplete, its files are damaged, ``config.toml`` is not that of the model, or that is none of
-        HAKG (:func:`hakg_dgl.load_scorer` loads every kind).
-    """
-    from hakg_dgl.training.trainer import build_model
-
-    folder = RunFolder(run)
-    tensors, settings = trained_tensors(folder, dataset)
-    if settings.model.kind != "hakg":
-        raise CheckpointError(
-            f"{folder.path}: holds a model of kind {settings.model.kind!r}, not 'hakg'; hakg_dgl.load_scorer loads it"
-        )
-    model = build_model(dataset, settings, torch.device(device), model_splits(folder))
-    fill(model, tensors, folder)
-    return model
-
-
-def trained_tensors(folder: RunFolder, dataset: Dataset) -> tuple[dict[str, Tensor], Settings]:
-    """The tensors of the best model of a run, and the settings it was trained with; errors as :func:`load_model`."""
-    folder.check_dataset(dataset)
-    settings = folder.settings
-    tensors, about = folder.load_tensors(folder.model_file)
-    try:
-        different = settings_differences(about["settings"], settings, _TRAINED_WITH)
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise _damaged(folder.model_file, error) from error
-    if different:
-        raise CheckpointError(
-            f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
-        )
-    return tensors, settings
-
-
-def fill(model: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
-    """Give a model its trained tensors, and make it ready to rank; CheckpointError if they do not fit."""
-    found, expected = ({n: (t.shape, t.dtype) for n, t in of.items()} for of in (tensors, model.state_dict()))
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    if wrong:
-        raise CheckpointError(
-            f"{folder.model_file}: does not fit {folder.config_file}: {len(wrong)} tensors are missing, too many, or "
-            f"of another shape or type, such as {wrong[0]!r}; train again, or restore it"
-        )
-    model.load_state_dict(tensors)
-    model.eval()
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As files have them: tuples as lists."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

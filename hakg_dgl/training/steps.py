@@ -2,7 +2,7 @@
 
 A step launches several hundred kernels, most of them short, and the processor needs longer to launch them than the GPU
 to run them. A CUDA graph launches them all at once, on the memory they had when they were recorded: parameters and the
-optimizer's state stay where they are, users and positives are copied into buffers of fixed size, and gradients live in
+optimizer's state stay where they are, batches are copied into buffers of fixed size, and gradients live in
 the graph's own memory. Nothing in a step may depend on what it computes, which the kernels for fixed shapes see to.
 
 The numbers are those of the steps one by one. Nothing is computed for practice: the steps before the recording, during
@@ -12,31 +12,19 @@ which kernels are compiled and tables made, are steps of the training, and the r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.kernels.interface import explain_cuda_graphs
-from hakg_dgl.models.settings import Settings
 
 WARM_UP_STEPS = 3
 """Steps made one by one before one is recorded, as PyTorch's notes on CUDA graphs advise."""
 LOSSES_KEPT = 32
 """Steps after which a GPU's losses are read."""
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> torch.optim.Adam:
-    """Adam, fused.
-
-    On CUDA its learning rate is a tensor there, which a graph reads each time it is played. Such a tensor is float32,
-    with a CUDA graph or without, so that both make the same steps.
-    """
-    rate = torch.tensor(lr, dtype=torch.float32, device=device) if device.type == "cuda" else lr
-    return torch.optim.Adam(parameters, lr=rate, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -51,8 +39,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 class Step(Protocol):
     """A training step in two halves, so that a loss can be looked at before it changes the parameters."""
 
-    def gradients(self, users: Tensor, positives: Tensor) -> Tensor:
-        """Compute the gradients of a batch, int64 ``[batch]`` each; its loss, detached, valid until the next call."""
+    def gradients(self, *batch: Tensor) -> Tensor:
+        """Compute the gradients of a batch of tensors; its loss, detached, valid until the next call."""
         ...
 
     def update(self) -> None:
@@ -66,18 +54,18 @@ class PlainStep:
     Parameters
     ----------
     objective
-        The loss of users and positives.
+        From the tensors of a batch to the loss.
     optimizer
         Of its parameters.
     """
 
-    def __init__(self, objective: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, objective: Callable[..., Tensor], optimizer: torch.optim.Optimizer) -> None:
         self.objective, self.optimizer = objective, optimizer
 
-    def gradients(self, users: Tensor, positives: Tensor) -> Tensor:
+    def gradients(self, *batch: Tensor) -> Tensor:
         """See :meth:`Step.gradients`."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective(users, positives)
+        loss = self.objective(*batch)
         loss.backward()  # type: ignore[no-untyped-call]
         # Detached: what holds on to the last step's graph would tie its gradients to the stream it ran on.
         return loss.detach()
@@ -116,19 +104,19 @@ class CapturedStep:
 
     def __init__(self, plain: PlainStep, size: int, recorder: Recorder) -> None:
         self.plain, self.size, self.recorder = plain, size, recorder
-        self._batch: Tensor | None = None
+        self._batch: tuple[Tensor, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
         self._warm, self._updated = 0, True
 
-    def gradients(self, users: Tensor, positives: Tensor) -> Tensor:
+    def gradients(self, *batch: Tensor) -> Tensor:
         """See :meth:`Step.gradients`; the parameters are changed too, unless the batch has another size."""
-        self._updated = len(users) == self.size
+        self._updated = len(batch[0]) == self.size
         if not self._updated:
-            return self.plain.gradients(users, positives)
+            return self.plain.gradients(*batch)
         if self._batch is None:
-            self._batch = torch.empty(2, self.size, dtype=users.dtype, device=users.device)
-        self._batch[0].copy_(users)
-        self._batch[1].copy_(positives)
+            self._batch = tuple(torch.empty_like(part) for part in batch)
+        for buffer, part in zip(self._batch, batch, strict=True):
+            buffer.copy_(part)
         if self._warm < WARM_UP_STEPS:
             self._warm += 1
             return self.recorder.warm_up(self._whole)
@@ -145,8 +133,7 @@ class CapturedStep:
 
     def _whole(self) -> Tensor:
         assert self._batch is not None
-        users, positives = self._batch.unbind(0)
-        loss = self.plain.gradients(users, positives)
+        loss = self.plain.gradients(*self._batch)
         self.plain.update()
         return loss
 
@@ -244,19 +231,8 @@ class LossRing:
         return values
 
 
-def refuse_uncapturable(settings: Settings, device: torch.device) -> None:
-    """Raise ConfigError if ``cuda_graphs`` is set where the steps of these settings cannot be recorded."""
-    if not settings.run.cuda_graphs:
-        return
-    problem = explain_cuda_graphs(settings.model.kernels, device)
-    if settings.model.kind != "hakg":
-        problem = f"kind = {settings.model.kind!r}, and only steps of 'hakg' are recorded"
-    if problem is not None:
-        raise ConfigError(f"cuda_graphs = true, but {problem}; set cuda_graphs = false")
-
-
 def make_step(
-    objective: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, size: int,
+    objective: Callable[..., Tensor], optimizer: torch.optim.Optimizer, size: int,
     generators: Mapping[str, torch.Generator], device: torch.device, *, captured: bool,
 ) -> Step:  # fmt: skip
     """A plain step, or one recorded as a CUDA graph at batches of ``size``; parameters as in the classes."""

@@ -1,4 +1,4 @@
-r"""The ranking score as a sum over edges of the graph.
+r"""The ranking score of HAKG as a sum over edges of the graph.
 
 Every layer's output is a sum over edges, divided by its norm; the vectors that rank are sums over layers. With the
 norms and gates as they are, the score is therefore a sum of one term per edge that enters the user or the item, and of
@@ -7,8 +7,8 @@ what their own parameters add. docs/explain.md derives it. All terms are compute
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,58 +20,17 @@ from hakg_dgl.geometry.frame import Gram
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, PackedGraph
-from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
-
-KEPT_PATHS = 10_000
-"""Paths of one kind that are kept, the strongest first; their totals count all."""
-
-USER_COLUMNS = ("via", "item", "contribution")
-ITEM_COLUMNS = ("via", "relation", "node", "contribution")
-_NONE = torch.empty(0, dtype=torch.int64)
-PATH_COLUMNS = ("via", "past_item", "relation", "node", "item_relation", "through_node", "contribution")
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What one component of the score is made of.
-
-    Attributes
-    ----------
-    value
-        The component's part of the score.
-    from_user
-        ``via``, ``item``, ``contribution``; adds up to ``value``. ``via`` is ``own`` for the user's parameters (item
-        -1), else what carried the past item's evidence: ``knowledge``, ``collaborative``, or a name of the component's.
-    from_item
-        ``via``, ``relation``, ``node``, ``contribution``; adds up to ``value``. ``via`` is ``own`` for the item's
-        parameters, ``fact`` (node: an entity; with the parts ``from_entity``, ``from_relation``, ``from_item`` of the
-        contribution), ``user`` (node: a user; relation -1), or a name of the component's.
-    paths
-        ``via`` (``entity`` or ``user``), ``past_item``, ``relation``, ``node``, ``item_relation``, ``through_node``,
-        ``contribution``: entities or users that a past item and the item share, at most :data:`KEPT_PATHS`.
-        ``contribution`` is the joint term of the past item and the edge from the node to the item; ``through_node`` is
-        the part of it in which the node's edge to the past item is the other factor.
-    path_totals
-        Kind of path -> number and sum of all of them.
-    """
-
-    value: float
-    from_user: pd.DataFrame
-    from_item: pd.DataFrame
-    paths: pd.DataFrame = field(default_factory=lambda: _frame(PATH_COLUMNS, "", *[_NONE] * 4, *[_NONE.double()] * 2))
-    path_totals: dict[str, tuple[int, float]] = field(default_factory=dict)
-
-
-class Component(Protocol):
-    """A named part of the score; the score is the sum of its components."""
-
-    @property
-    def name(self) -> str:
-        """What people read."""
-
-    def terms(self, user: int, item: int) -> Terms:
-        """Where its part of the score of this user and item comes from."""
+from hakg_dgl.models.explanation import (
+    ITEM_COLUMNS,
+    KEPT_PATHS,
+    PATH_COLUMNS,
+    USER_COLUMNS,
+    Component,
+    Terms,
+    frame_of,
+)
+from hakg_dgl.models.hakg.network import Network
+from hakg_dgl.models.hakg.settings import HAKGSettings
 
 
 class Edges(NamedTuple):
@@ -109,7 +68,7 @@ class Trace:
 
     Parameters
     ----------
-    model
+    network
         As trained; its parameters are read now.
 
     Attributes
@@ -125,39 +84,39 @@ class Trace:
     item: Tensor | None
 
     @torch.no_grad()
-    def __init__(self, model: HAKG) -> None:
-        _refuse_other_edges(model)
-        self.settings: ModelSettings = model.settings
-        self.rule: MessageRule = model.rule
-        self.graph: PackedGraph = model.graph.to("cpu").packed
-        self.relation = model.relation.detach().cpu()
+    def __init__(self, network: Network) -> None:
+        _refuse_other_edges(network)
+        self.settings: HAKGSettings = network.settings
+        self.rule: MessageRule = network.rule
+        self.graph: PackedGraph = network.graph.to("cpu").packed
+        self.relation = network.relation.detach().cpu()
         self.user_share, self.item_share = (
-            degree.clamp_min(1).double().pow(-model.settings.degree_exponent)
+            degree.clamp_min(1).double().pow(-network.settings.degree_exponent)
             for degree in (self.graph.interactions.row_degree, self.graph.interactions.col_degree)
         )
         self.layers: list[_Layer] = []
-        n_items, n_layers = model.graph.n_items, model.settings.layers
+        n_items, n_layers = network.graph.n_items, network.settings.layers
         degree = self.graph.knowledge.pairs.row_degree.clamp_min(1)
-        user, entity = model.user.detach(), model.entity.detach()
-        item = model.item.detach() if model.settings.dual_item_embeddings else None
+        user, entity = network.user.detach(), network.entity.detach()
+        item = network.item.detach() if network.settings.dual_item_embeddings else None
         self.user, self.entity = _wide(user), _wide(entity[:n_items])
         self.item = None if item is None else _wide(item)
         for number in range(n_layers):
-            n_heads = n_items if number == n_layers - 1 else model.graph.n_entities
-            received = model.layer(number, model.executor, user, entity, item, n_heads)
+            n_heads = n_items if number == n_layers - 1 else network.graph.n_entities
+            received = network.layer(number, network.executor, user, entity, item, n_heads)
             new_user, user_factor = _normalised(received[0])
             new_entity, entity_factor = _normalised(received[1])
-            user_factor = user_factor * _wide(model.inverse_degree("row"))
+            user_factor = user_factor * _wide(network.inverse_degree("row"))
             new_item, item_factor = None, None
             if received[2] is not None and self.item is not None:
                 new_item, item_factor = _normalised(received[2])
                 self.item += _wide(new_item)
                 if self.settings.formulation == "paper":
-                    item_factor = item_factor * _wide(model.inverse_degree("col"))
+                    item_factor = item_factor * _wide(network.inverse_degree("col"))
             self.layers.append(
                 _Layer(
                     user.cpu(), entity.cpu(), None if item is None else item.cpu(),
-                    user_factor, entity_factor / degree[:n_heads], item_factor, _gate_matrices(model, number),
+                    user_factor, entity_factor / degree[:n_heads], item_factor, _gate_matrices(network, number),
                 )
             )  # fmt: skip
             user, entity, item = new_user, new_entity, new_item
@@ -210,9 +169,9 @@ class Trace:
         return torch.stack([x.unsqueeze(1) * y for x, y in zip(along, (h, t, w), strict=True)])
 
 
-def _refuse_other_edges(model: HAKG) -> None:
+def _refuse_other_edges(network: Network) -> None:
     """Raise ConfigError where users or entities receive more than interactions and facts of the KG."""
-    others = [*model.graph.user_types, *model.own_updates]
+    others = [*network.graph.user_types, *network.own_updates]
     if others:
         raise ConfigError(
             "explanations add up over interactions and the knowledge graph; this model also has edges of type "
@@ -232,11 +191,11 @@ def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
     return x * factor.to(x.dtype).unsqueeze(1), factor.cpu()
 
 
-def _gate_matrices(model: HAKG, layer: int) -> tuple[Tensor, Tensor] | None:
+def _gate_matrices(network: Network, layer: int) -> tuple[Tensor, Tensor] | None:
     """``A_l``, ``B_l`` in float64; None without a gate."""
-    if not (model.settings.gate and model.settings.dual_item_embeddings):
+    if not (network.settings.gate and network.settings.dual_item_embeddings):
         return None
-    return _wide(model.gate_item[layer]), _wide(model.gate_entity[layer])
+    return _wide(network.gate_item[layer]), _wide(network.gate_entity[layer])
 
 
 class UserSide:
@@ -284,10 +243,10 @@ class UserSide:
 
     def terms(self, vector: Tensor) -> pd.DataFrame:
         """Contributions to the inner product with an item's vector ``[d]``, as :attr:`Terms.from_user`."""
-        own = _frame(USER_COLUMNS, "own", -1, (self.own @ vector).unsqueeze(0))
+        own = frame_of(USER_COLUMNS, "own", -1, (self.own @ vector).unsqueeze(0))
         parts = {"knowledge": self.knowledge, "collaborative": self.collaborative}
         return pd.concat(
-            [own, *(_frame(USER_COLUMNS, via, self.items, part @ vector) for via, part in parts.items())],
+            [own, *(frame_of(USER_COLUMNS, via, self.items, part @ vector) for via, part in parts.items())],
             ignore_index=True,
         )
 
@@ -344,8 +303,8 @@ class KnowledgePart(_LearnedPart):
         parts = torch.stack(per_layer).sum(0) / divisor
         from_head, from_tail, from_relation = parts @ side.unit
         from_item = pd.concat([
-            _frame(ITEM_COLUMNS, "own", -1, -1, (own @ side.unit).unsqueeze(0)),
-            _frame(ITEM_COLUMNS, "fact", facts.relation, facts.partner, from_head + from_tail + from_relation).assign(
+            frame_of(ITEM_COLUMNS, "own", -1, -1, (own @ side.unit).unsqueeze(0)),
+            frame_of(ITEM_COLUMNS, "fact", facts.relation, facts.partner, from_head + from_tail + from_relation).assign(
                 from_entity=from_tail.numpy(), from_relation=from_relation.numpy(), from_item=from_head.numpy()
             ),
         ], ignore_index=True)  # fmt: skip
@@ -375,7 +334,7 @@ class KnowledgePart(_LearnedPart):
         values = (side.items_part @ messages.T)[row[mine], its] / parallel[pair[mine]]
         kept = _strongest(values)
         mine, its = mine[kept], its[kept]
-        paths = _frame(
+        paths = frame_of(
             PATH_COLUMNS, "entity", side.items[row[mine]], relation[mine], tail[mine], facts.relation[its],
             (vectors[mine] * messages[its]).sum(1), values[kept],
         )  # fmt: skip
@@ -403,8 +362,8 @@ class CollaborativePart(_LearnedPart):
         assert trace.layers[0].item is not None
         own = trace.layers[0].item[item].double() / divisor
         from_item = pd.concat([
-            _frame(ITEM_COLUMNS, "own", -1, -1, (own @ side.unit).unsqueeze(0)),
-            _frame(ITEM_COLUMNS, "user", -1, users, sent @ side.unit),
+            frame_of(ITEM_COLUMNS, "own", -1, -1, (own @ side.unit).unsqueeze(0)),
+            frame_of(ITEM_COLUMNS, "user", -1, users, sent @ side.unit),
         ], ignore_index=True)  # fmt: skip
         vector = trace.item[item] / divisor
         paths, total = self._paths(user, side, item, users, sent)
@@ -430,7 +389,7 @@ class CollaborativePart(_LearnedPart):
         values = (side.items_part @ sent.T)[row, place[other]]
         kept = _strongest(values)
         row, other = row[kept], other[kept]
-        paths = _frame(PATH_COLUMNS, "user", side.items[row], -1, other, -1, table[row, place[other]], values[kept])
+        paths = frame_of(PATH_COLUMNS, "user", side.items[row], -1, other, -1, table[row, place[other]], values[kept])
         return paths, (len(values), float(values.sum()))
 
 
@@ -439,9 +398,12 @@ class LinearPart:
 
     name = "linear item-item term"
 
-    def __init__(self, trace: Trace, model: HAKG) -> None:
-        self.trace, self.weight = trace, model.settings.linear_weight
-        self.left, self.right = model.linear_left.detach().cpu().double(), model.linear_right.detach().cpu().double()
+    def __init__(self, trace: Trace, network: Network) -> None:
+        self.trace, self.weight = trace, network.settings.linear_weight
+        self.left, self.right = (
+            network.linear_left.detach().cpu().double(),
+            network.linear_right.detach().cpu().double(),
+        )
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
@@ -450,31 +412,39 @@ class LinearPart:
         values = self.weight * (self.left[items] @ self.right[item])
         return Terms(
             float(values.sum()),
-            _frame(USER_COLUMNS, "linear", items, values),
-            _frame(ITEM_COLUMNS, "linear", -1, items, values),
+            frame_of(USER_COLUMNS, "linear", items, values),
+            frame_of(ITEM_COLUMNS, "linear", -1, items, values),
         )
 
 
-def hakg_components(trace: Trace, model: HAKG) -> list[Component]:
-    """The components of HAKG's score: one for each embedding that its items have, and the linear term if it has one."""
-    sides = UserSides(trace)
-    components: list[Component] = [KnowledgePart(trace, sides)]
-    if trace.item is not None:
-        components.append(CollaborativePart(trace, sides))
-    if model.settings.linear_weight > 0.0:
-        components.append(LinearPart(trace, model))
-    return components
+class HAKGBreakdown:
+    """The score of HAKG as a sum of components; see :class:`~hakg_dgl.models.explanation.Breakdown`.
+
+    One component for each embedding that items have, and the linear term if there is one.
+
+    Parameters
+    ----------
+    network
+        As trained; its parameters are read now.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.trace = Trace(network)
+        sides = UserSides(self.trace)
+        self.components: list[Component] = [KnowledgePart(self.trace, sides)]
+        if self.trace.item is not None:
+            self.components.append(CollaborativePart(self.trace, sides))
+        if network.settings.linear_weight > 0.0:
+            self.components.append(LinearPart(self.trace, network))
+
+    def past_items(self, user: int) -> Tensor:
+        """The user's items in the graph, int64 ``[n]``."""
+        return self.trace.past_items(user)
+
+    def mean_gate(self, items: Tensor) -> Tensor:
+        """Mean weight of the collaborative embedding, over layers and coordinates, ``[n]``."""
+        return self.trace.mean_gate(items)
 
 
 def _strongest(values: Tensor) -> Tensor:
     return values.abs().topk(min(KEPT_PATHS, len(values))).indices
-
-
-def _frame(columns: tuple[str, ...], *values: Tensor | str | int) -> pd.DataFrame:
-    """A table whose last column is a tensor; constants are repeated."""
-    size = len(values[-1])  # type: ignore[arg-type]
-    arrays = {
-        name: value.numpy() if isinstance(value, Tensor) else np.full(size, value)
-        for name, value in zip(columns, values, strict=True)
-    }
-    return pd.DataFrame(arrays)

@@ -10,22 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakg_dgl.errors import ConfigError, HakgError
-from hakg_dgl.models.settings import (
-    PRESETS,
-    BaselineSettings,
-    LossSettings,
-    ModelSettings,
-    RunSettings,
-    Settings,
-    TrainingSettings,
-    setting_keys,
-)
+from hakg_dgl.models.hakg import HAKG, HAKGLossSettings, HAKGSettings
+from hakg_dgl.models.registry import model_class, model_names
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.settings.run import RecordedRunSettings
+from hakg_dgl.settings.training import TrainingSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+ALL = [name for name in model_names() if name in ("hakg", "popularity", "item-knn", "ease", "bpr-mf", "lightgcn")]
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 
 
@@ -39,8 +35,7 @@ rates = real(0.0, 1.0, open_high=True)
 valid_settings = st.builds(
     Settings,
     model=st.builds(
-        ModelSettings,
-        kind=st.sampled_from(["hakg", "popularity", "item-knn", "ease", "bpr-mf", "lightgcn"]),
+        HAKGSettings,
         formulation=st.sampled_from(["released", "paper"]),
         dim=st.integers(1, 4096),
         layers=st.integers(1, 16),
@@ -56,7 +51,7 @@ valid_settings = st.builds(
         precision=st.sampled_from(["float32", "bf16"]),
     ),
     loss=st.builds(
-        LossSettings,
+        HAKGLossSettings,
         negatives=st.integers(1, 100_000),
         margin=real(-1.0, 1.0),
         angle_weight=real(0.0, 1e3),
@@ -80,19 +75,11 @@ valid_settings = st.builds(
         protocol=st.sampled_from(["validation", "published"]),
     ),
     run=st.builds(
-        RunSettings,
+        RecordedRunSettings,
         seed=st.integers(0, 2**63 - 1),
         device=st.sampled_from(["auto", "cpu", "cuda"]),
         dtype=st.sampled_from(["float32", "float64"]),
         tensorboard=st.booleans(),
-    ),
-    baseline=st.builds(
-        BaselineSettings,
-        neighbours=st.lists(st.integers(1, 100_000), min_size=1, max_size=4).map(tuple),
-        shrinkage=st.lists(real(0.0, 1e6), min_size=1, max_size=4).map(tuple),
-        similarity=st.sampled_from(["cosine", "jaccard"]),
-        ease_l2=st.lists(real(1e-3, 1e9), min_size=1, max_size=4).map(tuple),
-        weight_decay=real(0.0, 1e3),
     ),
 )
 
@@ -131,51 +118,138 @@ def test_every_value_can_be_set_by_an_override(value):
         assert Settings.resolve(overrides=overrides) == value
 
 
-def test_every_setting_survives_being_changed_alone():
+OTHER = {
+    "formulation": "released", "dim": 32, "layers": 5, "geometry": "euclidean", "curvature": 0.5, "gate": False,
+    "dual_item_embeddings": False, "score": "fused", "linear_weight": 0.0, "linear_l2": 20.0, "linear_rank": 3,
+    "kg_edge_dropout": 0.1, "ranking_loss": "hinge", "temperature": 0.2, "candidates": 9, "interaction_dropout": 0.2,
+    "message_dropout": 0.0, "kernels": "dgl", "precision": "bf16", "negatives": 7, "margin": -0.5, "angle_weight": 0.0,
+    "angle_direction": "attribute", "angle_dropout": 0.25, "angle_mask": "edge", "aperture": 0.2,
+    "hierarchical_relations": ("genre", "film.director"), "lr": 0.1, "lr_schedule": "cosine", "batch_size": 1,
+    "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5", "protocol": "published", "refit": False,
+    "seed": 0, "device": "cpu", "dtype": "float64", "tensorboard": True, "cuda_graphs": True, "angle_pairs": "items",
+    "degree_exponent": 0.75, "gate_l2": 0.5, "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard",
+    "ease_l2": (3.0,), "weight_decay": 0.0,
+}  # fmt: skip
+"""A value for every setting that is no model's default."""
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_setting_survives_being_changed_alone(kind):
     """One other value a key, so that none is forgotten by a section, the dictionary or the file."""
-    other = {
-        "kind": "ease", "formulation": "released", "dim": 32, "layers": 3, "geometry": "euclidean", "curvature": 0.5,
-        "gate": False, "dual_item_embeddings": False, "score": "fused", "linear_weight": 0.0, "linear_l2": 20.0,
-        "linear_rank": 3, "kg_edge_dropout": 0.1, "ranking_loss": "hinge", "temperature": 0.2, "candidates": 9,
-        "interaction_dropout": 0.2, "message_dropout": 0.0, "kernels": "dgl", "precision": "bf16", "negatives": 7,
-        "margin": -0.5, "angle_weight": 0.0, "angle_direction": "attribute", "angle_dropout": 0.25,
-        "angle_mask": "edge", "aperture": 0.2, "hierarchical_relations": ("genre", "film.director"), "lr": 0.1,
-        "lr_schedule": "cosine", "batch_size": 1, "epochs": 3, "eval_every": 2, "patience": 4, "select_by": "recall@5",
-        "protocol": "published", "refit": False, "seed": 0, "device": "cpu", "dtype": "float64", "tensorboard": True,
-        "cuda_graphs": True,
-        "angle_pairs": "items", "degree_exponent": 0.75, "gate_l2": 0.5,
-        "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard", "ease_l2": (3.0,), "weight_decay": 0.0,
-    }  # fmt: skip
-    assert {k for k in setting_keys() if k not in other} == set(), "give the new setting another value here"
-    default = Settings()
-    for key, section in setting_keys().items():
-        changed = default.replace({key: other[key]})
-        assert getattr(getattr(changed, section), key) == other[key]
+    default = Settings(kind)
+    assert set(default.by_section()) <= set(OTHER), "give the new setting another value"
+    for key, section in default.by_section().items():
+        changed = default.replace({key: OTHER[key]})
+        assert getattr(getattr(changed, section), key) == OTHER[key]
         assert changed != default
-        assert changed == default.replace({f"{section}.{key}": other[key]})
-        assert changed == default.replace({section: {key: other[key]}})
-        assert changed.replace({key: getattr(getattr(default, section), key)}) == default
+        assert changed == default.replace({f"{section}.{key}": OTHER[key]})
+        assert changed == default.replace({section: {key: OTHER[key]}})
+        assert changed.replace({key: default.values()[key]}) == default
         assert Settings.from_dict(tomllib.loads(changed.to_toml())) == changed
 
 
-def test_keys_are_unique_over_the_sections():
-    per_section = [
-        f.name
-        for s in (ModelSettings, LossSettings, TrainingSettings, RunSettings, BaselineSettings)
-        for f in dataclasses.fields(s)
-    ]
-    assert len(per_section) == len(set(per_section)) == len(setting_keys())
-    assert not set(setting_keys()) & {f.name for f in dataclasses.fields(Settings)}
+@pytest.mark.parametrize("kind", ALL)
+def test_keys_are_unique_over_the_sections(kind):
+    per_section = [key for _, section in model_class(kind).sections.items() for key in section.setting_keys()]
+    assert len(per_section) == len(set(per_section))
+    assert not set(per_section) & {"kind", "model", "loss", "training", "run"}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_settings_that_are_missing_in_a_file_have_the_defaults(kind, tmp_path):
+    """Whichever lines are missing, one alone or several together."""
+    default, path = Settings(kind), tmp_path / "config.toml"
+    lines = default.to_toml().splitlines()
+    keys = [line.partition(" ")[0] for line in lines if " = " in line and not line.startswith((" ", "kind"))]
+    assert len(keys) == len(default.by_section())
+    together = [["gate_l2", "degree_exponent"], ["gate_l2", "degree_exponent", "margin"], keys[:3], keys]
+    for missing in [*([key] for key in keys), *together]:
+        values = {
+            section: {key: value for key, value in values.items() if key not in missing}
+            for section, values in default.to_dict().items()
+        }
+        path.write_text(tomli_w.dumps(values))
+        assert Settings.resolve(file=path) == default, missing
+        assert Settings.from_dict(values) == default, missing
+
+
+# --- settings that a model does not read --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "assignment"),
+    [
+        ("popularity", "tensorboard=true"), ("popularity", "precision=bf16"), ("popularity", "cuda_graphs=true"),
+        ("popularity", "lr=1"), ("popularity", "angle_weight=3"), ("popularity", "dtype=float64"),
+        ("ease", "lr=5"), ("ease", "training.lr=5"), ("ease", "neighbours=5"), ("item-knn", "ease_l2=3"),
+        ("bpr-mf", "layers=2"), ("bpr-mf", "kernels=dgl"), ("lightgcn", "cuda_graphs=true"),
+        ("lightgcn", "gate=false"), ("hakg", "weight_decay=0.5"), ("hakg", "neighbours=5"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_the_model_does_not_read_is_refused(kind, assignment, tmp_path):
+    key = assignment.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError) as error:
+        Settings.resolve(overrides=[f"kind={kind}", assignment])
+    message = str(error.value)
+    assert f"model {kind!r} does not read {key!r}" in message
+    owners = [name for name in ALL if key in Settings(name).by_section()]
+    assert owners
+    assert ", ".join(owners) in message
+    for read in Settings(kind).by_section():
+        assert read in message, "the settings that it reads are named"
+    path = tmp_path / "mine.toml"
+    path.write_text(f"kind = '{kind}'\n{key} = {tomli_w.dumps({'x': OTHER[key]})[4:]}")
+    with pytest.raises(ConfigError, match="does not read"):
+        Settings.resolve(file=path)
+
+
+@pytest.mark.parametrize(
+    ("switched", "idle", "when"),
+    [
+        ([], "margin=0.3", "ranking_loss = 'hinge'"),
+        ([], "negatives=9", "ranking_loss = 'hinge'"),
+        (["ranking_loss=hinge"], "temperature=0.5", "ranking_loss = 'softmax'"),
+        (["linear_weight=0"], "linear_l2=5", "linear_weight"),
+        (["angle_weight=0"], "angle_mask=edge", "angle_weight"),
+        (["gate=false"], "gate_l2=0.5", "gate"),
+        (["dual_item_embeddings=false"], "gate=false", "dual_item_embeddings"),
+        (["geometry=euclidean"], "curvature=2.0", "geometry"),
+    ],
+)
+def test_a_setting_that_another_switches_off_is_told(switched, idle, when):
+    (told,) = Settings.resolve(overrides=[*switched, idle]).idle()
+    assert idle.partition("=")[0] in told
+    assert when in told
+    assert Settings.resolve(overrides=switched).idle() == []
+    assert Settings.resolve(preset="last-fm").idle() == []
+
+
+def test_the_kind_of_settings_cannot_be_replaced():
+    with pytest.raises(ConfigError, match="settings of 'hakg'"):
+        Settings().replace({"kind": "ease"})
+    assert Settings().replace({"kind": "hakg", "dim": 4}).model.dim == 4
+
+
+def test_the_strongest_kind_wins(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[model]\nkind = 'lightgcn'\n[training]\nepochs = 7\n")
+    assert Settings.resolve(file=path).kind == "lightgcn"
+    other = Settings.resolve(file=path, overrides={"kind": "bpr-mf"})
+    assert (other.kind, other.training.epochs, other.training.lr) == ("bpr-mf", 7, Settings("bpr-mf").training.lr)
+    with pytest.raises(ConfigError, match="there is no model 'lightgnc'; the models are hakg"):
+        Settings("lightgnc")
+    with pytest.raises(ConfigError, match="kind = 3 is not allowed"):
+        Settings.resolve(overrides={"kind": 3})
 
 
 # --- presets and precedence ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", HAKG.presets)
 def test_presets_resolve_and_change_what_they_name(preset):
     value = Settings.resolve(preset=preset)
-    for key, expected in PRESETS[preset].items():
-        assert getattr(getattr(value, setting_keys()[key]), key) == expected
+    for key, expected in HAKG.presets[preset].items():
+        assert value.values()[key] == expected
 
 
 @pytest.mark.parametrize(
@@ -205,6 +279,8 @@ def test_presets_carry_the_published_values(preset, lr, layers, negatives, margi
 def test_unknown_preset_lists_those_there_are():
     with pytest.raises(ConfigError, match=r"no preset 'yelp'.*default.*yelp2018"):
         Settings.resolve(preset="yelp")
+    with pytest.raises(ConfigError, match=r"no preset 'released' of model 'ease'; it is a preset of hakg"):
+        Settings.resolve(preset="released", overrides={"kind": "ease"})
 
 
 def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
@@ -250,7 +326,7 @@ def test_settings_are_frozen_and_hashable():
         ("model.lr", "no setting 'model.lr'; did you mean 'lr'"),
         ("a.b.lr", "no setting 'a.b.lr'"),
         (".lr", "no setting '.lr'"),
-        ("zzzz", r"the settings are kind, formulation, dim, .*"),
+        ("zzzz", r"the settings it reads are kind, formulation, dim, .*"),
         ("training", "no setting 'training'"),
     ],
 )
@@ -328,12 +404,12 @@ def test_wrong_types_are_refused(key, value, message):
 def test_limits_are_kept_and_named(key, inside, outside):
     for value in inside:
         Settings().replace({key: value})
-    section = {"model": ModelSettings, "loss": LossSettings, "training": TrainingSettings, "run": RunSettings}
+    section = dict(HAKG.sections.items())
     for value in outside:
         with pytest.raises(ConfigError, match=rf"^{key} = .* is not allowed: it must be .+"):
             Settings().replace({key: value})
         with pytest.raises(ConfigError, match=key):  # and where they are made
-            section[setting_keys()[key]](**{key: tuple(value) if isinstance(value, list) else value})
+            section[Settings().by_section()[key]](**{key: tuple(value) if isinstance(value, list) else value})
 
 
 def test_errors_are_those_users_can_catch():
@@ -398,7 +474,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("lr=0.001", "lr", 0.001),
         ("lr=1e-3", "lr", 0.001),
         ("lr=1", "lr", 1.0),
-        ("margin=-0.5", "margin", -0.5),
+        ("temperature=5e-1", "temperature", 0.5),
         ("batch_size=1_024", "batch_size", 1024),
         ("gate=false", "gate", False),
         ("tensorboard=true", "tensorboard", True),
@@ -410,7 +486,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
 )
 def test_overrides_are_read_as_people_write_them(override, key, expected):
     value = Settings.resolve(overrides=[override])
-    assert getattr(getattr(value, setting_keys()[key]), key) == expected
+    assert value.values()[key] == expected
 
 
 @pytest.mark.parametrize(
@@ -474,10 +550,10 @@ def test_an_override_of_two_lines_is_refused():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ModelSettings(dim=2.5),
-        lambda: ModelSettings(layers="3"),
-        lambda: ModelSettings(gate="no"),
-        lambda: RunSettings(seed=None),
+        lambda: HAKGSettings(dim=2.5),
+        lambda: HAKGSettings(layers="3"),
+        lambda: HAKGSettings(gate="no"),
+        lambda: RecordedRunSettings(seed=None),
     ],
     ids=["float for int", "text for int", "text for bool", "none for int"],
 )
@@ -488,7 +564,7 @@ def test_sections_check_types_where_they_are_made(make):
 
 def test_one_relation_given_as_text_is_a_tuple_or_an_error_where_it_is_made():
     try:
-        made = LossSettings(hierarchical_relations="genre")  # type: ignore[arg-type]
+        made = HAKGLossSettings(hierarchical_relations="genre")  # type: ignore[arg-type]
     except ConfigError:
         return
     assert made.hierarchical_relations == ("genre",)

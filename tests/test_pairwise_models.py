@@ -9,12 +9,14 @@ from small_demo import small_demo, small_settings
 from torch import Tensor
 from with_dgl import named
 
-from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.graph.heterograph import graph_from_arrays
 from hakg_dgl.kernels.interface import BACKENDS, choose_backend
-from hakg_dgl.models.bpr_mf import MatrixFactorisation, PairwiseObjective, bpr_loss
-from hakg_dgl.models.lightgcn import LightGCN
+from hakg_dgl.layers.losses import bpr_loss
+from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings
+from hakg_dgl.models.lightgcn import LightGCN, LightGCNSettings
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.training.baselines import build_pairwise_model
+from hakg_dgl.training.trainee import Trainee
 
 CPU = torch.device("cpu")
 DEMO = small_demo()
@@ -44,7 +46,7 @@ def test_bpr_gradients_are_those_of_the_publication() -> None:
             assert torch.allclose(parameter.grad, weight * expected, rtol=1e-12)
 
 
-def formula(model: MatrixFactorisation, users: Tensor, items: Tensor, negatives: Tensor, decay: float) -> Tensor:
+def formula(model: BPRMF, users: Tensor, items: Tensor, negatives: Tensor, decay: float) -> Tensor:
     """-mean ln σ(x_ui - x_uj) + decay / (2 B) Σ ‖parameters of the batch‖², by the full score matrix."""
     user, item = model.propagate()
     scores = user @ item.T
@@ -55,17 +57,20 @@ def formula(model: MatrixFactorisation, users: Tensor, items: Tensor, negatives:
 
 @pytest.mark.parametrize("kind", ["bpr-mf", "lightgcn"])
 def test_the_objective_is_the_formula_with_the_negatives_of_its_stream(kind: str) -> None:
-    settings = small_settings(kind=kind, dtype="float64", layers=3, weight_decay=0.3, seed=5)
-    model = build_pairwise_model(DEMO, settings, CPU, ("train",))
-    objective = PairwiseObjective(model, DEMO, settings, ("train",))
+    layers = {"layers": 3} if kind == "lightgcn" else {}
+    settings = small_settings(kind, dtype="float64", weight_decay=0.3, seed=5, **layers)
+    trainee = Trainee(DEMO, settings, CPU, ("train",))
+    model, objective = trainee.model, trainee.passes[0].loss
+    assert isinstance(model, BPRMF)
     users, items = torch.from_numpy(DEMO.pairs("train")[::7]).unbind(1)
     loss = objective(users, items)
     loss.backward()  # type: ignore[no-untyped-call]
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
 
-    negatives = objective.sampler.sample(users, 1, torch_generator(5, "negatives")).squeeze(1)
     indptr, owned = DEMO.positives("train")
+    sampler = NegativeSampler(indptr, owned, DEMO.n_items)
+    negatives = sampler.sample(users, 1, torch_generator(5, "negatives")).squeeze(1)
     assert all(j not in owned[indptr[u] : indptr[u + 1]] for u, j in zip(users, negatives, strict=True))
     expected = formula(model, users, items, negatives, 0.3)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -81,13 +86,16 @@ def test_the_objective_is_the_formula_with_the_negatives_of_its_stream(kind: str
 def test_lightgcn_is_the_mean_of_dense_powers(backend: str, layers: int) -> None:
     """He et al. 2020, eq. 8, with users and items that have no interaction."""
     try:
-        chosen = choose_backend(backend)
+        choose_backend(backend)
     except ImportError as error:
         pytest.skip(str(error))
     n_users, n_items = 6, 5
     users, items = torch.tensor([0, 0, 1, 2, 2, 2, 4, 5]), torch.tensor([0, 2, 2, 0, 1, 2, 1, 2])  # user 3, items 3, 4
-    pattern = SparsePattern.from_pairs(users, items, n_users, n_items)
-    model = LightGCN(pattern, layers, chosen, 4, seed=3, dtype=torch.float64)
+    none = torch.empty(0, 3, dtype=torch.int64)
+    pairs = torch.stack([users, items], 1)
+    graph = graph_from_arrays(pairs, none, [], n_users=n_users, n_items=n_items, n_entities=n_items)
+    settings = LightGCNSettings(dim=4, layers=layers, kernels=backend)  # type: ignore[arg-type]
+    model = LightGCN(graph, settings, seed=3, dtype="float64")
     adjacency = torch.zeros(n_users + n_items, n_users + n_items, dtype=torch.float64)
     adjacency[users, n_users + items] = adjacency[n_users + items, users] = 1.0
     scale = torch.diag(adjacency.sum(1).clamp_min(1.0).rsqrt())
@@ -108,7 +116,12 @@ def test_lightgcn_is_the_mean_of_dense_powers(backend: str, layers: int) -> None
 
 def test_initial_values_have_streams_of_their_own() -> None:
     """The same seed gives both models, and HAKG, the same user vectors; a wider catalogue leaves them as they were."""
-    small, wide = (MatrixFactorisation(10, n_items, 8, seed=1) for n_items in (20, 30))
+    none = torch.empty(0, 3, dtype=torch.int64)
+    graphs = (
+        graph_from_arrays(torch.tensor([[0, 0]]), none, [], n_users=10, n_items=n_items, n_entities=n_items)
+        for n_items in (20, 30)
+    )
+    small, wide = (BPRMF(graph, BPRMFSettings(dim=8), seed=1) for graph in graphs)
     assert torch.equal(small.user, wide.user)
     assert not torch.equal(small.user[:10], small.item[:10])
     bound = (6.0 / (10 + 8)) ** 0.5

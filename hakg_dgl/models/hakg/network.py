@@ -1,12 +1,11 @@
-"""HAKG: parameters, propagation over the heterograph, and scores.
+"""HAKG's network: parameters, propagation over the heterograph, and scores.
 
 Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", SIGIR 2022 (arXiv 2204.04959).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType, HeteroGraph, as_heterograph
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.interface import FusedBackend, choose_backend
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
@@ -24,89 +23,43 @@ from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.item_item import item_item_factors
 from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
-from hakg_dgl.models.settings import ModelSettings
-from hakg_dgl.randomness import torch_generator
+from hakg_dgl.models.recommender import GradientRecommender
 
 
-class HAKG(nn.Module):
-    """Hierarchy-aware knowledge gated network.
-
-    The linear item-item term of its score is no parameter: :meth:`fit_linear_term` solves for it.
+class Network(GradientRecommender):
+    """Parameters, propagation and scores of :class:`~hakg_dgl.models.hakg.HAKG`.
 
     All parameters are tangent vectors at the origin of the Poincaré ball, Xavier-uniform, each drawn from a random
-    stream of its own.
-
-    Parameters
-    ----------
-    graph
-        From :func:`~hakg_dgl.build_graph`, or a DGL heterograph from :func:`~hakg_dgl.build_heterograph`.
-    settings
-        See :class:`~hakg_dgl.models.settings.ModelSettings`.
-    seed
-        Of the initialisation.
-    dtype
-        ``torch.float32`` or ``torch.float64``.
-    updates
-        Update functions for edge types of your own, which take part in every layer. Values of ``entity`` and ``user``
-        nodes are those that enter the layer; values of ``item`` nodes are what items send to their users
-        (:meth:`fused_items`). A function for an edge type that the model knows replaces the model's.
-
-    Raises
-    ------
-    ConfigError
-        If an edge type has no update function, the kernels do not run on the graph's device, or ``precision="bf16"``
-        is to be combined with float64.
-    MissingDependencyError
-        If the library of the kernels cannot be imported.
-
-    Examples
-    --------
-    >>> model = HAKG(build_graph(dataset), ModelSettings(dim=32))
-    >>> embeddings = model.propagate()
+    stream of its own. Parameters and errors are those of HAKG.
     """
 
     linear_left: Tensor
     linear_right: Tensor
 
-    def __init__(
-        self,
-        graph: Any,
-        settings: ModelSettings | None = None,
-        *,
-        seed: int = 2020,
-        dtype: torch.dtype = torch.float32,
-        updates: Mapping[EdgeType, UpdateFunction] | None = None,
-    ) -> None:
-        super().__init__()
-        self.settings = s = settings or ModelSettings()
-        self.graph: HeteroGraph = as_heterograph(graph)
-        packed = self.graph.packed
-        if s.precision == "bf16" and dtype == torch.float64:
+    def build(self) -> None:
+        """Make parameters, the buffers of the linear term, and what runs the layers."""
+        s, graph = self.settings, self.graph
+        if s.precision == "bf16" and self.dtype == torch.float64:
             raise ConfigError("precision = 'bf16' halves float32 tables, but dtype = 'float64': leave one of them out")
-        self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(dtype))
-        self.own_updates = dict(updates or {})
-        known = (*self.graph.relation_types, *self.graph.user_types)
+        self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(self.dtype))
+        known = (*graph.relation_types, *graph.user_types)
         self.relation_types = tuple(etype for etype in known if etype not in self.own_updates)
         self.executor = self._choose_executor()
-
-        def parameter(name: str, rows: int, cols: int = s.dim) -> nn.Parameter:
-            values = torch.empty(rows, cols, dtype=dtype)
-            nn.init.xavier_uniform_(values, generator=torch_generator(seed, f"init:{name}"))
-            return nn.Parameter(values)
-
-        self.user = parameter("user", packed.n_users)
-        self.entity = parameter("entity", packed.n_entities)
-        self.relation = parameter("relation", max(1, len(known)))
+        self.user = self.parameter("user", graph.n_users, s.dim)
+        self.entity = self.parameter("entity", graph.n_entities, s.dim)
+        self.relation = self.parameter("relation", max(1, len(known)), s.dim)
         if s.dual_item_embeddings:
-            self.item = parameter("item", packed.n_items)
+            self.item = self.parameter("item", graph.n_items, s.dim)
         if s.dual_item_embeddings and s.gate:
-            self.gate_item = nn.ParameterList(parameter(f"gate_item_{i}", s.dim) for i in range(s.layers))
-            self.gate_entity = nn.ParameterList(parameter(f"gate_entity_{i}", s.dim) for i in range(s.layers))
+            self.gate_item, self.gate_entity = (
+                nn.ParameterList(self.parameter(f"{name}_{layer}", s.dim, s.dim) for layer in range(s.layers))
+                for name in ("gate_item", "gate_entity")
+            )
         if s.linear_weight > 0.0:
-            rank = min(s.linear_rank, packed.n_users, packed.n_items)
+            rank = min(s.linear_rank, graph.n_users, graph.n_items)
             for name in ("linear_left", "linear_right"):
-                self.register_buffer(name, torch.zeros(packed.n_items, rank, dtype=dtype))
-        require_functions(self.graph, self.updates())
+                self.register_buffer(name, torch.zeros(graph.n_items, rank, dtype=self.dtype, device=self.device))
+        require_functions(graph, self.updates())
 
     def _choose_executor(self) -> Executor:
         kernels, device = self.settings.kernels, self.graph.device
@@ -116,24 +69,14 @@ class HAKG(nn.Module):
             self._gate = backend.gated_items
         return make_executor(self.graph, kernels, bfloat16=self.settings.precision == "bf16")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HAKG:
-        """Move or convert parameters; the graph follows them to another device, and kernels are chosen for it."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        graph = self.graph.to(self.user.device)
-        if graph is not self.graph:
-            self.graph = graph
-            self.executor = self._choose_executor()
-        return self
+    def graph_moved(self) -> None:
+        """Choose the kernels for the device that the graph was moved to."""
+        self.executor = self._choose_executor()
 
     @property
     def packed(self) -> PackedGraph:
         """Packed views of the graph."""
         return self.graph.packed
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters lie."""
-        return self.user.device
 
     def gate_matrices(self) -> list[nn.Parameter]:
         """A_l and B_l of all layers, ``[d, d]`` each; empty without a gate."""
@@ -299,10 +242,19 @@ class HAKG(nn.Module):
             return user, _normalise(entity + item)
         return user, _normalise(entity) + _normalise(item)
 
-    @property
-    def n_learned_columns(self) -> int:
-        """Columns of :meth:`ranking_vectors` that come from parameters; those of the linear term follow."""
-        return self.settings.dim
+    @torch.no_grad()
+    def fused_layers(self) -> list[Tensor]:
+        """What users receive from items in each layer, ``[n_items, d]`` each, without dropout (HAKG eqs. 8-9)."""
+        user, entity = self.user, self.entity
+        item = self.item if self.settings.dual_item_embeddings else None
+        fused = [self.sent_by_items(0, entity, item)]
+        for number in range(self.settings.layers - 1):
+            outputs = self.layer(number, self.executor, user, entity, item, self.graph.n_entities)
+            user, entity, item = (  # type: ignore[assignment]
+                None if x is None else drop_and_normalise(x, 0.0, None) for x in outputs
+            )
+            fused.append(self.sent_by_items(number + 1, entity, item))
+        return fused
 
     @torch.no_grad()
     def fit_linear_term(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,18 @@ from hypothesis import strategies as st
 from scipy import sparse
 from small_demo import small_demo, small_settings, with_interactions
 
-from hakg_dgl.models.closed_form import interaction_matrix
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.graph.heterograph import build_graph
+from hakg_dgl.graph.matrices import interaction_matrix
 from hakg_dgl.models.item_knn import ItemKNN, ItemSimilarity
 
 CPU = torch.device("cpu")
 DEMO = small_demo()
+
+
+def item_knn(dataset: Dataset, **options: Any) -> ItemKNN:
+    settings = small_settings("item-knn", **options)
+    return ItemKNN(build_graph(dataset), settings.model, settings.loss, settings.run)
 
 
 def dense_similarity(x: np.ndarray, similarity: str, shrinkage: float) -> np.ndarray:
@@ -62,9 +70,10 @@ def test_scores_agree_with_dense_arithmetic(seed: int, similarity: str, shrinkag
     users, items = np.nonzero(x)
     dataset = with_interactions(DEMO, pd.DataFrame({"user": users, "item": items, "split": "train"}))
     options = {"similarity": similarity, "neighbours": neighbours, "shrinkage": shrinkage, "dtype": "float64"}
-    model = ItemKNN(dataset, ("train",), small_settings(kind="item-knn", **options), CPU)
+    model = item_knn(dataset, **options)
     (chosen,) = model.candidates()
-    scores = model.scorer(model.fit(chosen)).scores(torch.arange(DEMO.n_users))
+    model.solve(chosen)
+    scores = model.scorer().scores(torch.arange(DEMO.n_users))
     dense = dense_similarity(x, similarity, shrinkage)
     # 1/√6 and 2/√24 are one number, and which of them rounding puts first is no one's business: where the last
     # neighbour kept equals the first left out, only how similar the kept ones are is compared.
@@ -73,7 +82,7 @@ def test_scores_agree_with_dense_arithmetic(seed: int, similarity: str, shrinkag
     clear |= ranked[:, neighbours] == 0.0  # all that have a common user are kept
     assert clear.mean() > 0.2
     np.testing.assert_allclose(scores.numpy()[:, clear], dense_scores(x, dense, neighbours)[:, clear], atol=1e-13)
-    kept = model.fit(chosen)
+    kept = model.tensors()
     found = np.zeros((DEMO.n_items, neighbours))
     for item, (first, last) in enumerate(itertools.pairwise(kept["indptr"].tolist())):
         found[item, : last - first] = kept["values"][first:last]
@@ -82,20 +91,22 @@ def test_scores_agree_with_dense_arithmetic(seed: int, similarity: str, shrinkag
 
 def test_every_choice_is_that_of_a_model_made_for_it_alone() -> None:
     lists: dict[str, list[float]] = {"neighbours": [3, 60, 7], "shrinkage": [4.0, 0.0]}
-    model = ItemKNN(DEMO, ("train",), small_settings(kind="item-knn", **lists), CPU)
+    model = item_knn(DEMO, **lists)
     choices = model.candidates()
     assert len(choices) == 6
     assert {(choice["neighbours"], choice["shrinkage"]) for choice in choices} == {
         (k, h) for k in lists["neighbours"] for h in lists["shrinkage"]
     }
     for choice in choices:
-        alone = ItemKNN(DEMO, ("train",), small_settings(kind="item-knn", **choice), CPU).fit(choice)
-        together = model.fit(choice)
-        assert all(torch.equal(together[name], alone[name]) for name in alone)
+        alone = item_knn(DEMO, **choice)
+        alone.solve(choice)
+        model.solve(choice)
+        together, expected = model.tensors(), alone.tensors()
+        assert all(torch.equal(together[name], expected[name]) for name in expected)
 
 
 def test_real_sized_similarity_is_cosine_of_the_columns() -> None:
-    x = interaction_matrix(DEMO, ("train",))
+    x = interaction_matrix(build_graph(DEMO))
     dense = x.toarray()
     norms = np.linalg.norm(dense, axis=0)
     norms[norms == 0] = 1.0
@@ -114,9 +125,10 @@ def test_real_sized_similarity_is_cosine_of_the_columns() -> None:
     ],
 )
 def test_tensors_that_are_no_such_matrix_are_refused(change: dict[str, torch.Tensor]) -> None:
-    model = ItemKNN(DEMO, ("train",), small_settings(kind="item-knn", neighbours=5, shrinkage=0), CPU)
-    tensors = model.fit(model.candidates()[0])
+    model = item_knn(DEMO, neighbours=5, shrinkage=0)
+    model.solve(model.candidates()[0])
+    tensors = model.tensors()
     if "indices" in change:
         change = {"indices": torch.full_like(tensors["indices"], 10**6)}
     with pytest.raises(ValueError, match=r".+"):
-        model.scorer({**tensors, **change})
+        model.load_tensors({**tensors, **change})

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from small_demo import small_demo, small_settings
+from small_demo import small_demo
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.models.closed_form import interaction_matrix
+from hakg_dgl.graph.heterograph import build_graph
+from hakg_dgl.graph.matrices import interaction_matrix
 from hakg_dgl.models.ease import EASE, DenseItemScorer, ease_weights, free_memory, require_memory
 
 CPU = torch.device("cpu")
@@ -65,11 +66,12 @@ def test_scores_are_interactions_times_weights_also_for_users_without_any() -> N
 
 def test_the_model_is_solved_in_float64_and_kept_in_the_type_asked_for() -> None:
     dataset = small_demo()
-    x = interaction_matrix(dataset, ("train",)).toarray()
+    x = interaction_matrix(build_graph(dataset)).toarray()
     expected = plain(x, 7.0)
     for dtype in ("float32", "float64"):
-        model = EASE(dataset, ("train",), small_settings(kind="ease", dtype=dtype), CPU)
-        weights = model.fit({"ease_l2": 7.0})["weights"]
+        model = EASE(build_graph(dataset), dtype=dtype)
+        model.solve({"ease_l2": 7.0})
+        weights = model.tensors()["weights"]
         assert weights.dtype == getattr(torch, dtype)
         np.testing.assert_allclose(weights, expected.astype(dtype), rtol=1e-6 if dtype == "float32" else 1e-10)
 
@@ -87,8 +89,7 @@ def test_what_does_not_fit_is_refused_with_the_memory_it_takes() -> None:
 
 
 def test_tensors_of_another_shape_are_refused() -> None:
-    model = EASE(small_demo(), ("train",), small_settings(kind="ease"), CPU)
-    with pytest.raises(ValueError, match="weights"):
-        model.scorer({"weights": torch.zeros(3, 3)})
-    with pytest.raises(ValueError, match="instead of"):
-        model.scorer({})
+    model = EASE(build_graph(small_demo()))
+    for tensors in ({"weights": torch.zeros(3, 3)}, {}):
+        with pytest.raises(ValueError, match="such as 'weights'"):
+            model.load_tensors(tensors)

@@ -1,0 +1,160 @@
+"""The best model of a run, ready to rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import CheckpointError, ConfigError
+from hakg_dgl.models.recommender import Recommender
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.ranking.fold_in import FoldIn
+from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.training.run_folder import RunFolder, damaged, settings_differences
+from hakg_dgl.training.trainee import build_model
+
+_SPLITS = (["train"], ["train", "valid"])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """The best model of a run as it was at one moment, though training may replace it at any other.
+
+    Attributes
+    ----------
+    model
+        Ready to rank.
+    splits
+        Splits whose interactions it was trained on and propagates over.
+    epoch
+        The epoch, or the choice of settings, that was kept; None if the file does not say.
+    settings
+        Of the run.
+    """
+
+    model: Recommender
+    splits: tuple[str, ...]
+    epoch: int | None
+    settings: Settings
+
+
+def load_trained(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> TrainedModel:
+    """The best model of a run with what is known of it, from one reading of its file.
+
+    Parameters and errors are those of :func:`load_model`.
+    """
+    folder = RunFolder(run)
+    folder.check_dataset(dataset)
+    settings = folder.settings
+    tensors, about = folder.load_tensors(folder.model_file)
+    _refuse_changed(folder, settings, about)
+    splits = _splits(folder, about)
+    model = build_model(dataset, settings, torch.device(device), splits)
+    _fill(model, tensors, folder)
+    epoch = about.get("epoch")
+    return TrainedModel(model, splits, epoch if isinstance(epoch, int) else None, settings)
+
+
+def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> Recommender:
+    """The best model of a run, ready to rank.
+
+    Parameters
+    ----------
+    run
+        Folder written by training.
+    dataset
+        The data set it was trained on.
+    device
+        Where the model shall lie.
+
+    Raises
+    ------
+    IntegrityError
+        If the run belongs to another data set.
+    CheckpointError
+        If the run is incomplete, its files are damaged, or ``config.toml`` is not that of the model.
+    """
+    return load_trained(run, dataset, device=device).model
+
+
+def load_scorer(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> Scorer:
+    """The best model of a run, as a scorer; parameters and errors are those of :func:`load_model`."""
+    return load_model(run, dataset, device=device).scorer()
+
+
+def load_fold_in(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> FoldIn:
+    """The best model of a run, ready to score users by their items alone.
+
+    Parameters are those of :func:`load_model`.
+
+    Returns
+    -------
+    FoldIn
+        Its ``scorer(indptr, items)`` scores new users; docs/recommending.md defines how. For models with vectors it is
+        an :class:`~hakg_dgl.ranking.fold_in.EmbeddingFoldIn`, whose ``fold_in(indptr, items)`` gives their vectors.
+
+    Raises
+    ------
+    ConfigError
+        If new users of this model need training.
+    IntegrityError, CheckpointError
+        As :func:`load_model`.
+
+    Examples
+    --------
+    >>> fold = load_fold_in("run", dataset)
+    >>> recommend(fold.scorer([0, 2], [5, 17]), [0], k=10, seen=([0, 2], [5, 17]))
+    """
+    model = load_model(run, dataset, device=device)
+    try:
+        return model.fold_in()
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}; train on a data set with them, or take another model (--model)") from error
+
+
+def model_splits(folder: RunFolder) -> tuple[str, ...]:
+    """Splits whose interactions the best model of a run was trained on and propagates over.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no model, or it is damaged.
+    """
+    return _splits(folder, folder.load_metadata(folder.model_file))
+
+
+def _splits(folder: RunFolder, about: dict[str, Any]) -> tuple[str, ...]:
+    splits = about.get("splits")
+    if splits not in _SPLITS:
+        raise damaged(folder.model_file, f"its splits are {splits!r}")
+    return tuple(splits)
+
+
+def _refuse_changed(folder: RunFolder, settings: Settings, about: dict[str, Any]) -> None:
+    """Raise CheckpointError if ``config.toml`` is not that of the model, as far as that decides how it ranks."""
+    decisive = {key for name in ("model", "run") for key in getattr(settings, name).decisive_keys()}
+    free = set(settings.by_section()) - decisive - {"protocol"}
+    try:
+        different = settings_differences(about["settings"], settings, free)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise damaged(folder.model_file, error) from error
+    if different:
+        raise CheckpointError(
+            f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
+        )
+
+
+def _fill(model: Recommender, tensors: dict[str, Tensor], folder: RunFolder) -> None:
+    """Give a model its trained tensors, and make it ready to rank; CheckpointError if they do not fit."""
+    try:
+        model.load_tensors(tensors)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder.model_file}: does not fit {folder.config_file}: {error}; train again, or restore it"
+        ) from error
+    model.eval()

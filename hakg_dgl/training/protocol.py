@@ -1,0 +1,32 @@
+"""Which splits a protocol trains on and selects on."""
+
+from __future__ import annotations
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.settings.training import SelectionSettings
+
+PUBLISHED_NOTE = "selected on the test split, as the published experiments did: compare with their tables only"
+REFIT_SPLITS = ("train", "valid")
+CUT = 20
+"""k of the metrics that every run reports, beside that of ``select_by``."""
+
+
+def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
+    """Raise ConfigError if the data set lacks a split that the protocol trains or selects on."""
+    for splits in (training.training_splits, (training.selected_on,)):
+        if not len(dataset.pairs(*splits)):
+            raise ConfigError(
+                f"data set {dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
+                f"{training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
+            )
+
+
+def cuts(training: SelectionSettings) -> tuple[int, ...]:
+    """k of the metrics that a run reports, ascending."""
+    return tuple(sorted({CUT, training.selecting_cut}))
+
+
+def protocol_note(training: SelectionSettings) -> str | None:
+    """What every report of such a run has to say; None for the validation protocol."""
+    return PUBLISHED_NOTE if training.protocol == "published" else None

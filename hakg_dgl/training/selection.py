@@ -1,0 +1,91 @@
+"""Selecting the best epoch: evaluation on the split that selects, and when to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import NumericalError
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.ranking.evaluation import Evaluator
+from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
+from hakg_dgl.settings.training import TrainingSettings
+from hakg_dgl.training.checkpoint import Standing
+from hakg_dgl.training.protocol import cuts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    metrics
+        On the split that selects.
+    learned
+        The selecting metric of the score without what is not learned; None where that is the whole score.
+    """
+
+    metrics: dict[str, float]
+    learned: float | None
+
+
+class Selection:
+    """Evaluates a model on the split that selects, and keeps track of the best epoch.
+
+    Parameters
+    ----------
+    dataset, training
+        What is evaluated on, and how it is selected.
+    """
+
+    def __init__(self, dataset: Dataset, training: TrainingSettings) -> None:
+        self.dataset, self.training = dataset, training
+        self._evaluator: Evaluator | None = None
+
+    def measure(self, model: GradientRecommender) -> Measured:
+        """Evaluate the model as it is; NumericalError if its scores are not finite."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.dataset, self.training.selected_on, cuts(self.training))
+        model.eval()
+        metrics = dict(self._evaluator(_finite(model.scorer())).metrics)
+        learned = model.learned_scorer()
+        if learned is None:
+            return Measured(metrics, None)
+        return Measured(metrics, self._evaluator(learned).metrics[self.training.select_by])
+
+    def note(self, standing: Standing, measured: Measured, number: int) -> bool:
+        """Take an evaluation into account; whether it is the best so far."""
+        value, learned = measured.metrics[self.training.select_by], measured.learned
+        # Beside a strong linear term the score falls before it rises: training goes on while what is learned improves.
+        if learned is not None and (standing.best_learned is None or learned > standing.best_learned):
+            standing.best_learned, standing.worse = learned, -1
+        if standing.best_value is not None and not value > standing.best_value:
+            standing.worse += 1
+            return False
+        standing.best_value, standing.best_epoch, standing.worse = value, number, 0
+        standing.best_metrics = measured.metrics
+        return True
+
+    def reason_to_stop(self, standing: Standing) -> str | None:
+        """Why the search for the best epoch is over, None while it is not."""
+        if standing.worse >= self.training.patience:
+            return f"no better {self.training.select_by} in {standing.worse} evaluations"
+        done = standing.epoch if standing.refit_from is None else standing.refit_from
+        return f"{done} epochs done" if done >= self.training.epochs else None
+
+
+def _finite(scorer: Scorer) -> Scorer:
+    """The scorer; NumericalError if its inner products may overflow, which ranks without a NaN to be seen."""
+    if isinstance(scorer, EmbeddingScorer):
+        longest = [_longest(vectors) for vectors in (scorer.user_vectors, scorer.item_vectors)]
+        if not longest[0] * longest[1] <= torch.finfo(scorer.user_vectors.dtype).max:
+            raise NumericalError(f"the longest vectors have norms {longest[0]:.3g} and {longest[1]:.3g}")
+    return scorer
+
+
+def _longest(vectors: Tensor) -> float:
+    return float(vectors.norm(dim=1).amax()) if len(vectors) else 0.0

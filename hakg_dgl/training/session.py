@@ -1,0 +1,156 @@
+"""One training of a model by gradients, from its first step to its last: what its phases share."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import CheckpointError, NumericalError
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.training.checkpoint import STATE_AGE, Checkpoint, Standing, Weights, copied
+from hakg_dgl.training.recording import Recording
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.selection import Measured, Selection
+from hakg_dgl.training.trainee import Trainee
+
+
+class Session:
+    """The state of a training and the ways to save it.
+
+    Parameters
+    ----------
+    dataset, settings, device
+        What to train on, how, and where.
+    folder
+        The run; None writes nothing.
+    data_path
+        Where the data set lies, noted in the run.
+    recording
+        Where epochs are recorded.
+
+    Attributes
+    ----------
+    trainee
+        What is trained now.
+    standing
+        Where training stands.
+    best
+        Weights of the best epoch so far; empty before the first evaluation and in a resumed refit.
+    stop_asked
+        Whether to stop after the step that is being made.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        device: torch.device,
+        folder: RunFolder | None,
+        data_path: str | Path | None,
+        recording: Recording,
+    ) -> None:
+        self.dataset, self.settings, self.device = dataset, settings, device
+        self.folder, self.data_path, self.recording = folder, data_path, recording
+        self.selection = Selection(dataset, settings.training)
+        self.stop_asked = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Stand before the first step."""
+        self.standing, self.best = Standing(), Weights()
+        self.set_up(self.settings.training.training_splits)
+
+    def set_up(self, splits: tuple[str, ...]) -> None:
+        """Make what is trained on these splits, as it is before the first epoch."""
+        self.trainee = Trainee(self.dataset, self.settings, self.device, splits)
+        self.checkpoint = None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
+
+    # --- what phases ask for ----------------------------------------------------------------------------------------
+
+    def measure(self, number: int) -> Measured:
+        """Evaluate on the split that selects, after epoch ``number``."""
+        try:
+            return self.selection.measure(self.trainee.model)
+        except NumericalError as error:
+            raise self.numerical_error(f"scores are not finite numbers ({error})", number, "evaluation") from error
+
+    def keep_as_best(self) -> None:
+        """Take the model as it is for the best, and write it."""
+        self.best = copied(self.trainee.model)
+        self.save_best()
+
+    def save_best(self) -> None:
+        """Write the best weights as the run's model."""
+        if self.folder is not None:
+            about = {
+                "epoch": self.standing.best_epoch,
+                "settings": self.settings.to_dict(),
+                "splits": list(self.trainee.splits),
+            }
+            self.folder.save_tensors(self.folder.model_file, self.best, about)
+
+    def save_state(self, *, force: bool = True, order: Tensor | None = None) -> None:
+        """Write the state; without ``force`` only if the last write was long enough ago.
+
+        Parameters
+        ----------
+        force
+            Write in any case.
+        order
+            Within an epoch, the state of the batches' generator at the beginning of the pass.
+        """
+        if self.checkpoint is not None:
+            best = self.best if self.standing.refit_from is None else Weights()
+            self.checkpoint.save(self.standing, best, force=force, order=order)
+
+    @property
+    def state_is_old(self) -> bool:
+        """Whether the state was last written so long ago that it is written within an epoch."""
+        return self.checkpoint is not None and self.checkpoint.age > STATE_AGE
+
+    def stop_if_asked(self) -> None:
+        """After an epoch: raise KeyboardInterrupt, with the state written, if that is asked for."""
+        if self.stop_asked:
+            self.save_state()
+            raise KeyboardInterrupt
+
+    def began(self) -> float:
+        """When the epoch began, on the clock ``time.perf_counter``, less what was done before a resume."""
+        return time.perf_counter() - self.standing.step_seconds
+
+    # --- when numbers are no longer numbers -------------------------------------------------------------------------
+
+    def set_back(self) -> None:
+        """Make the model the best of the search for the best epoch, if there is one."""
+        best, splits = self.best, self.settings.training.training_splits
+        if not best and self.standing.refit_from is not None and self.folder is not None:
+            with suppress(CheckpointError):  # a resumed refit does not hold it
+                best = self.folder.load_tensors(self.folder.model_file)[0]
+        if best and self.trainee.splits != splits:
+            self.set_up(splits)
+        if best:
+            self.trainee.model.load_tensors(best)
+
+    def numerical_error(self, problem: str, epoch: int, where: str) -> NumericalError:
+        """What to raise when something became NaN or infinite."""
+        norms: dict[str, list[Tensor]] = {}
+        for name, parameter in self.trainee.model.named_parameters():
+            norms.setdefault(name.partition(".")[0], []).append(parameter.detach().norm(dim=-1).max())
+        largest = ", ".join(f"{name} {float(torch.stack(values).max()):.3g}" for name, values in norms.items())
+        kept, best = "", self.standing.best_epoch
+        if best:
+            place = (
+                "is set back to" if self.folder is None else f"and the last good state are kept in {self.folder.path}:"
+            )
+            kept = f"\nThe best model {place} epoch {best}."
+        training = self.settings.training
+        remedies = [f"Lower lr (now {training.lr:g})", f"raise batch_size (now {training.batch_size})"]
+        remedies += [f"or {self.trainee.model.remedies()}"] if self.trainee.model.remedies() else []
+        remedies += ["or set dtype = float64"] if self.settings.run.dtype == "float32" else []
+        return NumericalError(f"{problem} in epoch {epoch}, {where}. Largest row norms: {largest}.{kept}\n"
+                              + ", ".join(remedies) + ".")  # fmt: skip

@@ -1,0 +1,95 @@
+"""A model being trained: the model, what it goes over, its optimizers and its random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.heterograph import build_graph
+from hakg_dgl.kernels.interface import explain_cuda_graphs
+from hakg_dgl.models.recommender import GradientRecommender, Pass, Recommender
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.randomness import torch_generator
+from hakg_dgl.settings.training import TrainingSettings
+from hakg_dgl.training.steps import Step, make_step, set_learning_rate
+
+BATCHES = "batches"
+"""The random stream that orders batches."""
+
+
+def build_model(dataset: Dataset, settings: Settings, device: torch.device, splits: tuple[str, ...]) -> Recommender:
+    """A model as it is before training, on the graph of the interactions of ``splits``."""
+    graph = build_graph(dataset, splits).to(device)
+    return settings.model_class(graph, settings.model, settings.loss, settings.run)
+
+
+class Trainee:
+    """Everything that training changes, as it is before the first epoch on some splits.
+
+    Parameters
+    ----------
+    dataset, settings, device, splits
+        What to train on, how, and where.
+
+    Attributes
+    ----------
+    model
+        The model.
+    passes
+        What it goes over in an epoch.
+    optimizers, generators
+        By name.
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, device: torch.device, splits: tuple[str, ...]) -> None:
+        self.settings, self.device, self.splits = settings, device, splits
+        model = build_model(dataset, settings, device, splits)
+        assert isinstance(model, GradientRecommender)
+        self.model: GradientRecommender = model
+        model.prepare()
+        training: TrainingSettings = settings.training
+        streams = (BATCHES, *model.streams)
+        self.generators = {name: torch_generator(settings.run.seed, name, device) for name in streams}
+        self.passes = tuple(model.passes(training, self.generators))
+        self.optimizers = model.optimizers(training.lr)
+        self._steps: dict[str, Step] = {}
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return sum(len(each.batches) for each in self.passes)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Change the learning rate of all optimizers."""
+        for optimizer in self.optimizers.values():
+            set_learning_rate(optimizer, lr)
+
+    def step(self, each: Pass) -> Step:
+        """What makes a step of a pass; the same for all epochs, since a CUDA graph is recorded once."""
+        if each.name not in self._steps:
+            self._steps[each.name] = make_step(
+                each.loss, self.optimizers[each.optimizer], each.batches.largest, self.generators, self.device,
+                captured=records(self.settings),
+            )  # fmt: skip
+        return self._steps[each.name]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the model."""
+        return self.model.parameters()
+
+
+def records(settings: Settings) -> bool:
+    """Whether steps are to be recorded as CUDA graphs."""
+    return bool(settings.values().get("cuda_graphs", False))
+
+
+def refuse_unrecordable(settings: Settings, device: torch.device) -> None:
+    """Raise ConfigError if steps are to be recorded where those of these settings cannot be."""
+    if not records(settings):
+        return
+    problem = explain_cuda_graphs(settings.values().get("kernels", "auto"), device)
+    if problem is not None:
+        raise ConfigError(f"cuda_graphs = true, but {problem}; set cuda_graphs = false")
