@@ -968,12 +968,12 @@ def settings_cases() -> Iterator[Case]:
         "not UTF-8": "kind=\udcff",
         "dots": "lr={" + "a." * 600 + "a=1}",
     }.items():
-        yield Case(f"settings: --set with {name}", (*TRAIN_ARGS, "--set", assignment), r"lr|seed|margin|kind")
-    yield Case("settings: a device", (*TRAIN_ARGS, "--config", "/dev/zero"), "/dev/zero: is no plain file")
+        yield Case(f"settings: --set with {name}", (*TRAIN_ARGS, "--set", assignment), r"lr|seed|margin|no model")
+    yield Case("settings: a device", (*TRAIN_ARGS, "--config", "/dev/zero"), "/dev/zero: is not a regular file")
     yield Case(
         "settings: a pipe",
         (*TRAIN_ARGS, "--config", "pipe"),
-        "pipe: is no plain file",
+        "pipe: is not a regular file",
         {},
         lambda at: os.mkfifo(at / "pipe"),
     )

@@ -29,7 +29,8 @@ from hakg_dgl.data.cards import (
 )
 from hakg_dgl.data.readers import read_kgat
 from hakg_dgl.errors import ConfigError, DownloadError
-from hakg_dgl.models.settings import PRESETS, Settings
+from hakg_dgl.models.hakg.settings import PRESETS
+from hakg_dgl.models.settings import Settings
 
 CONTENT = "".join(f"{user} {user * 7 % 1000} {user * 11 % 1000}\n" for user in range(40_000)).encode()
 QUICK = DownloadLimits(attempts=3, backoff=0.01, timeout=2, max_bytes=1 << 21)
@@ -151,7 +152,7 @@ def test_every_card_is_whole() -> None:
 
 @pytest.mark.parametrize("name", ["last-fm", "yelp2018", "alibaba-ifashion"])
 def test_published_settings_are_those_of_the_preset(name: str) -> None:
-    preset = Settings().replace(PRESETS[name])
+    preset = Settings("hakg").replace(PRESETS[name])
     assert preset == preset.replace(load_card(name).published_settings)
 
 

@@ -34,7 +34,7 @@ CONSTRAINTS = [
     if line and not line.startswith("#")
 ]
 ENVIRONMENT: dict[str, Any] = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
-PYTHONS = ("3.10", "3.11", "3.12")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 MODULES = {"pyyaml": "yaml", "tomli-w": "tomli_w"}  # distributions whose module has another name
 
@@ -67,6 +67,13 @@ def test_constraints_pin_nothing_twice() -> None:
     for python in PYTHONS:
         for name in {pin.name for pin in CONSTRAINTS}:
             assert len(pins_for(name, python)) <= 1, name
+
+
+def test_dgl_is_asked_for_only_where_it_has_a_wheel() -> None:
+    (dgl,) = [requirement for requirement in CORE if requirement.name == "dgl"]
+    asked = {python for python in PYTHONS if dgl.marker is None or dgl.marker.evaluate({"python_version": python})}
+    assert asked == {"3.10", "3.11", "3.12"}
+    assert all(SpecifierSet(PROJECT["requires-python"]).contains(python) for python in PYTHONS)
 
 
 def lowest(spec: str) -> Version:

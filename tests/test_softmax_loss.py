@@ -134,7 +134,7 @@ def test_without_interactions_the_linear_term_is_zero() -> None:
 def test_ranking_vectors_are_the_learned_score_plus_the_linear_term() -> None:
     dataset = small_demo()
     chosen = small_settings(linear_weight=3.0, linear_l2=10.0, linear_rank=1000, dtype="float64")
-    model = build_model(dataset, chosen, torch.device("cpu"))
+    model = build_model(dataset, chosen, torch.device("cpu"), ("train",))
     plain_user, plain_item = model.score_vectors(model.propagate())
     user, item = model.ranking_vectors()
     torch.testing.assert_close(user @ item.T, plain_user @ plain_item.T)  # not solved for: zero

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 from dense import dense_mean, error, gradients, odd_graph, on_one_thread
-from hakg_dgl.insight.decomposition import Trace
 from with_dgl import WHY_NOT
 
 from hakg_dgl.data.preprocess import preprocess
@@ -16,7 +15,8 @@ from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
 from hakg_dgl.kernels.interface import BACKENDS
 from hakg_dgl.layers.updates import Copy, Silent
 from hakg_dgl.models.hakg import HAKG
-from hakg_dgl.models.settings import ModelSettings
+from hakg_dgl.models.hakg.explanation import Trace
+from hakg_dgl.models.hakg.settings import HAKGSettings
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
@@ -40,7 +40,7 @@ def graph_with_users(*, facts=True, links=True):
 
 def model_of(graph, path="torch", updates=None, **settings):
     settings = {"dim": 4, "layers": 2, "linear_weight": 0.0, "kernels": path, **settings}
-    return HAKG(graph, ModelSettings(**settings), seed=3, dtype=torch.float64, updates=updates)
+    return HAKG(graph, HAKGSettings(**settings), seed=3, dtype=torch.float64, updates=updates)
 
 
 def test_relations_of_users_are_numbered_after_those_of_the_graph():
