@@ -38,7 +38,7 @@ from training_step import (
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.readers import read_kgat
+from hakg_dgl.data.readers.kgat import read_kgat
 from hakg_dgl.data.synthetic import generate_like, write_kgat
 from hakg_dgl.graph.heterograph import build_graph, pack
 from hakg_dgl.models.settings import Settings

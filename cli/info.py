@@ -25,7 +25,8 @@ def info_command(data: Path, as_json: bool) -> None:
     'hierarchical' marks the relations that hierarchical_relations = ["auto"] would give to the angle loss,
     'orders_attributes' those between attributes that angle_pairs = "all" adds to it.
     """
-    from hakg_dgl.data.dataset import load_dataset, summary
+    from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.data.summary import summary
 
     about = summary(load_dataset(data))
     if as_json:

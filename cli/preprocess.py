@@ -165,7 +165,10 @@ def _download(source: str, reading: dict[str, Any]) -> Path:
 
 def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: int) -> RawData:
     from hakg_dgl.data.cards import list_cards, load_card
-    from hakg_dgl.data.readers import detect_format, read_kgat, read_recbole, read_tables
+    from hakg_dgl.data.readers.detect import detect_format
+    from hakg_dgl.data.readers.kgat import read_kgat
+    from hakg_dgl.data.readers.recbole import read_recbole
+    from hakg_dgl.data.readers.tables import read_tables
     from hakg_dgl.data.synthetic import generate_demo
     from hakg_dgl.errors import ConfigError
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-    from hakg_dgl.data.readers import RawData, read_kgat, read_recbole, read_tables
+    from hakg_dgl.data.readers.kgat import read_kgat
+    from hakg_dgl.data.readers.raw import RawData
+    from hakg_dgl.data.readers.recbole import read_recbole
+    from hakg_dgl.data.readers.tables import read_tables
     from hakg_dgl.data.synthetic import generate_demo
     from hakg_dgl.errors import HakgError
     from hakg_dgl.graph.dgl_graph import build_heterograph, from_dgl, to_dgl
@@ -49,7 +52,10 @@ _HOMES = {
     "data.dataset": ("Dataset", "load_dataset"),
     "data.id_files": ("NewUsers", "read_new_users"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
-    "data.readers": ("RawData", "read_kgat", "read_recbole", "read_tables"),
+    "data.readers.kgat": ("read_kgat",),
+    "data.readers.raw": ("RawData",),
+    "data.readers.recbole": ("read_recbole",),
+    "data.readers.tables": ("read_tables",),
     "data.synthetic": ("generate_demo",),
     "errors": ("HakgError",),
     "graph.dgl_graph": ("build_heterograph", "from_dgl", "to_dgl"),

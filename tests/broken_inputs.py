@@ -407,13 +407,13 @@ def table_cases() -> Iterator[Case]:
     yield Case(
         "tables: a device for a file",
         tuple("/dev/zero" if arg == "src/i.csv" else arg for arg in CSV_ARGS),
-        "/dev/zero: is no plain file",
+        "/dev/zero: is not a plain file",
         {f"src/{name}": data for name, data in TABLES.items()},
     )
     yield Case(
         "tables: a pipe for a file",
         CSV_ARGS,
-        "src/i.csv: is no plain file",
+        "src/i.csv: is not a plain file",
         {f"src/{name}": data for name, data in TABLES.items() if name != "i.csv"},
         lambda at: os.mkfifo(at / "src/i.csv"),
     )

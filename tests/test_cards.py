@@ -27,7 +27,7 @@ from hakg_dgl.data.cards import (
     load_card,
     resource_folder,
 )
-from hakg_dgl.data.readers import read_kgat
+from hakg_dgl.data.readers.kgat import read_kgat
 from hakg_dgl.errors import ConfigError, DownloadError
 from hakg_dgl.models.hakg.settings import PRESETS
 from hakg_dgl.models.settings import Settings

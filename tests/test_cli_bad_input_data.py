@@ -46,7 +46,7 @@ NO_ROW = "there is no row below the header\nCheck that it was downloaded or writ
 TYPES = "Columns are separated by tabs; a type is one of token, token_seq, float, float_seq."
 COMMAS = "Name the column to read, or rename it; values are separated by commas."
 TABS = "Name the column to read, or rename it; values are separated by tabs."
-MEND = "Mend or drop this line."
+CORRECT = "Correct or drop this line."
 NUL = "a NUL byte\nSave it as UTF-8 text: this is UTF-16, binary or damaged."
 UTF16 = "UTF-16 text, not UTF-8\nConvert it: iconv -f utf-16 -t utf-8 OLD > NEW"
 LATIN = r"byte b'\xe9' is not UTF-8" "\nConvert it, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
@@ -286,7 +286,7 @@ _INTER = RECBOLE["x.inter"]
         ),
         (
             {"x.inter": _INTER + "cy\ta\t1\tsoon\n"},
-            f"src/x.inter, line 6: timestamp is 'soon', not a finite number\n{MEND}",
+            f"src/x.inter, line 6: timestamp is 'soon', not a finite number\n{CORRECT}",
         ),
         (
             {"x.link": None},
@@ -310,9 +310,9 @@ def test_recbole_columns_and_rows(changed: dict[str, Content], message: str) -> 
 def test_ratings_that_are_no_finite_numbers(value: str) -> None:
     what = f"is '{value}', not a finite number" if value else "is missing"
     changed: dict[str, Content] = {"x.inter": f"{_INTER}cy\ta\t{value}\t5\n"}
-    refuse_folder(RECBOLE, changed, f"src/x.inter, line 6: rating {what}\n{MEND}")
+    refuse_folder(RECBOLE, changed, f"src/x.inter, line 6: rating {what}\n{CORRECT}")
     quoted = f'{TABLES["i.csv"]}cy,a,"{value}",5\n'
-    refuse_tables({"i.csv": quoted}, f"src/i.csv, line 6: rating {what}\n{MEND}", "--rating-col", "rating")
+    refuse_tables({"i.csv": quoted}, f"src/i.csv, line 6: rating {what}\n{CORRECT}", "--rating-col", "rating")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ _RATINGS = TABLES["i.csv"]
         (
             'user,item\n"ann,a\nbob",b\ncy,a\n',
             [],
-            rf"line 2: user is 'ann,a\nbob', over several lines; is a quote not closed?" f"\n{MEND}",
+            rf"line 2: user is 'ann,a\nbob', over several lines; is a quote not closed?" f"\n{CORRECT}",
         ),
         (
             '"user,item,rating,time\nann,a,5,1\n',
@@ -375,23 +375,27 @@ _RATINGS = TABLES["i.csv"]
         (
             _RATINGS + "cy,a,1,soon\n",
             ["--timestamp-col", "time"],
-            f"line 6: time is 'soon', not a finite number\n{MEND}",
+            f"line 6: time is 'soon', not a finite number\n{CORRECT}",
         ),
-        (_RATINGS + "cy,a,1,nan\n", ["--timestamp-col", "time"], f"line 6: time is 'nan', not a finite number\n{MEND}"),
+        (
+            _RATINGS + "cy,a,1,nan\n",
+            ["--timestamp-col", "time"],
+            f"line 6: time is 'nan', not a finite number\n{CORRECT}",
+        ),
         (
             "user,item,day\na,b,2024-01-01\na,c,2024-13-01\n",
             ["--timestamp-col", "day"],
-            f"line 3: day is '2024-13-01', neither a number nor an ISO 8601 date\n{MEND}",
+            f"line 3: day is '2024-13-01', neither a number nor an ISO 8601 date\n{CORRECT}",
         ),
         (
             "user,item,part\na,b,train\na,c,dev\n",
             ["--split-col", "part"],
-            f"line 3: part is 'dev', allowed are train, valid, test\n{MEND}",
+            f"line 3: part is 'dev', allowed are train, valid, test\n{CORRECT}",
         ),
         (
             "user,item,part\na,b,train\na,c,\n",
             ["--split-col", "part"],
-            f"line 3: part is missing, allowed are train, valid, test\n{MEND}",
+            f"line 3: part is missing, allowed are train, valid, test\n{CORRECT}",
         ),
     ],
 )
@@ -453,7 +457,7 @@ def test_a_parquet_table_with_a_missing_rating() -> None:
     write(Path("src"), TABLES)
     pd.DataFrame({"user": ["a", "b"], "item": [1, 2], "rating": [1.0, None]}).to_parquet("src/i.parquet")
     args = ["src/i.parquet" if arg == "src/i.csv" else arg for arg in TABLE_ARGS]
-    message = "src/i.parquet: row 1 (from 0): rating is missing\nMend or drop this row."
+    message = "src/i.parquet: row 1 (from 0): rating is missing\nCorrect or drop this row."
     refuse(message, *args, "--rating-col", "rating")
 
 
@@ -621,7 +625,7 @@ def test_long_values_are_cut_in_messages(changed: dict[str, Content], message: s
     [
         (Path.mkdir, "a folder"),
         (lambda path: path.symlink_to("nowhere"), "a link that leads nowhere"),
-        (os.mkfifo, "no plain file"),
+        (os.mkfifo, "not a plain file"),
     ],
 )
 @pytest.mark.parametrize(("base", "file"), [(KGAT, "train.txt"), (KGAT, "user_list.txt"), (RECBOLE, "x.kg")])

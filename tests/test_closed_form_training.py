@@ -15,7 +15,7 @@ from small_demo import read_by, small_demo, small_settings
 from hakg_dgl import RunFolder, load_model, load_scorer, make_trainer
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.readers import read_kgat
+from hakg_dgl.data.readers.kgat import read_kgat
 from hakg_dgl.errors import CheckpointError, ConfigError, IntegrityError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator

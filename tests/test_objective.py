@@ -11,8 +11,8 @@ import torch
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, facts_of, relation_table
-from hakg_dgl.data.hierarchy import attribute_tree, hierarchical_relations
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.hierarchy import attribute_tree, hierarchical_relations, relation_table
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.layers.losses import contrastive_loss, softmax_loss
@@ -126,7 +126,7 @@ def test_relations_by_name_by_original_id_or_estimated(demo: Dataset) -> None:
     assert relation_ids(build_graph(demo), ("all",)) is None
     assert relation_ids(build_graph(demo), (names[2], names[0])).tolist() == [2, 0]
     estimated = relation_ids(build_graph(demo), ("auto",)).tolist()
-    assert estimated == hierarchical_relations(facts_of(demo))
+    assert estimated == hierarchical_relations(demo.facts)
     assert estimated
     swapped = demo.relations.assign(original_id=["a", "b", names[0], "d"])
     renamed = dataclasses.replace(demo, relations=swapped)
@@ -157,8 +157,8 @@ def test_the_angle_loss_uses_the_chosen_relations(demo: Dataset) -> None:
 
 
 def test_attributes_are_below_attributes_where_relations_order_them(demo: Dataset) -> None:
-    tree = attribute_tree(facts_of(demo))
-    marked = relation_table(demo).set_index("name")["orders_attributes"]
+    tree = attribute_tree(demo.facts)
+    marked = relation_table(demo.facts, demo.relations["name"]).set_index("name")["orders_attributes"]
     assert marked[marked].index.tolist() == ["subcategory_of"]
     of_items = objective(demo, angle_pairs="items").angle.pairs
     for names, kept in ((["all"], of_items.n_edges), (["subcategory_of"], 0)):
@@ -180,7 +180,7 @@ def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> 
         lower, upper = ([first + row[end] for row in rows] for end in (0, 1))
         extra = pd.DataFrame({"head": lower, "relation": 0, "tail": upper}).astype("int64")
         changed = dataclasses.replace(demo, triples=pd.concat([one, extra]))
-        edges = attribute_tree(facts_of(changed), relations)
+        edges = attribute_tree(changed.facts, relations)
         return sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True))
 
     fan = [(0, 3), (1, 3), (2, 3)]
@@ -190,10 +190,10 @@ def test_what_is_on_a_cycle_or_gathers_nothing_does_not_order(demo: Dataset) -> 
     assert tree((3, 0), relations=[0]) == [(0, 3), (1, 3), (2, 3), (3, 0)], "asked for by name"
     assert tree((5, 6), (7, 8), (9, 10)) == [], "as many at the one end as at the other"
     backwards = dataclasses.replace(demo, triples=one.rename(columns={"head": "tail", "tail": "head"}))
-    edges = attribute_tree(facts_of(backwards))
+    edges = attribute_tree(backwards.facts)
     assert sorted(zip(edges["child"] - first, edges["parent"] - first, strict=True)) == fan
     with_item = dataclasses.replace(demo, triples=pd.concat([one, one.assign(tail=0)]))
-    assert attribute_tree(facts_of(with_item)).empty, "a relation that items have too"
+    assert attribute_tree(with_item.facts).empty, "a relation that items have too"
 
 
 def test_the_gate_is_kept_small(demo: Dataset) -> None:

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hakg_dgl.data.dataset import load_dataset, summary
+from hakg_dgl.data.dataset import load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.readers import RawData, read_kgat, read_recbole
+from hakg_dgl.data.readers.kgat import read_kgat
+from hakg_dgl.data.readers.raw import RawData
+from hakg_dgl.data.readers.recbole import read_recbole
+from hakg_dgl.data.summary import summary
 from hakg_dgl.errors import ConfigError, DataError
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared")) / "data"

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hakg_dgl.data.readers import RawData, detect_format, read_kgat, read_recbole, read_tables
+from hakg_dgl.data.readers.detect import detect_format
+from hakg_dgl.data.readers.kgat import read_kgat
+from hakg_dgl.data.readers.raw import RawData
+from hakg_dgl.data.readers.recbole import read_recbole
+from hakg_dgl.data.readers.tables import read_tables
 from hakg_dgl.errors import DataError
 
 SHARED = Path(os.environ.get("HAKG_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared")) / "data"
@@ -102,7 +108,7 @@ def test_kgat_lists_names_with_spaces_and_glued_columns(tmp_path):
     assert names[0] == "m.01"
     items = raw.items.set_index("id")["original_id"]
     assert items.to_dict() == {0: "B01", 1: "4nn", 2: "Route 66 x", 3: "B04"}
-    assert raw.report["item_list_glued_lines_mended"] == 1
+    assert raw.report["item_list_glued_lines_repaired"] == 1
     assert raw.report["entity_list_lines_skipped"] == 1
     assert raw.relations["name"].tolist() == ["film.genre"]
 
@@ -208,7 +214,7 @@ def test_kgat_bad_archives(tmp_path, name, data, message):
 
 
 def test_archive_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("hakg_dgl.data.readers.EXPANSION_FLOOR", 1000)
+    monkeypatch.setattr("hakg_dgl.data.readers.archives.EXPANSION_FLOOR", 1000)
     with pytest.raises(DataError, match="expands to more"):
         read_kgat(compressed(tmp_path, "kg_final.txt.gz", gzip.compress(b"0 0 1\n" * 200_000, mtime=0)))
 
@@ -406,3 +412,50 @@ def test_real_recbole():
     assert len(raw.item_entity) == 1598
     assert len(raw.triples) == 91_631
     assert raw.items.set_index("id")["name"]["1"] == "Toy Story"
+
+
+# --- Parquet columns of others ----------------------------------------------------------------------------------------
+
+
+def parquet(path: Path, **columns: pa.Array) -> Path:
+    size = len(next(iter(columns.values())))
+    ids = {name: pa.array([f"{name}{row}" for row in range(size)]) for name in ("user", "item")}
+    pq.write_table(pa.table(ids | columns), path)
+    (path.parent / "f.csv").write_text("head,relation,tail\nitem0,r,x\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "ticks", "seconds"),
+    [
+        (pa.timestamp("ns"), 1_700_000_000_123_456_789, 1_700_000_000.123456),
+        (pa.timestamp("ns", tz="Europe/Paris"), -1, -1e-6),  # dropped digits round down
+        (pa.timestamp("us"), 1_700_000_000_123_456, 1_700_000_000.123456),
+        (pa.timestamp("ms"), 2**62, 2**62 / 1e3),  # beyond what microseconds hold
+        (pa.timestamp("s"), 2**50, 2.0**50),
+        (pa.date32(), 19_675, 19_675 * 86_400.0),
+        (pa.date64(), 86_400_000, 86_400.0),
+    ],
+)
+def test_moments_of_every_unit_are_seconds(tmp_path, kind, ticks, seconds):
+    whole = pa.int32() if kind == pa.date32() else pa.int64()
+    file = parquet(tmp_path / "i.parquet", ts=pa.array([ticks, 0], whole).cast(kind))
+    found = read_tables(file, tmp_path / "f.csv", timestamp_col="ts").interactions["timestamp"]
+    assert found.tolist() == [seconds, 0.0]
+
+
+def test_a_missing_moment_is_named(tmp_path):
+    file = parquet(tmp_path / "i.parquet", ts=pa.array([5, None], pa.timestamp("ns")))
+    with pytest.raises(DataError, match=r"row 1 \(from 0\): ts is missing"):
+        read_tables(file, tmp_path / "f.csv", timestamp_col="ts")
+
+
+@pytest.mark.parametrize(("kind", "digits"), [(pa.float64(), 53), (pa.float32(), 24), (pa.float16(), 11)])
+def test_float_ids_whose_neighbours_are_the_same_float_are_refused(tmp_path, kind, digits):
+    largest = 2**digits - 1
+    good = pa.array(np.array([largest, 7], dtype=kind.to_pandas_dtype()), kind)
+    file = parquet(tmp_path / "i.parquet", item=good)
+    assert read_tables(file, tmp_path / "f.csv").interactions["item"].tolist() == [str(largest), "7"]
+    bad = pa.array(np.array([-(largest + 1), 7], dtype=kind.to_pandas_dtype()), kind)
+    with pytest.raises(DataError, match=rf"ids of column 'item' are floats beyond 2\*\*{digits}"):
+        read_tables(parquet(tmp_path / "i.parquet", item=bad), tmp_path / "f.csv")

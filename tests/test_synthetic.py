@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.readers import RawData, read_kgat
+from hakg_dgl.data.readers.kgat import read_kgat
+from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.synthetic import (
     DEMO_RELATIONS,
     DemoSettings,

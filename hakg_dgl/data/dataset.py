@@ -1,4 +1,4 @@
-"""The frozen :class:`Dataset`: numbered tables, saved and loaded with digests, and what ``hakg info`` says of it."""
+"""The frozen :class:`Dataset`: numbered tables, their digest, and how they are saved and loaded."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,15 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype, is_float_dtype
 
-from hakg_dgl.data.hierarchy import Triples, relation_statistics
+from hakg_dgl.atomic_files import recover_folder, replace_folder
+from hakg_dgl.data.hierarchy import Triples
 from hakg_dgl.data.parquet import ParquetColumns, listed
-from hakg_dgl.data.readers import SPLITS
+from hakg_dgl.data.readers.raw import SPLITS, empty_user_facts, empty_user_links
 from hakg_dgl.data.splits import STRATEGIES
 from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
 
 Int64 = npt.NDArray[np.int64]
 
-FORMAT, FORMAT_VERSION = "hakg-dataset", 1
+FORMAT, FORMAT_VERSION = "hakg-dataset", 2
+"""Version 2 has tables of users' facts and links; a data set without them is written as version 1."""
 
 _TABLES = {
     "interactions": ("user", "item", "split"),
@@ -39,6 +39,17 @@ _TABLES = {
     "entities": ("original_id", "name"),
     "relations": ("original_id", "name"),
 }
+
+_USER_TABLES = {
+    "user_facts": ("user", "relation", "entity"),
+    "user_links": ("user", "relation", "other"),
+    "user_relations": ("original_id", "name"),
+}
+"""Tables that are saved, and enter the digest, only where they have rows."""
+
+
+def _no_user_relations() -> pd.DataFrame:
+    return pd.DataFrame({"original_id": [], "name": []}, dtype=object)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +77,20 @@ class Dataset:
         Counts of repairs and remarks.
     split_strategy
         ``random``, ``temporal``, ``leave-one-out`` or ``given``.
+    user_facts
+        What is known of users: ``user``, ``relation``, ``entity`` (int64), each row once; often empty.
+    user_links
+        Which user is linked to which: ``user``, ``relation``, ``other`` (int64), each row once, no user with itself;
+        often empty.
+    user_relations
+        ``original_id`` and ``name`` (text) of the relations of ``user_facts`` and ``user_links``, which both index into
+        this table; a relation belongs to one of the two.
 
     Raises
     ------
     DataError
-        On creation: if columns are missing, an index is out of range, or a row occurs twice.
+        On creation: if columns are missing, an index is out of range, a row occurs twice, a user is linked to itself,
+        or facts and links share a relation.
     """
 
     name: str
@@ -84,29 +104,51 @@ class Dataset:
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: Mapping[str, int] = field(default_factory=dict)
     split_strategy: str = "given"
+    user_facts: pd.DataFrame = field(default_factory=empty_user_facts)
+    user_links: pd.DataFrame = field(default_factory=empty_user_links)
+    user_relations: pd.DataFrame = field(default_factory=_no_user_relations)
 
     def __post_init__(self) -> None:
-        for table, columns in _TABLES.items():
+        self._check_columns()
+        kept = self.interactions.filter(["user", "item", "split", "timestamp"])
+        interactions = _canonical(kept, "interactions", {"user": self.n_users, "item": self.n_items}).assign(
+            split=lambda frame: pd.Categorical(frame["split"], categories=list(SPLITS))
+        )
+        limits = {
+            "triples": {"head": self.n_entities, "relation": self.n_relations, "tail": self.n_entities},
+            "user_facts": {"user": self.n_users, "relation": len(self.user_relations), "entity": self.n_entities},
+            "user_links": {"user": self.n_users, "relation": len(self.user_relations), "other": self.n_users},
+        }
+        object.__setattr__(self, "interactions", interactions)
+        for table, columns in limits.items():
+            object.__setattr__(self, table, _canonical(getattr(self, table)[list(columns)], table, columns))
+        self._check_user_relations()
+
+    def _check_columns(self) -> None:
+        for table, columns in (_TABLES | _USER_TABLES).items():
             missing = [column for column in columns if column not in getattr(self, table)]
             if missing:
                 raise DataError(f"table {table} of data set {self.name!r} lacks the columns {missing}")
         if self.n_items > self.n_entities:
             raise DataError(f"{self.n_items} items but {self.n_entities} entities: every item is an entity")
-        for table in ("users", "items", "entities", "relations"):
-            for column in _TABLES[table]:
+        for table in ("users", "items", "entities", "relations", "user_relations"):
+            for column in ("original_id", "name"):
                 _require_text(getattr(self, table)[column], f"{table}.{column}")
         if not set(self.interactions["split"].unique()) <= set(SPLITS):
             found = sorted(map(str, set(self.interactions["split"])))
             raise DataError(f"interactions.split has {', '.join(found[:5])}; allowed are {', '.join(SPLITS)}")
         if "timestamp" in self.interactions and not is_float_dtype(self.interactions["timestamp"]):
             raise DataError(f"interactions.timestamp is {self.interactions['timestamp'].dtype}, not float64")
-        kept = self.interactions.filter(["user", "item", "split", "timestamp"])
-        interactions = _canonical(kept, "interactions", {"user": self.n_users, "item": self.n_items}).assign(
-            split=lambda frame: pd.Categorical(frame["split"], categories=list(SPLITS))
-        )
-        limits = {"head": self.n_entities, "relation": self.n_relations, "tail": self.n_entities}
-        object.__setattr__(self, "interactions", interactions)
-        object.__setattr__(self, "triples", _canonical(self.triples[list(limits)], "triples", limits))
+
+    def _check_user_relations(self) -> None:
+        of_facts, of_links = (set(table["relation"]) for table in (self.user_facts, self.user_links))
+        both = sorted(of_facts & of_links)
+        if both:
+            name = self.user_relations["name"][both[0]]
+            raise DataError(f"user relation {both[0]} ({name!r}) occurs in user_facts and in user_links")
+        oneself = self.user_links.loc[self.user_links["user"] == self.user_links["other"], "user"]
+        if len(oneself):
+            raise DataError(f"user_links links user {int(oneself.iloc[0])} to itself", remedy="Drop such rows.")
 
     @property
     def n_users(self) -> int:
@@ -128,9 +170,32 @@ class Dataset:
         """Number of relations, without inverses."""
         return len(self.relations)
 
+    @property
+    def facts(self) -> Triples:
+        """The triples and their sizes as arrays, for functions that work on a knowledge graph alone."""
+        head, relation, tail = (self.triples[column].to_numpy() for column in _TABLES["triples"])
+        return Triples(head, relation, tail, self.n_items, self.n_entities, self.n_relations)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Sizes by name, as in ``dataset.json``; of users' facts, links and relations only where there are any."""
+        splits = self.interactions["split"].value_counts()
+        counts = {
+            "users": self.n_users,
+            "items": self.n_items,
+            "entities": self.n_entities,
+            "relations": self.n_relations,
+            "triples": len(self.triples),
+            "interactions": len(self.interactions),
+            **{split: int(splits.get(split, 0)) for split in SPLITS},
+        }
+        return counts | {table: len(getattr(self, table)) for table in self._user_tables()}
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what defines the data set: sizes, interactions with their split, triples, original ids.
+
+        Facts, links and relations of users enter where there are any.
 
         Taken over little-endian NumPy bytes and the ids' UTF-8, so it depends neither on the machine nor on how the
         tables were written. Names, timestamps, options and reports do not enter.
@@ -140,10 +205,16 @@ class Dataset:
         columns = [self.interactions["user"], self.interactions["item"], split]
         for column in (*columns, *(self.triples[name] for name in _TABLES["triples"])):
             digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").tobytes())
-        for table in (self.users, self.items, self.entities, self.relations):
-            ids = table["original_id"].tolist()
-            digest.update(np.array([len(text) for text in ids], dtype="<i8").tobytes())
-            digest.update("".join(ids).encode())
+        for ids in (self.users, self.items, self.entities, self.relations):
+            _add_ids(digest, ids)
+        for name in self._user_tables():
+            rows = getattr(self, name)
+            digest.update(f" {name} {len(rows)} ".encode())
+            if name == "user_relations":
+                _add_ids(digest, rows)
+            else:
+                for end in _USER_TABLES[name]:
+                    digest.update(np.ascontiguousarray(rows[end].to_numpy(), dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def pairs(self, *splits: str) -> Int64:
@@ -152,7 +223,7 @@ class Dataset:
         Raises
         ------
         ValueError
-            For a name that is no split.
+            For a name that is not a split.
         """
         return self.interactions.loc[self._rows(splits), ["user", "item"]].to_numpy(dtype=np.int64)
 
@@ -172,8 +243,9 @@ class Dataset:
     def save(self, path: str | Path) -> None:
         """Write the data set to the folder ``path``: Parquet tables and ``dataset.json``.
 
-        The files are written to a folder beside it, which then takes its place; so ``path`` holds a whole data set or
-        none. An existing data set is replaced, any other folder is not.
+        The files are written to a folder beside it, which then takes its place (see
+        :func:`~hakg_dgl.atomic_files.replace_folder`); so ``path`` holds a whole data set or none. An existing data set
+        is replaced, any other folder is not.
 
         Raises
         ------
@@ -181,32 +253,29 @@ class Dataset:
             If ``path`` exists and is not a data set, or cannot be written (a full disk, say).
         """
         path = Path(path)
+        recover_folder(path)
         refuse_foreign(path)
-        fresh = path.parent / f".{path.name}.{secrets.token_hex(6)}.new"
         try:
-            fresh.mkdir(parents=True)
-            self._write(fresh)
-            _take_place(fresh, path)
+            replace_folder(path, self._write)
         except (OSError, pa.ArrowException) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-            remedy = "Nothing was changed there. Free some space, mend the permissions, or choose another place."
+            remedy = "Nothing was changed there. Free some space, change the permissions, or choose another place."
             raise DataError(f"cannot be written: {why}", path=path, remedy=remedy) from error
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
         files = {}
-        for table in _TABLES:
+        user_tables = self._user_tables()
+        for table in (*_TABLES, *user_tables):
             file = folder / f"{table}.parquet"
             with file.open("wb") as handle:  # Arrow itself opens no path that is not UTF-8
                 pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), handle)
             files[file.name] = {"sha256": _sha256(file.read_bytes()), "bytes": file.stat().st_size}
         about = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": 2 if user_tables else 1,
             "name": self.name,
             "digest": self.digest,
-            "counts": _counts(self),
+            "counts": self.counts,
             "split_strategy": self.split_strategy,
             "options": dict(self.options),
             "sources": dict(self.sources),
@@ -215,6 +284,10 @@ class Dataset:
         }
         # ASCII, for names of folders and files that are not UTF-8
         (folder / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
+
+    def _user_tables(self) -> list[str]:
+        """Which of the tables of users' facts, links and relations have rows."""
+        return [table for table in _USER_TABLES if len(getattr(self, table))]
 
     def _rows(self, splits: tuple[str, ...]) -> npt.NDArray[np.bool_]:
         unknown = [split for split in splits if split not in SPLITS]
@@ -243,9 +316,11 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
         There is no data set, or it is incomplete or damaged.
     """
     path = Path(path)
+    recover_folder(path)
     about = _read_about(path)
     tables: dict[str, Any] = {}
-    for table, columns in _TABLES.items():
+    written = {table: columns for table, columns in _USER_TABLES.items() if f"{table}.parquet" in about["files"]}
+    for table, columns in (_TABLES | written).items():
         file = path / f"{table}.parquet"
         if not file.is_file():
             raise DataError("the file is missing", path=file, remedy="Run 'hakg preprocess' again.")
@@ -258,7 +333,7 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
         dataset = Dataset(**described, **tables)
     except DataError as error:
         raise DataError(error.problem, path=path, remedy=_AGAIN) from error
-    if verify and (dataset.digest != about["digest"] or _counts(dataset) != about["counts"]):
+    if verify and (dataset.digest != about["digest"] or dataset.counts != about["counts"]):
         raise IntegrityError(
             "digest or counts differ from those of the tables", path=path / "dataset.json", remedy=_AGAIN
         )
@@ -363,17 +438,10 @@ def _canonical(frame: pd.DataFrame, table: str, limits: Mapping[str, int]) -> pd
     return frame.iloc[order].reset_index(drop=True)
 
 
-def _counts(dataset: Dataset) -> dict[str, int]:
-    splits = dataset.interactions["split"].value_counts()
-    return {
-        "users": dataset.n_users,
-        "items": dataset.n_items,
-        "entities": dataset.n_entities,
-        "relations": dataset.n_relations,
-        "triples": len(dataset.triples),
-        "interactions": len(dataset.interactions),
-        **{split: int(splits.get(split, 0)) for split in SPLITS},
-    }
+def _add_ids(digest: Any, table: pd.DataFrame) -> None:
+    ids = table["original_id"].tolist()
+    digest.update(np.array([len(text) for text in ids], dtype="<i8").tobytes())
+    digest.update("".join(ids).encode())
 
 
 def _sha256(data: bytes) -> str:
@@ -389,7 +457,7 @@ def refuse_foreign(path: Path) -> None:
         problem = "is a link, which is not replaced" if path.is_symlink() else "exists and is not a folder"
         raise DataError(problem, path=path, remedy=remedy)
     entries = {entry.name for entry in path.iterdir()}
-    foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES)}
+    foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES | _USER_TABLES)}
     if foreign:
         raise DataError(f"holds other files, such as {sorted(foreign)[0]!r}", path=path, remedy=remedy)
     if entries:
@@ -399,85 +467,3 @@ def refuse_foreign(path: Path) -> None:
             ours = False
         if not ours:
             raise DataError("exists and is not a data set", path=path, remedy=remedy)
-
-
-def _take_place(fresh: Path, path: Path) -> None:
-    """Rename ``fresh`` to ``path``; what stood there returns if that fails."""
-    if not path.exists():
-        fresh.rename(path)
-        return
-    old = fresh.with_suffix(".old")
-    path.rename(old)
-    try:
-        fresh.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-# --- what `hakg info` shows -------------------------------------------------------------------------------------------
-
-
-def summary(dataset: Dataset) -> dict[str, Any]:
-    """Sizes, degrees, coverage and relations of a data set, as JSON values.
-
-    Returns
-    -------
-    dict
-        - ``name``, ``digest``, ``split_strategy``, ``counts``, ``report``;
-        - ``density``: interactions / (users x items);
-        - ``user_degree``, ``item_degree``: mean and quantiles of training interactions;
-        - ``linked_items``: items with at least one triple;
-        - ``cold_items``: items of the test split without training interaction; ``items_without_training``: all such;
-        - ``users_without_training``;
-        - ``self_loops``: triples from an entity to itself;
-        - ``isolated_entities``: entities that are no item and have no triple;
-        - ``relations``: see :func:`relation_table`, one dict each.
-    """
-    users, items = dataset.pairs("train").T
-    user_degree = np.bincount(users, minlength=dataset.n_users)
-    item_degree = np.bincount(items, minlength=dataset.n_items)
-    head, tail = (dataset.triples[end].to_numpy() for end in ("head", "tail"))
-    has_triple = np.zeros(dataset.n_entities, dtype=bool)
-    has_triple[head] = has_triple[tail] = True
-    test_items = np.unique(dataset.pairs("test")[:, 1])
-    cells = dataset.n_users * dataset.n_items
-    return {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "split_strategy": dataset.split_strategy,
-        "counts": _counts(dataset),
-        "density": len(dataset.interactions) / cells if cells else 0.0,
-        "user_degree": _distribution(user_degree),
-        "item_degree": _distribution(item_degree),
-        "linked_items": int(has_triple[: dataset.n_items].sum()),
-        "cold_items": int((item_degree[test_items] == 0).sum()),
-        "items_without_training": int((item_degree == 0).sum()),
-        "users_without_training": int((user_degree == 0).sum()),
-        "self_loops": int((head == tail).sum()),
-        "isolated_entities": int((~has_triple[dataset.n_items :]).sum()),
-        "relations": relation_table(dataset).to_dict("records"),
-        "report": dict(dataset.report),
-    }
-
-
-def facts_of(dataset: Dataset) -> Triples:
-    """The triples of a data set as :mod:`~hakg_dgl.data.hierarchy` takes them."""
-    head, relation, tail = (dataset.triples[column].to_numpy() for column in _TABLES["triples"])
-    return Triples(head, relation, tail, dataset.n_items, dataset.n_entities, dataset.n_relations)
-
-
-def relation_table(dataset: Dataset) -> pd.DataFrame:
-    """One row a relation, in index order: :func:`~hakg_dgl.data.hierarchy.relation_statistics` with ``name``."""
-    table = relation_statistics(facts_of(dataset))
-    table.insert(1, "name", dataset.relations["name"].tolist())
-    return table
-
-
-def _distribution(degree: npt.NDArray[Any]) -> dict[str, float]:
-    if not len(degree):
-        return {}
-    marks = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    values = np.quantile(degree, list(marks.values()))
-    return {"mean": float(degree.mean()), **{mark: float(value) for mark, value in zip(marks, values, strict=True)}}

@@ -1,9 +1,10 @@
-"""Which relations of a knowledge graph order items below attributes, and attributes below attributes."""
+"""Which relations order things from the special to the general, told from the arrays of a knowledge graph alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +12,25 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse import csgraph
 
-Int64: TypeAlias = npt.NDArray[np.int64]
-
-_HIERARCHY_SOURCES = 64
-"""Nodes from which reachability is followed where a relation chains (see :func:`hierarchy_score`)."""
+Int64 = npt.NDArray[np.int64]
 
 HIERARCHY_SCORE, ITEMS_PER_ATTRIBUTE = 0.9, 2.0
 """Thresholds of :func:`hierarchical_relations`."""
 
+_HIERARCHY_SOURCES = 64
+"""Nodes from which reachability is followed where a relation chains (see :func:`hierarchy_score`)."""
 
-class Triples(NamedTuple):
-    """The facts of a knowledge graph whose first entities are the items.
+
+@dataclass(frozen=True, eq=False)
+class Triples:
+    """A knowledge graph as arrays, with the items as its first entities.
 
     Attributes
     ----------
     head, relation, tail
-        int64 ``[t]`` each, without inverses.
+        int64 ``[n_triples]``.
     n_items, n_entities, n_relations
-        Sizes.
+        Sizes; entities ``0..n_items-1`` are the items, and relations have no inverses.
     """
 
     head: Int64
@@ -38,51 +40,32 @@ class Triples(NamedTuple):
     n_entities: int
     n_relations: int
 
+    @property
+    def item_attribute(self) -> npt.NDArray[np.bool_]:
+        """Which triples join an item and an entity that is not an item, bool ``[n_triples]``."""
+        return np.not_equal(self.head < self.n_items, self.tail < self.n_items)
 
-def relation_statistics(triples: Triples) -> pd.DataFrame:
+
+def relation_table(triples: Triples, names: Iterable[str]) -> pd.DataFrame:
     """One row a relation, in index order.
 
-    Columns: ``relation`` (index), ``triples``, ``heads`` and ``tails`` (distinct), ``fan_in`` (triples a
+    Columns: ``relation`` (index), ``name``, ``triples``, ``heads`` and ``tails`` (distinct), ``fan_in`` (triples a
     distinct tail), ``fan_out`` (triples a distinct head), ``item_attribute`` (triples with exactly one end an item),
     ``items_per_attribute`` and ``attributes_per_item`` (of those; 0 if there are none), ``hierarchy`` (see
     :func:`hierarchy_score`), ``hierarchical`` (see :func:`hierarchical_relations`) and ``orders_attributes`` (see
     :func:`attribute_tree`).
+
+    Parameters
+    ----------
+    triples
+        The knowledge graph.
+    names
+        Names of its relations, ``n_relations`` of them.
     """
-    n, n_entities = triples.n_relations, max(triples.n_entities, 1)
-    head, relation, tail = triples.head, triples.relation, triples.tail
-    mixed = (head < triples.n_items) != (tail < triples.n_items)
-    item, attribute = np.minimum(head, tail), np.maximum(head, tail)  # items have the lower numbers
-
-    def distinct(ends: Int64, rows: Any = slice(None)) -> Int64:
-        keys = pd.unique(relation[rows] * n_entities + ends[rows])
-        return np.bincount(keys // n_entities, minlength=n)
-
-    count, links = np.bincount(relation, minlength=n), np.bincount(relation[mixed], minlength=n)
-    heads, tails = distinct(head), distinct(tail)
-    order = np.argsort(relation, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(count)])
-    scores = []
-    for number in range(n):
-        rows = order[bounds[number] : bounds[number + 1]]
-        scores.append(hierarchy_score(head[rows], tail[rows]))
-    table = pd.DataFrame(
-        {
-            "relation": np.arange(n),
-            "triples": count,
-            "heads": heads,
-            "tails": tails,
-            "fan_in": count / np.maximum(tails, 1),
-            "fan_out": count / np.maximum(heads, 1),
-            "item_attribute": links,
-            "items_per_attribute": links / np.maximum(distinct(attribute, mixed), 1),
-            "attributes_per_item": links / np.maximum(distinct(item, mixed), 1),
-            "hierarchy": np.array(scores, dtype=np.float64),
-        }
-    )
-    shared = table["items_per_attribute"]
-    narrow = (shared >= ITEMS_PER_ATTRIBUTE) & (shared > table["attributes_per_item"])
+    table = _measures(triples)
+    table.insert(1, "name", list(names))
     return table.assign(
-        hierarchical=(table["hierarchy"] >= HIERARCHY_SCORE) & narrow,
+        hierarchical=_looks_hierarchical(table),
         orders_attributes=table["relation"].isin(attribute_tree(triples)["relation"]),
     )
 
@@ -96,8 +79,56 @@ def hierarchical_relations(triples: Triples) -> list[int]:
     film, does not, nor does a relation between items alone. Which end of a triple is the item does not matter, since
     public graphs hold both directions.
     """
-    table = relation_statistics(triples)
-    return [int(relation) for relation in table.loc[table["hierarchical"], "relation"]]
+    return np.flatnonzero(_looks_hierarchical(_measures(triples)).to_numpy()).tolist()
+
+
+def _looks_hierarchical(table: pd.DataFrame) -> pd.Series[bool]:
+    shared = table["items_per_attribute"]
+    narrow = (shared >= ITEMS_PER_ATTRIBUTE) & (shared > table["attributes_per_item"])
+    return (table["hierarchy"] >= HIERARCHY_SCORE) & narrow
+
+
+def _measures(triples: Triples) -> pd.DataFrame:
+    """The columns of :func:`relation_table` that are counted, or computed from counts."""
+    head, relation, tail, n = triples.head, triples.relation, triples.tail, triples.n_relations
+    mixed = triples.item_attribute
+    item, attribute = np.minimum(head, tail), np.maximum(head, tail)  # items have the lower numbers
+    count, links = np.bincount(relation, minlength=n), np.bincount(relation[mixed], minlength=n)
+    heads, tails = _distinct_ends(relation, head, n), _distinct_ends(relation, tail, n)
+    attributes = _distinct_ends(relation[mixed], attribute[mixed], n)
+    items = _distinct_ends(relation[mixed], item[mixed], n)
+    return pd.DataFrame(
+        {
+            "relation": np.arange(n),
+            "triples": count,
+            "heads": heads,
+            "tails": tails,
+            "fan_in": count / np.maximum(tails, 1),
+            "fan_out": count / np.maximum(heads, 1),
+            "item_attribute": links,
+            "items_per_attribute": links / np.maximum(attributes, 1),
+            "attributes_per_item": links / np.maximum(items, 1),
+            "hierarchy": _scores(triples, count),
+        }
+    )
+
+
+def _distinct_ends(relation: Int64, end: Int64, n_relations: int) -> Int64:
+    """How many different ``end`` each relation has, int64 ``[n_relations]``."""
+    distinct = pd.DataFrame({"relation": relation, "end": end}).drop_duplicates()
+    return np.bincount(distinct["relation"].to_numpy(), minlength=n_relations)
+
+
+def _scores(triples: Triples, count: Int64) -> npt.NDArray[np.float64]:
+    """:func:`hierarchy_score` of each relation, float64 ``[n_relations]``."""
+    order = np.argsort(triples.relation, kind="stable")
+    scores = np.zeros(len(count))
+    start = 0
+    for relation, size in enumerate(count.tolist()):
+        rows = order[start : start + size]
+        scores[relation] = hierarchy_score(triples.head[rows], triples.tail[rows])
+        start += size
+    return scores
 
 
 def attribute_tree(triples: Triples, relations: Iterable[int] | None = None) -> pd.DataFrame:
@@ -106,7 +137,7 @@ def attribute_tree(triples: Triples, relations: Iterable[int] | None = None) -> 
     Parameters
     ----------
     triples
-        Of which data set or graph.
+        The knowledge graph.
     relations
         Relations that order; None takes those between attributes alone that are nearly free of cycles
         (:func:`hierarchy_score` at least ``HIERARCHY_SCORE``) and gather ``ITEMS_PER_ATTRIBUTE`` or more at one end on
@@ -127,12 +158,7 @@ def attribute_tree(triples: Triples, relations: Iterable[int] | None = None) -> 
     groups = edges.groupby("relation")
     fan_in, fan_out = (groups.size() / groups[end].nunique() for end in ("tail", "head"))
     if relations is None:
-        fans = pd.concat([fan_in, fan_out], axis=1)
-        most, least = fans.max(axis=1), fans.min(axis=1)
-        gathers = most.index[(most >= ITEMS_PER_ATTRIBUTE) & (most > least)]
-        ends = {r: groups.get_group(r)[["head", "tail"]].to_numpy() for r in gathers}
-        ordering = [r for r, pairs in ends.items() if hierarchy_score(*pairs.T) >= HIERARCHY_SCORE]
-        edges = edges[edges["relation"].isin(ordering)]
+        edges = edges[edges["relation"].isin(_ordering(edges, fan_in, fan_out))]
     up = (fan_in >= fan_out).reindex(edges["relation"]).to_numpy(dtype=bool)
     return pd.DataFrame(
         {
@@ -141,6 +167,18 @@ def attribute_tree(triples: Triples, relations: Iterable[int] | None = None) -> 
             "relation": edges["relation"].to_numpy(),
         }
     ).drop_duplicates(["child", "parent"], ignore_index=True)
+
+
+def _ordering(edges: pd.DataFrame, fan_in: pd.Series[float], fan_out: pd.Series[float]) -> list[int]:
+    """Relations of ``edges`` that gather at one end and are nearly free of cycles."""
+    fans = pd.concat([fan_in, fan_out], axis=1)
+    most, least = fans.max(axis=1), fans.min(axis=1)
+    found = []
+    for relation in most.index[(most >= ITEMS_PER_ATTRIBUTE) & (most > least)]:
+        pairs = edges.loc[edges["relation"] == relation, ["head", "tail"]].to_numpy()
+        if hierarchy_score(pairs[:, 0], pairs[:, 1]) >= HIERARCHY_SCORE:
+            found.append(int(relation))
+    return found
 
 
 def hierarchy_score(head: Int64, tail: Int64, *, sources: int = _HIERARCHY_SOURCES) -> float:

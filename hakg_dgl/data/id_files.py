@@ -13,7 +13,9 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
-from hakg_dgl.data.readers import _decoded, _read_file, _read_table
+from hakg_dgl.data.readers.archives import read_file
+from hakg_dgl.data.readers.source_table import read_table
+from hakg_dgl.data.readers.text import decoded
 from hakg_dgl.errors import ConfigError, DataError
 
 Int64 = npt.NDArray[np.int64]
@@ -87,7 +89,7 @@ def read_new_users(
         raise ConfigError(f"unknown_items = {unknown_items!r} is not allowed: it must be 'refuse' or 'skip'")
     report: dict[str, int] = {}
     digests: dict[str, Mapping[str, Any]] = {}
-    table = _read_table(path, digests)
+    table = read_table(path, digests)
     rows = table.ids({"user": user_col, "item": item_col}, report, "rows_without_id_dropped").dropna()
     unique = rows.drop_duplicates()
     report["repeats_dropped"] = len(rows) - len(unique)
@@ -125,10 +127,10 @@ def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:
     """
     path = Path(path)
     if ".txt" in path.suffixes:
-        lines = _decoded(path, _read_file(path)[1]).splitlines()
+        lines = decoded(path, read_file(path)[1]).splitlines()
         ids = [line.strip() for line in lines if line.strip()]
     else:
-        ids = _read_table(path, {}).ids({"item": item_col}, {}, "")["item"].dropna().tolist()
+        ids = read_table(path, {}).ids({"item": item_col}, {}, "")["item"].dropna().tolist()
     if not ids:
         raise DataError("there is no id in it", path=path, remedy="Give the original ids of items, one a line.")
     return ids

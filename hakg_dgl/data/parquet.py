@@ -36,7 +36,7 @@ class ParquetColumns:
     source
         Where to read: its bytes, or the path itself.
     remedy, other_column
-        How to mend a damaged file, and a column of a kind that is not read.
+        What to do about a damaged file, and about a column of a kind that is not read.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class ParquetColumns:
     Raises
     ------
     DataError
-        If it is no Parquet file, or says that it holds more rows than its size allows.
+        If it is not a Parquet file, or says that it holds more rows than its size allows.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
-from hakg_dgl.data.readers import SPLITS, RawData
+from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from hakg_dgl.data.cards import load_card, read_resource
-from hakg_dgl.data.readers import SPLITS, RawData
+from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
 

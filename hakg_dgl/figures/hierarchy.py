@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset, facts_of, relation_table
-from hakg_dgl.data.hierarchy import attribute_tree
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.hierarchy import attribute_tree, relation_table
 from hakg_dgl.data.synthetic import planted_depth
 from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, plain_relation, styled
 from hakg_dgl.geometry.cones import (
@@ -35,7 +35,7 @@ Int64 = NDArray[np.int64]
 def child_edges(dataset: Dataset) -> pd.DataFrame:
     """Edges from what stands lower to what stands higher, of the relations that seem hierarchical.
 
-    Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.dataset.relation_table`; the attribute is
+    Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.hierarchy.relation_table`; the attribute is
     the parent, whichever end of the triple it is), and those that order attributes
     (:func:`~hakg_dgl.data.hierarchy.attribute_tree`).
 
@@ -47,7 +47,7 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
     triples = dataset.triples
     head, relation, tail = (triples[column].to_numpy() for column in ("head", "relation", "tail"))
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
-    kept = mixed & relation_table(dataset)["hierarchical"].to_numpy()[relation]
+    kept = mixed & relation_table(dataset.facts, dataset.relations["name"])["hierarchical"].to_numpy()[relation]
     of_items = pd.DataFrame(
         {
             "child": np.minimum(head, tail)[kept],  # items have the lower numbers
@@ -55,7 +55,7 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
             "relation": relation[kept],
         }
     )
-    edges = pd.concat([of_items, attribute_tree(facts_of(dataset))])
+    edges = pd.concat([of_items, attribute_tree(dataset.facts)])
     distinct: pd.DataFrame = edges.drop_duplicates(["child", "parent"], ignore_index=True)
     return distinct
 
@@ -75,13 +75,13 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     Returns
     -------
     DataFrame
-        :func:`~hakg_dgl.data.dataset.relation_table` with ``attribute_closer``: the share of the relation's pairs whose
-        attribute is closer to the origin than what is below it, and ``in_cone``: the share in which that lies in the
-        attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item and an attribute
-        and those of :func:`~hakg_dgl.data.hierarchy.attribute_tree`; NaN without any. ``hierarchical`` also marks the
-        relations of the latter.
+        :func:`~hakg_dgl.data.hierarchy.relation_table` with two more columns. ``attribute_closer`` is the share of the
+        relation's pairs whose attribute is closer to the origin than what is below it, ``in_cone`` the share in which
+        that lies in the attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item
+        and an attribute and those of :func:`~hakg_dgl.data.hierarchy.attribute_tree`; NaN without any. ``hierarchical``
+        also marks the relations of the latter.
     """
-    triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(facts_of(dataset))
+    triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(dataset.facts)
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
     mixed = (head < dataset.n_items) != (tail < dataset.n_items)
     below = np.append(np.minimum(head, tail)[mixed], tree["child"].to_numpy(np.int64))
@@ -89,7 +89,7 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     relation = np.append(triples["relation"].to_numpy()[mixed], tree["relation"].to_numpy(np.int64))
     found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below, aperture)}
     shares = pd.DataFrame(found).astype(float).groupby(relation).mean()
-    table = relation_table(dataset).join(shares, on="relation")
+    table = relation_table(dataset.facts, dataset.relations["name"]).join(shares, on="relation")
     return table.assign(hierarchical=table["hierarchical"] | table["orders_attributes"])
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from hakg_dgl.data.cards import list_cards, load_card
-from hakg_dgl.data.dataset import Dataset, summary
+from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import unnamed_entities
+from hakg_dgl.data.summary import summary
 from hakg_dgl.figures.ablation_section import ablation_section
 from hakg_dgl.figures.explanation import draw
 from hakg_dgl.figures.markup import Markup, element, escaped, listed, pairs, table

@@ -257,14 +257,13 @@ def build_graph(dataset: Dataset, splits: Sequence[str] = ("train",)) -> HeteroG
 def _edges_of_users(dataset: Dataset) -> dict[EdgeType, tuple[Tensor, Tensor]]:
     """Edges of the facts and links of users, each with its way back; empty for a data set without any."""
     tables = [
-        _columns(getattr(dataset, "user_facts", None), "entity"),
-        _columns(getattr(dataset, "user_links", None), "other"),
+        _columns(dataset.user_facts, "entity"),
+        _columns(dataset.user_links, "other"),
     ]
     if not any(len(table) for table in tables):
         return {}
     forward: dict[EdgeType, tuple[Tensor, Tensor]] = {}
-    relations: pd.DataFrame = getattr(dataset, "user_relations")  # noqa: B009 (absent from data sets of before)
-    for number, name in enumerate(unique_names(list(relations["name"]))):
+    for number, name in enumerate(unique_names(list(dataset.user_relations["name"]))):
         for table, end in zip(tables, ("entity", "user"), strict=True):
             rows = table[table[:, 1] == number]
             if len(rows):
@@ -272,10 +271,8 @@ def _edges_of_users(dataset: Dataset) -> dict[EdgeType, tuple[Tensor, Tensor]]:
     return forward | {inverse_of(etype): (there, here) for etype, (here, there) in forward.items()}
 
 
-def _columns(table: pd.DataFrame | None, end: str) -> Tensor:
+def _columns(table: pd.DataFrame, end: str) -> Tensor:
     """``[n, 3]`` of a table of users: user, relation, other end."""
-    if table is None or not len(table):
-        return torch.empty(0, 3, dtype=torch.int64)
     return torch.from_numpy(table[["user", "relation", end]].to_numpy(dtype=np.int64, copy=True))
 
 

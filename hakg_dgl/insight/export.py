@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hakg_dgl.atomic_files import sync_file
+from hakg_dgl.atomic_files import recover_folder, replace_folder
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.models.recommender import Recommender
@@ -73,6 +71,7 @@ def export(
         If the folder cannot be written.
     """
     out = Path(out)
+    recover_folder(out)
     refuse_foreign(out)
     vectors = _vectors(model)
     tables = {table: getattr(dataset, table) for table in ("users", "items", "entities", "relations")}
@@ -84,29 +83,24 @@ def export(
                     f"{name} vectors of {len(values)} {table}, but the data set has {len(tables[table])}",
                     remedy="Give the data set that the model was trained on.",
                 )
-    fresh = out.absolute().parent / f".{out.name}.{secrets.token_hex(6)}.new"
-    try:
-        fresh.mkdir(parents=True)
-        files = _write_tables(fresh, tables, vectors)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "data": {"name": dataset.name, "digest": dataset.digest},
-            "counts": {table: len(rows) for table, rows in tables.items()},
-            "meaning": {name: text for name, text in _MEANING.items() if any(name in of for of in vectors.values())},
-            "files": files,
-            **(about or {}),
-        }
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "data": {"name": dataset.name, "digest": dataset.digest},
+        "counts": {table: len(rows) for table, rows in tables.items()},
+        "meaning": {name: text for name, text in _MEANING.items() if any(name in of for of in vectors.values())},
+    }
+
+    def write(folder: Path) -> None:
+        manifest.update(files=_write_tables(folder, tables, vectors), **(about or {}))
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        (fresh / MANIFEST).write_text(text, encoding="utf-8")
-        for file in fresh.iterdir():
-            sync_file(file)
-        _take_place(fresh, out)
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+    try:
+        replace_folder(out, write)
     except OSError as error:
         error.filename = str(out)
         raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return manifest
 
 
@@ -174,18 +168,3 @@ def _write_tables(
         pq.write_table(whole, folder / f"{table}.parquet")
         files[f"{table}.parquet"] = {"rows": len(rows), "columns": whole.column_names}
     return files
-
-
-def _take_place(fresh: Path, out: Path) -> None:
-    """Rename ``fresh`` to ``out``; what stood there returns if that fails."""
-    if not out.exists():
-        fresh.rename(out)
-        return
-    old = fresh.with_suffix(".old")
-    out.rename(old)
-    try:
-        fresh.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""Files as they lie on disk: found, read with their digest, and taken out of an archive within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from hakg_dgl.data.readers.text import counted, shown
+from hakg_dgl.errors import DataError
+
+EXPANSION_RATIO, EXPANSION_FLOOR = 200, 64 * 2**20
+"""An archive may expand to this many times its own size, or to 64 MiB: text compresses well below this."""
+
+
+class SourceFiles:
+    """Reads files of one folder, compressed or not, and keeps their digests.
+
+    Attributes
+    ----------
+    folder
+        Where the files lie.
+    digests
+        File name -> SHA-256 and size, of the files read so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.digests: dict[str, Mapping[str, Any]] = {}
+
+    def read(self, name: str) -> tuple[Path, bytes]:
+        """Where the file of this name lies, and its contents, taken out of an archive.
+
+        Raises
+        ------
+        DataError
+            If there is none, or it cannot be read.
+        """
+        path = locate(self.folder, name)
+        if path is None:
+            raise DataError(
+                f"there is no {name}", path=self.folder, remedy=f"Put {name} there (or {name}.gz, or {name}.zip)."
+            )
+        self.digests[path.name], data = read_file(path)
+        return path, data
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """The folder as a path; DataError if there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        problem, remedy = ("not a folder", "Name the folder") if folder.exists() else ("no such folder", "Name one")
+        raise DataError(problem, path=folder, remedy=f"{remedy} that holds the files.")
+    return folder
+
+
+def locate(folder: Path, name: str) -> Path | None:
+    """The file of this name, or its compressed form; None if there is neither."""
+    for path in (folder / f"{name}{end}" for end in ("", ".gz", ".zip")):
+        if os.path.lexists(path):
+            _refuse_other_kinds(path)
+            return path
+    return None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise DataError for what is not a plain file: pipes and devices may have no end."""
+    if os.path.lexists(path) and not path.is_file():
+        what = "a folder" if path.is_dir() else "not a plain file" if path.exists() else "a link that leads nowhere"
+        raise DataError(f"is {what}; a file is expected", path=path, remedy="Put the file there, or remove it.")
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Digest and size on disk, and the contents, decompressed in memory within bounds."""
+    try:
+        _refuse_other_kinds(path)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", path=path, remedy="Check the path and its permissions."
+        ) from error
+    except MemoryError as error:
+        problem = f"its {path.stat().st_size:,} bytes do not fit into memory"
+        raise DataError(problem, path=path, remedy="Give a part of the data, or a machine with more memory.") from error
+    on_disk = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    if path.suffix not in (".gz", ".zip"):
+        return on_disk, raw
+    limit = max(EXPANSION_FLOOR, EXPANSION_RATIO * len(raw))
+    try:
+        stream, size = _open_archive(path, io.BytesIO(raw))
+        with stream:
+            data = stream.read(limit + 1)
+        if len(data) <= limit and size not in (None, len(data)):
+            raise zipfile.BadZipFile(f"it says {size:,} bytes, and holds {len(data):,}")
+    except DataError:
+        raise
+    # what the libraries raise of damaged archives, ValueError for offsets that lie before the file
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
+        raise DataError(
+            f"damaged, truncated or unsupported archive: {error}", path=path, remedy="Download it again, or unpack it."
+        ) from error
+    if len(data) > limit:
+        raise DataError(
+            f"expands to more than {limit:,} bytes", path=path, remedy="Unpack it yourself, if you trust it."
+        )
+    return on_disk, data
+
+
+_OTHER_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
+    """The one file in an archive, and its size if the archive says one."""
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
+    archive = zipfile.ZipFile(raw)
+    members = [m for m in archive.infolist() if not m.filename.endswith("/") and not m.filename.startswith("__MACOSX/")]
+    names = [member.filename for member in members]
+    if len(members) != 1:
+        listed = f": {', '.join(map(shown, names[:4]))}{', ...' * (len(names) > 4)}" if names else ""
+        raise DataError(
+            f"holds {counted(len(members), 'file')}{listed}",
+            path=path,
+            remedy="An archive must hold exactly one file.",
+        )
+    place, kind = PurePosixPath(names[0].replace("\\", "/")), stat.S_IFMT(members[0].external_attr >> 16)
+    what = _OTHER_KINDS.get(kind)
+    if place.is_absolute() or ".." in place.parts or re.match("[A-Za-z]:", names[0]):
+        what = "a place outside the archive"
+    if not names[0]:
+        what = "a file without a name"
+    if what is not None:
+        raise DataError(
+            f"its member {shown(names[0])} is {what}", path=path, remedy="An archive must hold exactly one plain file."
+        )
+    if members[0].flag_bits & 1:
+        raise DataError("is encrypted", path=path, remedy="Unpack it yourself.")
+    if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GiB of memory
+        problem = f"is packed by method {members[0].compress_type}; stored and deflated members are read"
+        raise DataError(problem, path=path, remedy="Unpack it yourself, or pack it as others do.")
+    if members[0].compress_size > raw.getbuffer().nbytes:
+        raise zipfile.BadZipFile(f"it says that {members[0].compress_size:,} bytes are packed in it")
+    return cast(BinaryIO, archive.open(members[0])), members[0].file_size

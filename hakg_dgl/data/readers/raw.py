@@ -1,0 +1,65 @@
+"""What every reader returns: :class:`RawData`, checked tables in the ids of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+SPLITS = ("train", "valid", "test")
+
+
+def empty_user_facts() -> pd.DataFrame:
+    """The table of facts of users, without rows."""
+    return pd.DataFrame(dict.fromkeys(("user", "relation", "entity"), pd.Series(dtype="int64")))
+
+
+def empty_user_links() -> pd.DataFrame:
+    """The table of links between users, without rows."""
+    return pd.DataFrame(dict.fromkeys(("user", "relation", "other"), pd.Series(dtype="int64")))
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """What every reader returns: checked tables in the ids of the source, before numbering and splitting.
+
+    Attributes
+    ----------
+    name
+        Name of the data set.
+    interactions
+        Columns ``user``, ``item`` (all strings, or all integers); optional ``rating`` and ``timestamp`` (float64,
+        finite) and ``split`` (``'train'``, ``'valid'`` or ``'test'``).
+    triples
+        Columns ``head``, ``relation``, ``tail``, in the ids of the source. No inverses.
+    item_entity
+        Columns ``item``, ``entity``: which entity of the triples an item is; each item and each entity at most once.
+        Items that are absent become entities of their own. Empty where ``ids_are_indices``.
+    users, items, entities, relations
+        Optional name tables: ``id`` (as used in the tables above), ``name``, and ``original_id`` where the files hold
+        renumbered ids (the KGAT layout). They need not cover every id.
+    sources
+        File name -> ``{"sha256": ..., "bytes": ...}``, of the files as they lie on disk.
+    report
+        Repairs and remarks, with counts.
+    ids_are_indices
+        True for the KGAT layout: ids are kept as row numbers, and item ``i`` is entity ``i``.
+    counts
+        Where ``ids_are_indices``: least sizes of ``users``, ``items``, ``entities``, ``relations``, for ids that
+        occur in no interaction or triple (a user alone on its line, say).
+    """
+
+    name: str
+    interactions: pd.DataFrame
+    triples: pd.DataFrame
+    item_entity: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"item": [], "entity": []}, dtype=object))
+    users: pd.DataFrame | None = None
+    items: pd.DataFrame | None = None
+    entities: pd.DataFrame | None = None
+    relations: pd.DataFrame | None = None
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    report: Mapping[str, int] = field(default_factory=dict)
+    ids_are_indices: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,73 @@
+"""Text of source files: decoded, with one kind of line end, and shown in messages."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from hakg_dgl.errors import DataError
+
+HEADER_LIMIT = 2**16
+"""Bytes of a header line; a longer one is not a header."""
+
+WHOLE = "Check that it was downloaded or written completely."
+
+
+def empty_file(path: Path) -> DataError:
+    """The error for a file without content."""
+    return DataError("the file is empty", path=path, remedy=WHOLE)
+
+
+def refuse_empty(path: Path, data: bytes) -> None:
+    """Raise DataError for a file that holds blanks at most."""
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise empty_file(path)
+
+
+def header_line(path: Path, data: bytes) -> str:
+    """The first line of a text file that names its columns."""
+    refuse_empty(path, data)
+    decoded(path, data)
+    header = normalised(data[: HEADER_LIMIT + 1]).partition(b"\n")[0]
+    remedy = "The first line names the columns."
+    if len(header) > HEADER_LIMIT - len(codecs.BOM_UTF8):
+        raise DataError(f"a header of more than {HEADER_LIMIT:,} bytes", path=path, line=1, remedy=remedy)
+    if not header.strip():
+        raise DataError("the header is blank", path=path, line=1, remedy=remedy)
+    return header.decode("utf-8")
+
+
+def decoded(path: Path, data: bytes) -> str:
+    """Text of a file; UTF-16 and binary files are named as such."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError("UTF-16 text, not UTF-8", path=path, remedy="Convert it: iconv -f utf-16 -t utf-8 OLD > NEW")
+    try:
+        text = data.decode("utf-8-sig")
+        at, problem = data.find(b"\0"), "a NUL byte"
+        remedy = "Save it as UTF-8 text: this is UTF-16, binary or damaged."
+    except UnicodeDecodeError as error:
+        at, problem = error.start, f"byte {data[error.start : error.start + 1]!r} is not UTF-8"
+        remedy = "Convert it, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
+        text = ""
+    if at >= 0:
+        line = normalised(data[:at]).count(b"\n") + 1
+        raise DataError(problem, path=path, line=line, remedy=remedy)
+    return text
+
+
+def normalised(data: bytes) -> bytes:
+    """Without a byte order mark, and with ``\\n`` as the only line end (as Python reads text)."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
+def counted(count: int, what: str) -> str:
+    """A number and what it counts, in the plural where that is right."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def shown(value: bytes | str) -> str:
+    """A value for a message: quoted, and cut to a readable length."""
+    text = value[:200].decode("utf-8", errors="replace") if isinstance(value, bytes) else value[:200]
+    shown = repr(text)
+    return shown if len(shown) <= 60 else shown[:56] + "...'"
