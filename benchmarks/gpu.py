@@ -47,7 +47,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.doctor import examine
-from hakg_dgl.kernels.interface import explain_backend, explain_cuda_graphs
+from hakg_dgl.kernels.choice import explain_backend, explain_cuda_graphs
 from hakg_dgl.training.steps import WARM_UP_STEPS, Step, make_step
 from hakg_dgl.training.trainer import Trainer
 

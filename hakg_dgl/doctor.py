@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
-from hakg_dgl.kernels.interface import explain_backend, explain_cuda_graphs
+from hakg_dgl.kernels.choice import explain_backend, explain_cuda_graphs
 
 DISTRIBUTIONS = ("hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas", "pyarrow")
 

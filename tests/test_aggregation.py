@@ -26,7 +26,7 @@ from with_dgl import BACKENDS_HERE, backend_objects
 
 from hakg_dgl.kernels import aggregation
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 

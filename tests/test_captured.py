@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, NumericalError
-from hakg_dgl.kernels import interface
-from hakg_dgl.kernels.interface import BackendChoice, explain_cuda_graphs
+from hakg_dgl.kernels import choice
+from hakg_dgl.kernels.choice import BackendChoice, explain_cuda_graphs
 from hakg_dgl.models.recommender import adam
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training import steps, trainer
@@ -305,7 +305,7 @@ def settings_of(**overrides: Any) -> Settings:
 def test_where_nothing_can_be_recorded_it_is_refused(
     settings: dict[str, Any], device: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interface, "explain_backend", lambda device: BackendChoice("torch", ""))
+    monkeypatch.setattr(choice, "explain_backend", lambda device: BackendChoice("torch", ""))
     with pytest.raises(ConfigError, match=r"cuda_graphs = true, but .*; set cuda_graphs = false") as refusal:
         refuse_unrecordable(settings_of(**settings), torch.device(device))
     assert problem in str(refusal.value)
@@ -314,7 +314,7 @@ def test_where_nothing_can_be_recorded_it_is_refused(
 
 def test_triton_on_cuda_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_unrecordable(settings_of(kernels="triton"), torch.device("cuda"))
-    monkeypatch.setattr(interface, "explain_backend", lambda device: BackendChoice("triton", ""))
+    monkeypatch.setattr(choice, "explain_backend", lambda device: BackendChoice("triton", ""))
     assert explain_cuda_graphs("auto", "cuda") is None
 
 

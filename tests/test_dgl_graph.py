@@ -102,7 +102,7 @@ import hakg_dgl, sys
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
 from hakg_dgl.errors import MissingDependencyError
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.models.hakg import HAKGSettings
 dataset = preprocess(generate_demo())
 for kernels in ("auto", "torch"):

@@ -14,7 +14,7 @@ from with_dgl import WHY_NOT
 
 from hakg_dgl import doctor
 from hakg_dgl.errors import MissingDependencyError
-from hakg_dgl.kernels.interface import BackendChoice
+from hakg_dgl.kernels.choice import BackendChoice
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 

@@ -7,8 +7,8 @@ from torch.autograd import gradcheck
 from with_dgl import needs_dgl
 
 from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
-from hakg_dgl.kernels.interface import choose_backend
 
 backends = pytest.mark.parametrize("backend", ["torch", pytest.param("dgl", marks=needs_dgl)])
 

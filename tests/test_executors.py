@@ -11,7 +11,7 @@ from with_dgl import needs_dgl
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.graph.heterograph import HeteroGraph
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.batch_executor import BatchExecutor
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.packed_executor import PackedExecutor

@@ -227,7 +227,7 @@ def test_the_share_in_the_cone_is_where_the_angle_loss_vanishes(dataset: Dataset
     """Pairs counted as inside have no excess in the loss of the paper's formulation, all others have one."""
     from hakg_dgl.geometry.message import MessageRule
     from hakg_dgl.graph.packed import SparsePattern
-    from hakg_dgl.kernels.interface import choose_backend
+    from hakg_dgl.kernels.choice import choose_backend
     from hakg_dgl.layers.losses import AngleLoss
 
     tangent = np.random.default_rng(6).normal(size=(dataset.n_entities, 3)) * 0.1

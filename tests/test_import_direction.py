@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,6 +90,46 @@ def test_a_part_imports_only_what_it_may(path: Path) -> None:
         if imported != part and imported in ALLOWED and imported not in ALLOWED[part]
     ]
     assert not wrong, f"{part} may import {sorted(ALLOWED[part])}"
+
+
+def files_imported(path: Path, files: dict[str, Path]) -> set[str]:
+    """Names of the files that a file imports, or imports a name from, other than itself and the public names."""
+    found = set()
+    for _, name in imports_in(path.read_text(encoding="utf-8"), module_of(path)):
+        prefixes = (".".join(name[:length]) for length in range(len(name), 1, -1))
+        found.update({next((prefix for prefix in prefixes if prefix in files), "")} - {""})
+    return {name for name in found if files[name] != path}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(part for part in module_of(path) if part != "__init__")
+
+
+def circle_in(files: dict[str, Path]) -> list[str]:
+    """The files of a circle of imports, the first one at both ends; empty where there is none."""
+    imported = {name: files_imported(path, files) for name, path in files.items()}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_files_import_each_other_not_even_inside_functions() -> None:
+    assert not circle_in({dotted(path): path for path in python_files("hakg_dgl", "cli")})
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "hakg_dgl" / "part"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("def f():\n    from hakg_dgl.part.b import g\n")
+    (folder / "b.py").write_text("from .c import h\n")
+    (folder / "c.py").write_text("if TYPE_CHECKING:\n    from hakg_dgl.part import a\n")
+    monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
+    files = {dotted(path): path for path in python_files("hakg_dgl")}
+    assert set(circle_in(files)) == {f"hakg_dgl.part.{name}" for name in "abc"}
+    (folder / "c.py").write_text("")
+    assert not circle_in(files)
 
 
 @pytest.mark.parametrize("path", python_files("hakg_dgl", "cli"), ids=name_of)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from with_dgl import BACKENDS_HERE, backend_objects
 
 from hakg_dgl.geometry import cones
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import (
     COUNT_FLOOR,

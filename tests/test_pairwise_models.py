@@ -10,7 +10,7 @@ from torch import Tensor
 from with_dgl import named
 
 from hakg_dgl.graph.heterograph import graph_from_arrays
-from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+from hakg_dgl.kernels.choice import BACKENDS, choose_backend
 from hakg_dgl.layers.losses import bpr_loss
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings

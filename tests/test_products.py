@@ -10,7 +10,7 @@ from with_dgl import BACKENDS_HERE, backend_objects
 
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.packed import Grouping, SparsePattern
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.products import (
     edge_dot,
     grouped_in_fixed_shapes,

@@ -23,7 +23,7 @@ from with_dgl import BACKENDS_HERE
 
 from hakg_dgl.geometry.guards import ball_margin
 from hakg_dgl.graph.heterograph import graph_from_arrays
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss, contrastive_loss, item_attribute_pairs
 from hakg_dgl.models.hakg import HAKG, HAKGSettings

@@ -24,8 +24,9 @@ from hakg_dgl.data.synthetic import generate_like
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.graph.packed import Grouping, PackedGraph, SparsePattern
-from hakg_dgl.kernels import interface
-from hakg_dgl.kernels.interface import FusedBackend, choose_backend, explain_backend
+from hakg_dgl.kernels import choice
+from hakg_dgl.kernels.choice import choose_backend, explain_backend
+from hakg_dgl.kernels.interface import FusedBackend
 from hakg_dgl.kernels.precision import in_bfloat16, rounded
 from hakg_dgl.kernels.products import edge_dot, sum_over_columns, sum_over_rows
 from hakg_dgl.kernels.torch_backend import TorchBackend
@@ -530,7 +531,7 @@ def test_cuda_gets_the_fastest_that_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(interface, "_dgl_has_cuda", lambda: dgl)
+    monkeypatch.setattr(choice, "_dgl_has_cuda", lambda: dgl)
     if triton_error is not None:
 
         class Refuses:
@@ -540,10 +541,10 @@ def test_cuda_gets_the_fastest_that_is_there(
 
         monkeypatch.delitem(sys.modules, "hakg_dgl.kernels.triton_backend")
         monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
-    choice = explain_backend("cuda")
-    assert choice.name == name
-    assert reason in choice.reason
-    assert (choice.faster is None) == (faster is None)
+    chosen = explain_backend("cuda")
+    assert chosen.name == name
+    assert reason in chosen.reason
+    assert (chosen.faster is None) == (faster is None)
     assert faster is None or faster in str(choice.faster)
 
 
@@ -554,7 +555,7 @@ def run_without_interpreter(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_triton_on_a_cpu_and_missing_triton_are_named_when_asked_for() -> None:
     code = (
-        "import sys\nfrom hakg_dgl.kernels.interface import choose_backend\nfrom hakg_dgl.errors import *\n"
+        "import sys\nfrom hakg_dgl.kernels.choice import choose_backend\nfrom hakg_dgl.errors import *\n"
         "try: choose_backend('triton', 'cpu')\nexcept ConfigError as error: print(error)\n"
         "import triton\n"
         "def forget(part):\n"

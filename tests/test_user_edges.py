@@ -12,7 +12,7 @@ from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
-from hakg_dgl.kernels.interface import BACKENDS
+from hakg_dgl.kernels.choice import BACKENDS
 from hakg_dgl.layers.updates import Copy, Silent
 from hakg_dgl.models.hakg import HAKG
 from hakg_dgl.models.hakg.explanation import Trace

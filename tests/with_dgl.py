@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
-from hakg_dgl.kernels.interface import BACKENDS, choose_backend
+from hakg_dgl.kernels.choice import BACKENDS, choose_backend
 
 
 def why_not() -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern
-from hakg_dgl.kernels.interface import INSTALL_TRITON, OLDEST_TRITON
+from hakg_dgl.kernels.triton_version import INSTALL_TRITON, OLDEST_TRITON
 
 try:
     import triton

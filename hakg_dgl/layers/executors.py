@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.graph.heterograph import HeteroGraph
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.batch_executor import BatchExecutor
 from hakg_dgl.layers.execution import Executor
 from hakg_dgl.layers.packed_executor import PackedExecutor
@@ -20,7 +20,7 @@ def make_executor(graph: HeteroGraph, kernels: str = "auto", *, bfloat16: bool =
     kernels
         ``readable`` calls every update function on batches of edges: by DGL where it is there and runs on the device,
         else by the package itself. Other values choose the backend of the packed executor; see
-        :func:`~hakg_dgl.kernels.interface.choose_backend`.
+        :func:`~hakg_dgl.kernels.choice.choose_backend`.
     bfloat16
         Whether the tables that are gathered are bfloat16; of no effect with ``readable``.
 

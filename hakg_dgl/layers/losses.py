@@ -15,7 +15,8 @@ from hakg_dgl.geometry.cones import cone_angle, euclidean_cone_angle, euclidean_
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
-from hakg_dgl.kernels.interface import FusedBackend, SparseBackend, choose_backend
+from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import edge_dot, grouped_in_fixed_shapes, rows_of, sum_by_group
 from hakg_dgl.layers.embeddings import Embeddings
 

@@ -15,10 +15,21 @@ POLL, PATIENCE = 0.5, 30.0
 """Seconds between reports, and until a worker that was asked to stop is killed."""
 
 
-def run_processes(workers: int, arguments: tuple[Any, ...], report: Callable[[], None]) -> None:
-    """Run :func:`_process` in new processes, to the end of all of them.
+def run_processes(
+    workers: int, work: Callable[..., None], arguments: tuple[Any, ...], report: Callable[[], None]
+) -> None:
+    """Call a function in new processes, to the end of all of them.
 
-    Interrupted, it asks them to stop, which gives their trials back.
+    Interrupted, it asks them to stop: a KeyboardInterrupt is raised in the function.
+
+    Parameters
+    ----------
+    workers
+        Number of processes.
+    work
+        A function of a module, called with ``arguments`` in each.
+    report
+        Called every half second while one runs.
 
     Raises
     ------
@@ -30,7 +41,7 @@ def run_processes(workers: int, arguments: tuple[Any, ...], report: Callable[[],
     try:
         for _ in range(workers):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_process, args=(*arguments, sender), daemon=True)
+            process = context.Process(target=_process, args=(work, arguments, sender), daemon=True)
             process.start()
             sender.close()
             started.append((process, receiver))
@@ -59,14 +70,12 @@ def orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def _process(path: Any, dataset: Any, trials: Any, deadline: Any, threads: Any, messages: Connection) -> None:
-    """Work on the study; a KeyboardInterrupt on SIGTERM, while Ctrl-C is for the parent to hear."""
-    from hakg_dgl.studies.tuning import Study
-
+def _process(work: Callable[..., None], arguments: tuple[Any, ...], messages: Connection) -> None:
+    """Do the work; a KeyboardInterrupt on SIGTERM, while Ctrl-C is for the parent to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        Study(path, dataset).work(trials, deadline, threads)
+        work(*arguments)
     except HakgError as error:
         messages.send(str(error))
     except KeyboardInterrupt:

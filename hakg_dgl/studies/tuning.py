@@ -426,12 +426,16 @@ class Study:
     ) -> None:
         """Have processes work; if some were killed, others take up what they left."""
         while workers:
-            run_processes(
-                workers, (self.path, self.dataset, trials, deadline, threads), lambda: report(self.progress(trials))
-            )
+            arguments = (self.path, self.dataset, trials, deadline, threads)
+            run_processes(workers, _work_on, arguments, lambda: report(self.progress(trials)))
             with Worker(self.path / "workers") as observer, locked(self.path / "claims"):
                 lost = self._give_back_lost(observer)
             workers = 0 if deadline is not None and time.monotonic() >= deadline else min(workers, lost)
+
+
+def _work_on(path: Path, dataset: Dataset, trials: int | None, deadline: float | None, threads: int | None) -> None:
+    """What each process of a study does."""
+    Study(path, dataset).work(trials, deadline, threads)
 
 
 def without_test(dataset: Dataset) -> Dataset:

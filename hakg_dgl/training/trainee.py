@@ -10,7 +10,7 @@ from torch import nn
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import build_graph
-from hakg_dgl.kernels.interface import explain_cuda_graphs
+from hakg_dgl.kernels.choice import explain_cuda_graphs
 from hakg_dgl.models.recommender import GradientRecommender, Pass, Recommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import torch_generator

@@ -16,7 +16,8 @@ from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
 from hakg_dgl.graph.packed import PackedGraph
-from hakg_dgl.kernels.interface import FusedBackend, choose_backend
+from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import FusedBackend
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.execution import Executor, Masks

@@ -12,7 +12,7 @@ from hakg_dgl.data.hierarchy import Triples, attribute_tree, hierarchical_relati
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import SparsePattern
-from hakg_dgl.kernels.interface import choose_backend
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import (
     AngleLoss,

@@ -1,0 +1,124 @@
+"""The one function that chooses who computes: a backend by name, or the fastest on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hakg_dgl.errors import ConfigError, MissingDependencyError
+from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.triton_version import INSTALL_TRITON
+
+BACKENDS = ("torch", "dgl")
+"""Those that run on a CPU too."""
+NAMES = (*BACKENDS, "triton")
+TRITON_CAPABILITY = (8, 0)
+"""Compute capability from which Triton supports NVIDIA GPUs (Ampere)."""
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """Which backend ``kernels = auto`` runs on a device, and why.
+
+    Attributes
+    ----------
+    name
+        ``torch``, ``dgl`` or ``triton``.
+    reason
+        A sentence.
+    faster
+        What to install for a faster one, None where this is the fastest there is.
+    """
+
+    name: str
+    reason: str
+    faster: str | None = None
+
+
+def explain_backend(device: torch.device | str = "cpu") -> BackendChoice:
+    """The backend that ``auto`` is on this device: on CUDA Triton's, else DGL's, else PyTorch's; on a CPU PyTorch's.
+
+    Parameters
+    ----------
+    device
+        A CUDA device is asked for its capability, so it must be there.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return BackendChoice("torch", "PyTorch's own operators are the fastest on a CPU wherever measured")
+    problem, mend = _triton_problem(device)
+    if problem is None:
+        return BackendChoice("triton", "Triton is installed: fused kernels")
+    if _dgl_has_cuda():
+        return BackendChoice("dgl", f"{problem}; DGL is built with CUDA", mend)
+    return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", mend)
+
+
+def explain_cuda_graphs(kernels: str = "auto", device: torch.device | str = "cpu") -> str | None:
+    """Why a training step cannot be recorded as a CUDA graph with these kernels on this device; None where it can.
+
+    A recording fixes all shapes, so only a :class:`FusedBackend` on CUDA will do.
+
+    Parameters
+    ----------
+    kernels
+        The setting: the name of a backend, ``auto`` or ``readable``.
+    device
+        As in :func:`explain_backend`.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return f"the device is {device.type!r}, and CUDA graphs need device = 'cuda'"
+    name = explain_backend(device).name if kernels == "auto" else kernels
+    if name != "triton":
+        chosen = f"'auto', which is {name!r} here" if kernels == "auto" else repr(name)
+        return f"kernels = {chosen}, and CUDA graphs need kernels = 'triton', whose shapes are known beforehand"
+    return None
+
+
+def _triton_problem(device: torch.device) -> tuple[str | None, str | None]:
+    """Why Triton's kernels do not run on this CUDA device, and what to install; both None where they do."""
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < TRITON_CAPABILITY:
+        return "Triton needs compute capability {}.{}, this GPU has {}.{}".format(*TRITON_CAPABILITY, *capability), None
+    try:
+        import hakg_dgl.kernels.triton_backend  # noqa: F401
+    except ImportError as error:
+        return str(error).partition("\n")[0], INSTALL_TRITON
+    return None, None
+
+
+def _dgl_has_cuda() -> bool:
+    try:
+        from hakg_dgl.graph.dgl_gate import dgl_has_cuda
+    except (MissingDependencyError, ConfigError):
+        return False
+    return dgl_has_cuda()
+
+
+def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> SparseBackend:
+    """The backend of this name for a device; ``auto`` is that of :func:`explain_backend`.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is not a backend, or one that does not run on the device.
+    MissingDependencyError
+        If the backend's library cannot be imported.
+    """
+    if name == "auto":
+        name = explain_backend(device).name
+    if name == "torch":
+        from hakg_dgl.kernels.torch_backend import TorchBackend
+
+        return TorchBackend()
+    if name == "dgl":
+        from hakg_dgl.kernels.dgl_backend import DGLBackend
+
+        return DGLBackend()
+    if name == "triton":
+        from hakg_dgl.kernels.triton_backend import TritonBackend
+
+        return TritonBackend(device)
+    raise ConfigError(f"there is no kernel backend {name!r}; the backends are auto, {', '.join(NAMES)}")
