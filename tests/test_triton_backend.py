@@ -545,7 +545,7 @@ def test_cuda_gets_the_fastest_that_is_there(
     assert chosen.name == name
     assert reason in chosen.reason
     assert (chosen.faster is None) == (faster is None)
-    assert faster is None or faster in str(choice.faster)
+    assert faster is None or faster in str(chosen.faster)
 
 
 def run_without_interpreter(code: str) -> subprocess.CompletedProcess[str]:
