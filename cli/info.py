@@ -16,6 +16,9 @@ _RELATION_COLUMNS = (
 )  # fmt: skip
 
 
+_USER_RELATION_COLUMNS = ("name", "to", "triples", "users", "others", "fan_in", "fan_out")
+
+
 @click.command("info", epilog="\b\nExample:\n  hakg info data/demo\n  hakg info data/demo --json | jq .counts\n")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -43,17 +46,26 @@ def info_command(data: Path, as_json: bool) -> None:
         click.echo(line)
     relations = sorted(about["relations"], key=lambda row: -row["triples"])
     click.echo("\n" + table(relations, _RELATION_COLUMNS))
+    if about["user_relations"]:
+        users = sorted(about["user_relations"], key=lambda row: -row["triples"])
+        click.echo("\nRelations of users:\n" + table(users, _USER_RELATION_COLUMNS))
     repairs = counted(about["report"])
     click.echo("\nWhile preprocessing:\n  " + "\n  ".join(repairs) if repairs else "\nNothing was repaired.")
 
 
 def _remarks(about: dict[str, Any]) -> list[str]:
-    items = about["counts"]["items"]
+    counts, items = about["counts"], about["counts"]["items"]
+    of_users = [
+        f"{counts.get(f'user_{what}', 0):,} {what} of users; {about[f'users_with_{what}']:,} users have any"
+        for what in ("facts", "links")
+        if counts.get(f"user_{what}")
+    ]
     return [
         f"{about['linked_items']:,} of {items:,} items occur in the knowledge graph",
         f"{about['cold_items']:,} items of the test split are cold: they have no training interaction "
         f"({about['items_without_training']:,} items in all)",
         f"{about['users_without_training']:,} users have no training interaction",
         f"{about['self_loops']:,} triples lead from an entity to itself; {about['isolated_entities']:,} entities "
-        "are neither item nor in a triple",
+        "are neither item nor in a triple or a fact of a user",
+        *of_users,
     ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
-_TABLE_FILES = ("interactions", "triples", "links", "item_names")
+_TABLE_FILES = ("interactions", "triples", "links", "item_names", "user_facts", "user_links")
 _TABLE_COLUMNS = {
     "user_col": "user",
     "item_col": "item",
@@ -34,6 +34,12 @@ _TABLE_COLUMNS = {
     "link_entity_col": "entity",
     "name_item_col": "item",
     "name_col": "name",
+    "fact_user_col": "user",
+    "fact_relation_col": "relation",
+    "fact_entity_col": "entity",
+    "link_user_col": "user",
+    "friend_col": "friend",
+    "link_relation_col": None,
 }
 _USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
 _READER_OPTIONS = {
@@ -61,7 +67,9 @@ def _table_options(command: Any) -> Any:
     "  hakg preprocess last-fm --out data/last-fm\n"
     "  hakg preprocess ml-100k/ --rating-threshold 4 --split temporal --out data/ml\n"
     "  hakg preprocess tables --interactions ratings.csv --triples facts.csv --links links.csv \\\n"
-    "      --user-col who --item-col movie --out data/movies\n",
+    "      --user-col who --item-col movie --out data/movies\n"
+    "  hakg preprocess tables --interactions reviews.csv --triples facts.csv \\\n"
+    "      --user-links friends.csv --out data/yelp\n",
 )
 @click.argument("source")
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the data set; replaced if it holds one.")
@@ -74,6 +82,8 @@ def _table_options(command: Any) -> Any:
 @click.option("--triples", type=_FILE, help="Tables: the knowledge graph.")
 @click.option("--links", type=_FILE, help="Tables: which entity an item is. Without, ids of items are ids of entities.")
 @click.option("--item-names", type=_FILE, help="Tables: names of the items.")
+@click.option("--user-facts", type=_FILE, help="Tables: what is known of users; entities are named as in --triples.")
+@click.option("--user-links", type=_FILE, help="Tables: pairs of users, such as friends.")
 @_table_options
 @click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
 @click.option(
@@ -122,7 +132,9 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
         begin(f"writing {out}")
         dataset.save(out)
     counts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["counts"]
-    click.echo(f"{shown(dataset.name)}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    click.echo(
+        f"{shown(dataset.name)}: " + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    )
     empty = [
         f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
     ]
@@ -180,7 +192,7 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
         known = ["tables", "demo", *list_cards()]
         near = difflib.get_close_matches(source, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f", nor one of {', '.join(known)}"
-        raise ConfigError(f"SOURCE {source!r} is no folder{hint}")
+        raise ConfigError(f"SOURCE {source!r} is not a folder{hint}")
     layout = load_card(source).layout if kind == "card" else reading["format_"] or detect_format(folder)
     if layout == "recbole":
         return read_recbole(folder, name=reading["name"], title_column=reading["title_col"])

@@ -269,7 +269,7 @@ def archive_cases() -> Iterator[Case]:
     yield Case(
         "kgat: tar archive for a folder",
         ("preprocess", "src.tar", "--out", "out"),
-        "src.tar.*is no folder|src.tar: not a folder",
+        "src.tar.*is not a folder|src.tar: not a folder",
         {"src.tar": tarred(tarfile.SYMTYPE, "/")},
     )
 

@@ -685,10 +685,11 @@ def test_folders_of_another_layout(files: dict[str, Content], options: tuple[str
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("lastfm", "SOURCE 'lastfm' is no folder; did you mean 'last-fm'?"),
+        ("lastfm", "SOURCE 'lastfm' is not a folder; did you mean 'last-fm'?"),
         (
             "nowhere",
-            "SOURCE 'nowhere' is no folder, nor one of tables, demo, alibaba-ifashion, amazon-book, last-fm, yelp2018",
+            "SOURCE 'nowhere' is not a folder, nor one of tables, demo, alibaba-ifashion, amazon-book, last-fm, "
+            "yelp2018",
         ),
         ("no/where", "no/where: no such folder\nName one that holds the files."),
         ("file.txt", "file.txt: not a folder\nName the folder that holds the files."),

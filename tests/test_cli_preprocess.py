@@ -205,7 +205,7 @@ def test_a_data_set_is_replaced_and_anything_else_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["lastfm"], "SOURCE 'lastfm' is no folder; did you mean 'last-fm'?"),
+        (["lastfm"], "SOURCE 'lastfm' is not a folder; did you mean 'last-fm'?"),
         (["nowhere/at/all"], "no such folder"),
         (["tables"], "SOURCE 'tables' needs --interactions and --triples"),
         (["tables", "--interactions", "x.csv"], "SOURCE 'tables' needs --triples"),
@@ -268,3 +268,40 @@ def test_the_shared_recbole_files(tmp_path: Path, shared_dir: Path) -> None:
     dataset = load_dataset(tmp_path / "data")
     assert (dataset.n_users, dataset.split_strategy) == (943, "temporal")
     assert "interactions with unlinked items dropped" in result.stdout
+
+
+SHOP = {
+    "reviews.csv": "user,business\n1,a\n1,b\n2,a\n2,c\n3,b\n3,c\n",
+    "facts.csv": "head,relation,tail\na,city,ulm\nb,city,ulm\nc,city,bonn\n",
+    "friends.csv": "user,friend\n1,2\n2,1\n1,2\n3,3\n2,9\n",
+    "about.csv": "user,relation,entity\n1,lives_in,ulm\n2,lives_in,rome\n2,votes,k1\n9,lives_in,oslo\n",
+}
+
+
+def test_friends_and_facts_of_users(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "shop", SHOP)
+    args = ["--interactions", source / "reviews.csv", "--item-col", "business", "--triples", source / "facts.csv"]
+    extra = ["--user-links", source / "friends.csv", "--user-facts", source / "about.csv"]
+    said = succeed("preprocess", "tables", *args, *extra, "--out", tmp_path / "data").stdout
+    assert "3 user facts, 2 user links, 3 user relations" in said
+    for line in (
+        "1 user links to oneself dropped",
+        "1 user link repeats dropped",
+        "1 user links with users without interactions dropped",
+        "1 user facts of users without interactions dropped",
+    ):
+        assert f"  {line}\n" in said
+    data = load_dataset(tmp_path / "data")
+    assert data.entities["original_id"].tolist() == ["a", "b", "c", "bonn", "k1", "rome", "ulm"]
+    assert data.user_relations["name"].tolist() == ["lives_in", "votes", "linked_to"]
+    assert data.user_links.to_numpy().tolist() == [[0, 2, 1], [1, 2, 0]]
+    text = succeed("info", tmp_path / "data").stdout
+    assert "3 facts of users; 2 users have any" in text
+    assert "2 links of users; 2 users have any" in text
+    about = json.loads(succeed("info", tmp_path / "data", "--json").stdout)
+    assert about["counts"]["user_facts"] == 3
+    assert [(row["name"], row["to"], row["triples"]) for row in about["user_relations"]] == [
+        ("lives_in", "entity", 2), ("votes", "entity", 1), ("linked_to", "user", 2),
+    ]  # fmt: skip
+    succeed("preprocess", "tables", *args, "--out", tmp_path / "data")
+    assert "of users" not in succeed("info", tmp_path / "data").stdout

@@ -171,3 +171,67 @@ def test_bad_description(tmp_path, text, error, message):
     (tmp_path / "data" / "dataset.json").write_text(text)
     with pytest.raises(error, match=message):
         load_dataset(tmp_path / "data")
+
+
+# --- facts and links of users -----------------------------------------------------------------------------------------
+
+FACTS, LINKS = [(2, 0, 5), (0, 0, 4)], [(1, 1, 0), (0, 1, 2)]
+
+
+def social(facts=FACTS, links=LINKS, relations=("likes", "knows")):
+    return toy(
+        user_facts=pd.DataFrame(facts, columns=["user", "relation", "entity"], dtype=np.int64),
+        user_links=pd.DataFrame(links, columns=["user", "relation", "other"], dtype=np.int64),
+        user_relations=named(*relations),
+    )
+
+
+def test_facts_and_links_of_users_survive(tmp_path):
+    data = social()
+    assert data.user_facts.to_numpy().tolist() == [[0, 0, 4], [2, 0, 5]]
+    assert data.user_links.to_numpy().tolist() == [[0, 1, 2], [1, 1, 0]]
+    assert data.counts.items() - toy().counts.items() == {("user_facts", 2), ("user_links", 2), ("user_relations", 2)}
+    data.save(tmp_path / "d")
+    again = load_dataset(tmp_path / "d")
+    for table in ("user_facts", "user_links", "user_relations"):
+        pd.testing.assert_frame_equal(getattr(data, table), getattr(again, table))
+    assert json.loads((tmp_path / "d" / "dataset.json").read_text())["format_version"] == 2
+    toy().save(tmp_path / "d")
+    assert not list((tmp_path / "d").glob("user_*"))
+    assert len(load_dataset(tmp_path / "d").user_links) == 0
+
+
+def test_the_digest_covers_facts_and_links_of_users():
+    variants = [
+        toy(), social(), social(facts=FACTS[1:]), social(links=LINKS[1:]), social(facts=[]), social(links=[]),
+        social(relations=("likes", "trusts")), social(facts=[(2, 0, 4), (0, 0, 5)]),
+    ]  # fmt: skip
+    assert len({data.digest for data in variants}) == len(variants)
+    assert social(FACTS[::-1], LINKS[::-1]).digest == social().digest
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"facts": [(3, 0, 4)]}, r"user_facts\.user has values 3 to 3, allowed are 0 to 2"),
+        ({"facts": [(0, 0, 6)]}, r"user_facts\.entity"),
+        ({"facts": [(0, 0, 4), (0, 0, 4)]}, r"user_facts: .* occurs twice"),
+        ({"links": [(0, 2, 1)]}, r"user_links\.relation"),
+        ({"links": [(0, 1, 3)]}, r"user_links\.other"),
+        ({"links": [(1, 1, 1)]}, "user_links links user 1 to itself"),
+        ({"links": [(0, 0, 1)]}, r"user relation 0 \('name likes'\) occurs in user_facts and in user_links"),
+    ],
+)
+def test_refused_facts_and_links(changed, message):
+    with pytest.raises(DataError, match=message):
+        social(**changed)
+
+
+def test_a_missing_or_changed_table_of_users_is_noticed(tmp_path):
+    social().save(tmp_path / "d")
+    social(links=LINKS[1:]).user_links.to_parquet(tmp_path / "d" / "user_links.parquet")
+    with pytest.raises(IntegrityError, match=r"user_links\.parquet: the file was changed"):
+        load_dataset(tmp_path / "d")
+    (tmp_path / "d" / "user_links.parquet").unlink()
+    with pytest.raises(DataError, match=r"user_links\.parquet: the file is missing"):
+        load_dataset(tmp_path / "d")

@@ -170,6 +170,64 @@ def test_relation_names_become_distinct():
     assert data.report["relation_names_made_distinct"] == 3
 
 
+def test_names_of_relations_and_of_relations_of_users_are_distinct():
+    names = pd.DataFrame({"id": range(3), "name": ["genre", "genre", "genre_0"]})
+    triples = table("head relation tail", *((1, relation, 6) for relation in range(3)))
+    links = table("user relation other", (0, "genre_1", 2))
+    facts = table("user relation entity", (0, "likes", 6), (2, "interacts", 7))
+    data = preprocess(kgat(triples=triples, relations=names, user_links=links, user_facts=facts))
+    assert data.relations["name"].tolist() == ["genre_0_0", "genre_1", "genre_0"]
+    assert data.user_relations["original_id"].tolist() == ["interacts", "likes", "genre_1"]
+    assert data.user_relations["name"].tolist() == ["interacts_0", "likes", "genre_1_2"]
+    assert data.report["relation_names_made_distinct"] == 2
+    assert data.report["user_relation_names_made_distinct"] == 2
+    assert data.n_entities == 8  # entity 7 occurs in a user's fact alone
+
+
+def test_facts_and_links_of_users():
+    links = table(
+        "user relation other",
+        ("u9", "trusts", "u10"),
+        ("u9", "trusts", "u10"),
+        ("u10", "trusts", "u9"),
+        ("u9", "trusts", "u9"),
+        ("u9", "trusts", "gone"),
+        ("gone", "trusts", "u9"),
+    )
+    facts = table(
+        "user relation entity",
+        ("u9", "lives_in", "Ulm"),
+        ("u9", "likes", "g"),
+        ("u10", "likes", "m1"),
+        ("u10", "likes", "m1"),
+        ("gone", "likes", "nowhere"),
+    )
+    data = preprocess(tables(user_links=links, user_facts=facts))
+    plain = preprocess(tables())
+    assert data.entities["original_id"].tolist() == ["item:a", "m1", "m2", "Ulm", "g", "m9"]
+    assert data.users["original_id"].tolist() == ["u10", "u9"]
+    assert data.user_relations["name"].tolist() == ["likes", "lives_in", "trusts"]
+    assert data.user_facts.to_numpy().tolist() == [[0, 0, 1], [1, 0, 4], [1, 1, 3]]
+    assert data.user_links.to_numpy().tolist() == [[0, 2, 1], [1, 2, 0]]
+    assert data.report.items() - plain.report.items() == {
+        ("user_links_to_oneself_dropped", 1),
+        ("user_link_repeats_dropped", 1),
+        ("user_links_with_users_without_interactions_dropped", 2),
+        ("user_facts_of_users_without_interactions_dropped", 1),
+        ("user_fact_repeats_dropped", 1),
+    }
+    assert data.digest != plain.digest
+
+
+def test_a_relation_of_facts_and_of_links_becomes_two():
+    links = table("user relation other", ("u9", "likes", "u10"))
+    facts = table("user relation entity", ("u9", "likes", "g"))
+    data = preprocess(tables(user_links=links, user_facts=facts))
+    assert data.user_relations.to_dict("list") == {"original_id": ["likes", "likes"], "name": ["likes_0", "likes_1"]}
+    assert data.user_facts["relation"].tolist() == [0]
+    assert data.user_links["relation"].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -459,3 +459,66 @@ def test_float_ids_whose_neighbours_are_the_same_float_are_refused(tmp_path, kin
     bad = pa.array(np.array([-(largest + 1), 7], dtype=kind.to_pandas_dtype()), kind)
     with pytest.raises(DataError, match=rf"ids of column 'item' are floats beyond 2\*\*{digits}"):
         read_tables(parquet(tmp_path / "i.parquet", item=bad), tmp_path / "f.csv")
+
+
+# --- facts and links of users -----------------------------------------------------------------------------------------
+
+
+def shop(folder: Path, **files: str) -> dict[str, Path]:
+    """Tables as people have them, one file a name."""
+    base = {"interactions": "user,item\nann,a\nbob,b\n", "triples": "head,relation,tail\na,r,x\n"}
+    for name, text in (base | files).items():
+        (folder / f"{name}.csv").write_text(text)
+    return {name: folder / f"{name}.csv" for name in base | files}
+
+
+def test_pairs_of_users(tmp_path):
+    raw = read_tables(**shop(tmp_path, user_links="user,friend\nann,bob\nann,\n 7 ,bob\n"))
+    assert raw.user_links.to_dict("list") == {
+        "user": ["ann", "7"], "relation": ["linked_to", "linked_to"], "other": ["bob", "bob"],
+    }  # fmt: skip
+    assert raw.report["user_links_without_id_dropped"] == 1
+    assert "user_links.csv" in raw.sources
+    assert raw.user_facts.empty
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("user,friend,relation", {}),
+        ("user,friend,kind", {"link_relation_col": "kind"}),
+        ("who,to,relation", {"link_user_col": "who", "friend_col": "to"}),
+    ],
+)
+def test_a_relation_of_links_may_be_named(tmp_path, header, columns):
+    files = shop(tmp_path, user_links=f"{header}\nann,bob,trusts\nbob,ann,\n")
+    raw = read_tables(**files, **columns)
+    assert raw.user_links.to_numpy().tolist() == [["ann", "trusts", "bob"]]
+    assert raw.report["user_links_without_id_dropped"] == 1
+
+
+def test_facts_of_users(tmp_path):
+    files = shop(tmp_path, user_facts="user,relation,entity\nann,lives_in,x\nbob,,x\n")
+    raw = read_tables(**files)
+    assert raw.user_facts.to_numpy().tolist() == [["ann", "lives_in", "x"]]
+    assert raw.report["user_facts_without_id_dropped"] == 1
+    files = shop(tmp_path, user_facts="id,about,what\nann,lives_in,x\n")
+    raw = read_tables(**files, fact_user_col="id", fact_relation_col="about", fact_entity_col="what")
+    assert raw.user_facts.to_numpy().tolist() == [["ann", "lives_in", "x"]]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"user_links": "user,pal\nann,bob\n"},
+            r"user_links\.csv, line 1: no column 'friend'; .* 'pal'",
+        ),
+        ({"user_facts": "user,relation\nann,x\n"}, r"user_facts\.csv, line 1: no column 'entity'"),
+        ({"user_links": "user,friend\n,bob\n"}, r"user_links\.csv: no row has all its ids"),
+        ({"user_facts": "user,relation,entity\n"}, r"user_facts\.csv: there is no row"),
+    ],
+)
+def test_refused_files_of_users(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        read_tables(**shop(tmp_path, **files))

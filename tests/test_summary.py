@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from small_tables import toy
+import pandas as pd
+from small_tables import named, toy
 
 from hakg_dgl.data.summary import summary
 
@@ -21,3 +22,22 @@ def test_summary():
     has = shown["relations"][0]
     assert (has["triples"], has["heads"], has["tails"], has["fan_in"], has["fan_out"]) == (3, 3, 1, 3.0, 1.0)
     assert (has["items_per_attribute"], has["attributes_per_item"]) == (3.0, 1.0)
+    assert (shown["users_with_facts"], shown["users_with_links"], shown["user_relations"]) == (0, 0, [])
+
+
+def test_summary_of_facts_and_links_of_users():
+    data = toy(
+        user_facts=pd.DataFrame([(0, 1, 4), (0, 1, 5), (2, 1, 4)], columns=["user", "relation", "entity"]),
+        user_links=pd.DataFrame([(0, 0, 1), (1, 0, 0)], columns=["user", "relation", "other"]),
+        user_relations=named("knows", "likes", "unused"),
+    )
+    shown = summary(data)
+    json.dumps(shown)
+    assert (shown["users_with_facts"], shown["users_with_links"]) == (2, 2)
+    knows, likes, unused = shown["user_relations"]
+    columns = ("name", "to", "triples", "users", "others")
+    assert [knows[column] for column in columns] == ["name knows", "user", 2, 2, 2]
+    assert (likes["to"], likes["triples"], likes["fan_in"], likes["fan_out"]) == ("entity", 3, 1.5, 1.5)
+    assert (unused["to"], unused["triples"], unused["fan_in"]) == (None, 0, 0.0)
+    assert shown["isolated_entities"] == 0
+    assert summary(toy(triples=[(0, 0, 4)]))["isolated_entities"] == 1

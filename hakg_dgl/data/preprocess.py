@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.readers.raw import SPLITS, RawData
+from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
 from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,10 @@ class PreprocessOptions:
 def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Dataset:
     """Filter, number and split raw data.
 
-    In this order: rating threshold, unlinked items, repeated pairs, k-core, numbering, test split, validation split. Of
-    a repeated pair the earliest is kept (with a given split, the one in the earliest of train, valid, test).
+    In this order: rating threshold, unlinked items, repeated pairs, k-core, facts and links of users, numbering, test
+    split, validation split. Of a repeated pair the earliest is kept (with a given split, the one in the earliest of
+    train, valid, test). Facts and links of users who have no interaction left are dropped, and so are links of a user
+    to itself.
 
     Where ``raw.ids_are_indices`` nothing is renumbered: users and items that lose all interactions keep their number.
     Otherwise users and items are those with an interaction left, numbered by sorted id; an item takes the number of its
@@ -95,23 +102,22 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     else:
         raw_interactions = raw.interactions.assign(split=pd.Categorical(raw.interactions["split"], list(SPLITS)))
     interactions = _filtered(raw, raw_interactions, options, report)
-    maps, tables = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
-    interactions, triples = tables
-    interactions = _with_split(interactions, strategy, options)
+    raw = _with_rows_of_users(raw, interactions, report)
+    numbered = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
+    interactions = _with_split(numbered.interactions, strategy, options)
     for kind in ("user", "item"):
         others = "items" if kind == "user" else "users"
         test = interactions["split"] == "test"
         unseen = ~interactions.loc[test, kind].drop_duplicates().isin(interactions.loc[~test, kind])
         report[f"test_{kind}s_without_training_{others}"] = int(unseen.sum())
-    maps["relations"] = _distinct_names(maps["relations"], report)
+    maps = _with_distinct_names(numbered.maps, report)
     return Dataset(
         name=raw.name,
         interactions=interactions,
-        triples=_without_repeats(triples, report),
-        users=maps["users"].frame(),
-        items=maps["items"].frame(),
-        entities=maps["entities"].frame(),
-        relations=maps["relations"].frame(),
+        triples=_without_repeats(numbered.triples, report),
+        **{name: table.frame() for name, table in maps.items()},
+        user_facts=numbered.user_facts,
+        user_links=numbered.user_links,
         options={**asdict(options), "split": strategy},
         sources=dict(raw.sources),
         report=report,
@@ -170,7 +176,35 @@ def _linked_items(raw: RawData) -> pd.Series[str]:
     return linked
 
 
-_Numbered = tuple[dict[str, IdMap], tuple[pd.DataFrame, pd.DataFrame]]
+def _with_rows_of_users(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> RawData:
+    """Facts and links of the users who are left, each row once and no user linked to itself; counts what is dropped."""
+    users = interactions["user"].drop_duplicates()
+    facts, links = raw.user_facts, raw.user_links
+    if len(links):
+        oneself = links["user"] == links["other"]
+        report["user_links_to_oneself_dropped"] = int(oneself.sum())
+        links = links[~oneself]
+        known = links["user"].isin(users) & links["other"].isin(users)
+        report["user_links_with_users_without_interactions_dropped"] = int((~known).sum())
+        links = links[known].drop_duplicates(["user", "relation", "other"])
+        report["user_link_repeats_dropped"] = int(known.sum()) - len(links)
+    if len(facts):
+        known = facts["user"].isin(users)
+        report["user_facts_of_users_without_interactions_dropped"] = int((~known).sum())
+        facts = facts[known].drop_duplicates(["user", "relation", "entity"])
+        report["user_fact_repeats_dropped"] = int(known.sum()) - len(facts)
+    return replace(raw, user_facts=facts.reset_index(drop=True), user_links=links.reset_index(drop=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbered:
+    """Tables in numbers, and the numberings by the name of their table in a data set."""
+
+    maps: Mapping[str, IdMap]
+    interactions: pd.DataFrame
+    triples: pd.DataFrame
+    user_facts: pd.DataFrame
+    user_links: pd.DataFrame
 
 
 def _number_rows(raw: RawData, interactions: pd.DataFrame) -> _Numbered:
@@ -180,7 +214,7 @@ def _number_rows(raw: RawData, interactions: pd.DataFrame) -> _Numbered:
         return max([raw.counts.get(kind, 0), *(int(column.max()) + 1 for column in columns if len(column))])
 
     n_items = size("items", raw.interactions["item"])
-    n_entities = max(n_items, size("entities", raw.triples["head"], raw.triples["tail"]))
+    n_entities = max(n_items, size("entities", raw.triples["head"], raw.triples["tail"], raw.user_facts["entity"]))
     maps = {
         "users": IdMap.from_indices(size("users", raw.interactions["user"]), raw.users),
         "items": IdMap.from_indices(n_items, raw.items),
@@ -188,7 +222,18 @@ def _number_rows(raw: RawData, interactions: pd.DataFrame) -> _Numbered:
         "relations": IdMap.from_indices(size("relations", raw.triples["relation"]), raw.relations, unnamed="relation_"),
     }
     maps["entities"] = _named_as_items(maps["entities"], maps["items"])
-    return maps, (interactions, raw.triples)
+    maps["user_relations"], of_facts, of_links = _user_relations(raw)
+    facts, links = raw.user_facts.assign(relation=of_facts), raw.user_links.assign(relation=of_links)
+    return _Numbered(maps, interactions, raw.triples, facts, links)
+
+
+def _user_relations(raw: RawData) -> tuple[IdMap, Int64, Int64]:
+    """Relations of users' facts, then those of their links: the numbering, and the number of each row of either."""
+    of_facts = IdMap.from_values(raw.user_facts["relation"])
+    of_links = IdMap.from_values(raw.user_links["relation"])
+    ids = [*of_facts.original_ids, *of_links.original_ids]
+    links = of_links.indices(raw.user_links["relation"]) + len(of_facts)
+    return IdMap.from_ids(ids), of_facts.indices(raw.user_facts["relation"]), links
 
 
 def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> _Numbered:
@@ -200,7 +245,9 @@ def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]
     named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates().astype(str)
     report["items_without_entity"] = int(own.isna().sum())
     report["items_without_triples"] = int((~own.isin(named)).sum())
-    others = named[~named.isin(own)]
+    of_users = raw.user_facts["entity"].drop_duplicates().astype(str)
+    others = pd.concat([named, of_users[~of_users.isin(named)]])
+    others = others[~others.isin(own)]
     # an item without entity needs an entity id that no entity has
     prefix = "item:"
     while others.str.startswith(prefix).any() or own.astype(str).str.startswith(prefix).any():
@@ -217,7 +264,23 @@ def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]
             "tail": entities.indices(raw.triples["tail"]),
         }
     )
-    return {"users": users, "items": items, "entities": entities, "relations": relations}, (numbered, triples)
+    user_relations, of_facts, of_links = _user_relations(raw)
+    facts = pd.DataFrame(
+        {
+            "user": users.indices(raw.user_facts["user"]),
+            "relation": of_facts,
+            "entity": entities.indices(raw.user_facts["entity"]),
+        }
+    )
+    links = pd.DataFrame(
+        {
+            "user": users.indices(raw.user_links["user"]),
+            "relation": of_links,
+            "other": users.indices(raw.user_links["other"]),
+        }
+    )
+    maps = {"users": users, "items": items, "entities": entities, "relations": relations}
+    return _Numbered(maps | {"user_relations": user_relations}, numbered, triples, facts, links)
 
 
 def _named_as_items(entities: IdMap, items: IdMap) -> IdMap:
@@ -228,13 +291,19 @@ def _named_as_items(entities: IdMap, items: IdMap) -> IdMap:
     return IdMap(entities.original_ids, entities.names.mask(unnamed & names.notna() & (names != own), names))
 
 
-def _distinct_names(relations: IdMap, report: dict[str, int]) -> IdMap:
-    """Make relation names distinct, from each other and from each other's inverse: they name edge types."""
-    names = relations.names
-    clash = names.duplicated(keep=False) | names.isin("inverse_" + names)
-    report["relation_names_made_distinct"] = int(clash.sum())
-    numbered = names + "_" + pd.Series(np.arange(len(names))).astype(str)
-    return IdMap(relations.original_ids, names.where(~clash, numbered))
+def _with_distinct_names(maps: Mapping[str, IdMap], report: dict[str, int]) -> dict[str, IdMap]:
+    """Give relations, and then relations of users, names that are distinct from all others: they name edge types."""
+    changed = dict(maps)
+    taken = list(INTERACTION_NAMES)
+    for table in ("relations", "user_relations"):
+        old = maps[table].names.tolist()
+        new = distinct_names(old, taken)
+        count = sum(one != other for one, other in zip(old, new, strict=True))
+        if table == "relations" or count:
+            report[f"{table[:-1]}_names_made_distinct"] = count
+        taken += new
+        changed[table] = IdMap(maps[table].original_ids, pd.Series(new, dtype=object))
+    return changed
 
 
 def _without_repeats(triples: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         - ``cold_items``: items of the test split without training interaction; ``items_without_training``: all such;
         - ``users_without_training``;
         - ``self_loops``: triples from an entity to itself;
-        - ``isolated_entities``: entities that are not items and have no triple;
+        - ``isolated_entities``: entities that are not items and occur in no triple and no fact of a user;
         - ``relations``: see :func:`~hakg_dgl.data.hierarchy.relation_table`, one dict each;
         - ``users_with_facts``, ``users_with_links`` (at either end);
         - ``user_relations``: one dict for each relation of users, see :func:`user_relation_table`.
@@ -37,6 +37,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     item_degree = np.bincount(pairs[:, 1], minlength=dataset.n_items)
     has_triple = np.zeros(dataset.n_entities, dtype=bool)
     has_triple[facts.head] = has_triple[facts.tail] = True
+    of_users = np.isin(np.arange(dataset.n_entities), dataset.user_facts["entity"].to_numpy())
     test_items = np.unique(dataset.pairs("test")[:, 1])
     cells = dataset.n_users * dataset.n_items
     return {
@@ -52,7 +53,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "items_without_training": int((item_degree == 0).sum()),
         "users_without_training": int((user_degree == 0).sum()),
         "self_loops": int((facts.head == facts.tail).sum()),
-        "isolated_entities": int((~has_triple[dataset.n_items :]).sum()),
+        "isolated_entities": int((~(has_triple | of_users)[dataset.n_items :]).sum()),
         "relations": relation_table(facts, dataset.relations["name"]).to_dict("records"),
         "users_with_facts": int(dataset.user_facts["user"].nunique()),
         "users_with_links": len(np.unique(dataset.user_links[["user", "other"]].to_numpy())),
@@ -64,23 +65,26 @@ def summary(dataset: Dataset) -> dict[str, Any]:
 def user_relation_table(dataset: Dataset) -> pd.DataFrame:
     """One row for each relation of users, in index order.
 
-    Columns: ``relation`` (index), ``name``, ``to`` (``entity`` for facts, ``user`` for links), ``triples``, ``users``
+    Columns: ``relation`` (index), ``name``, ``to`` (``entity`` for facts, ``user`` for
+    links, None for neither), ``triples``, ``users``
     and ``others`` (distinct first and second ends), ``fan_in`` (triples a distinct second end) and ``fan_out`` (triples
     a distinct user).
     """
-    facts = dataset.user_facts.rename(columns={"entity": "other"}).assign(to="entity")
-    links = dataset.user_links.assign(to="user")
+    facts = dataset.user_facts.rename(columns={"entity": "other"})
+    links = dataset.user_links
     groups = pd.concat([facts, links], ignore_index=True).groupby("relation")
+    of_facts, of_links = set(facts["relation"]), set(links["relation"])
     numbers = np.arange(len(dataset.user_relations))
     count = groups.size().reindex(numbers, fill_value=0).to_numpy(dtype=np.int64)
     users, others = (
         groups[end].nunique().reindex(numbers, fill_value=0).to_numpy(np.int64) for end in ("user", "other")
     )
+    ends = ["entity" if number in of_facts else "user" if number in of_links else None for number in numbers]
     return pd.DataFrame(
         {
             "relation": numbers,
             "name": dataset.user_relations["name"].tolist(),
-            "to": groups["to"].first().reindex(numbers).tolist(),
+            "to": pd.Series(ends, dtype=object),
             "triples": count,
             "users": users,
             "others": others,

@@ -40,6 +40,11 @@ class RawData:
     users, items, entities, relations
         Optional name tables: ``id`` (as used in the tables above), ``name``, and ``original_id`` where the files hold
         renumbered ids (the KGAT layout). They need not cover every id.
+    user_facts
+        Columns ``user``, ``relation``, ``entity``: what is known of users, in the ids of the source; entities are named
+        as in ``triples``.
+    user_links
+        Columns ``user``, ``relation``, ``other``: which user is linked to which.
     sources
         File name -> ``{"sha256": ..., "bytes": ...}``, of the files as they lie on disk.
     report
@@ -59,6 +64,8 @@ class RawData:
     items: pd.DataFrame | None = None
     entities: pd.DataFrame | None = None
     relations: pd.DataFrame | None = None
+    user_facts: pd.DataFrame = field(default_factory=empty_user_facts)
+    user_links: pd.DataFrame = field(default_factory=empty_user_links)
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: Mapping[str, int] = field(default_factory=dict)
     ids_are_indices: bool = False
