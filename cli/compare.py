@@ -112,8 +112,8 @@ def _labelled(runs: Sequence[Path], labels: Sequence[str]) -> list[tuple[Path, s
 
 def _open(runs: Sequence[tuple[Path, str | None]], data: Path | None, split: str) -> list[tuple[RunCard, OpenedRun]]:
     """Open every run on the data set of the first, which is read once."""
-    from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.run_groups import RunCard
+    from hakg_dgl.training.loading import model_splits
     from hakg_dgl.training.run_folder import RunFolder
 
     opened: list[tuple[RunCard, OpenedRun]] = []
@@ -122,8 +122,7 @@ def _open(runs: Sequence[tuple[Path, str | None]], data: Path | None, split: str
         about = {key: str(run.folder.about["data"][key]) for key in ("name", "digest")}
         card = RunCard(str(path), run.folder.settings.to_dict(), about, tuple(run.notes), label)
         opened.append((card, run))
-        if split == "valid" and split in run.trained_on:
-            raise ConfigError(f"{path}: its model was trained on the validation split too; compare on the test split")
+        _refuse_seen(str(path), split, model_splits(run.folder))
     return opened
 
 
@@ -139,8 +138,20 @@ def _measured(
     with bar([(label, card.name) for label, cards in groups.items() for card in cards], unit="run") as todo:
         for label, name in todo:
             todo.set_description_str(name)
-            measured[label][name] = _slim(evaluator(opened[name].scorer(device)), metrics)
+            trained = opened[name].load(device)
+            _refuse_seen(
+                name, evaluator.split, trained.splits
+            )  # again: a refit may have ended since the run was opened
+            measured[label][name] = _slim(evaluator(trained.model.scorer()), metrics)
     return measured
+
+
+def _refuse_seen(run: str, split: str, seen: Sequence[str]) -> None:
+    """Refuse to measure a model on a split that it was trained on."""
+    from hakg_dgl.errors import ConfigError
+
+    if split in seen:
+        raise ConfigError(f"{run}: its model was trained on the validation split too; compare on the test split")
 
 
 def _yardsticks(

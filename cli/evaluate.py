@@ -64,18 +64,19 @@ def evaluate_command(
         opened = open_run(run, data)
         if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
-        if split in opened.trained_on:
-            raise ConfigError(
-                f"{run}: its model was trained again on train and validation (refit); evaluate the test split, "
-                "or read the validation metrics of the selection in result.json"
-            )
         dataset = opened.dataset
         candidates = cold_items(dataset, split) if among == "cold" else None
         evaluator = Evaluator(
             dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None, candidates=candidates
         )
         begin("model")
-        results = {"model": evaluator(opened.scorer(device))}
+        trained = opened.load(device)
+        if split in trained.splits:
+            raise ConfigError(
+                f"{run}: its model was trained again on train and validation (refit); evaluate the test split, "
+                "or read the validation metrics of the selection in result.json"
+            )
+        results = {"model": evaluator(trained.model.scorer())}
         begin("yardsticks")
         results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
         results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.folder.settings.run.seed))

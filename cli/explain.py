@@ -48,8 +48,6 @@ def explain_command(
     from hakg_dgl.figures.explanation import require_matplotlib, save_picture
     from hakg_dgl.insight.explain import Explainer, require_explained
     from hakg_dgl.ranking.candidates import known_items
-    from hakg_dgl.training.circumstances import choose_device
-    from hakg_dgl.training.loading import load_model
 
     if picture is not None:
         require_matplotlib()
@@ -61,7 +59,7 @@ def explain_command(
         user = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).index(user_id, "user")
         (item,) = known_items(dataset, [item_id]).tolist()
         begin("model")
-        explainer = Explainer(load_model(opened.folder.path, dataset, device=choose_device(device)), dataset)
+        explainer = Explainer(opened.load(device).model, dataset)
         explanation = explainer(user, item)
     about = explanation.to_dict(top)
     if str(json_file) != "-":

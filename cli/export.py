@@ -24,14 +24,12 @@ def export_command(run: Path, out: Path, data: Path | None, device: str) -> None
     does, so a nearest-neighbour index can serve them. An earlier export in the folder is replaced, nothing else is.
     """
     from hakg_dgl.insight.export import export, refuse_foreign
-    from hakg_dgl.training.circumstances import choose_device
-    from hakg_dgl.training.loading import load_model
 
     with stages(2) as begin:
         begin("loading")
         refuse_foreign(out)
         opened = open_run(run, data)
-        model = load_model(opened.folder.path, opened.dataset, device=choose_device(device))
+        model = opened.load(device).model
         begin("writing")
         about = {"kind": model.name, **model.about_vectors()}
         manifest = export(model, opened.dataset, out, about={"model": about})

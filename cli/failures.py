@@ -20,7 +20,7 @@ _AFTER_INTERRUPT = "hakg_dgl.after_interrupt"
 
 
 class Failure(click.ClickException):
-    """An error the user can mend: ``Error: ...`` and exit code 2."""
+    """An error the user can fix: ``Error: ...`` and exit code 2."""
 
     exit_code = 2
 
@@ -45,7 +45,7 @@ class HakgGroup(click.Group):
             click.echo(f"\nInterrupted. {ctx.meta.get(_AFTER_INTERRUPT, 'Nothing was written.')}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
-            message = explain(error)
+            message = explain(error, ctx.invoked_subcommand)
             if message is None:
                 raise
             if os.environ.get("HAKG_DEBUG", "0") not in ("", "0"):
@@ -85,7 +85,7 @@ def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handle signals this way, and afterwards as before; not those ignored (nohup), and only in the main thread."""
+    """Handle signals this way, then as before, in the main thread only; ignored signals (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -102,17 +102,25 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def explain(error: Exception) -> str | None:
-    """The message for an error that a user can mend; None for click's own and for mistakes of ours."""
+def explain(error: Exception, command: str | None = None) -> str | None:
+    """The message for an error that a user can fix; None for click's own errors and for mistakes of ours.
+
+    Parameters
+    ----------
+    error
+        What a command raised.
+    command
+        Its name: what to do without enough memory depends on it.
+    """
     if isinstance(error, HakgError):
         return str(error)
     if isinstance(error, (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError)):
         return None
     text = str(error)
     if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
-        return f"the device has too little memory: {_first_line(text)}\n{_SMALLER}, or add --device cpu."
+        return f"the device has too little memory: {_first_line(text)}\n{_smaller(command)}, or add --device cpu."
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
-        return f"out of memory{': ' + _first_line(text) if text else ''}\n{_SMALLER}."
+        return f"out of memory{': ' + _first_line(text) if text else ''}\n{_smaller(command)}."
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         reason = os.strerror(error.errno) if error.errno else text  # pyarrow's own text is about its buffers
@@ -120,7 +128,17 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-_SMALLER = "Lower the settings batch_size, negatives or dim (--set dim=32)"
+def _smaller(command: str | None) -> str:
+    """What makes a command take less memory."""
+    return _SMALLER.get(command or "", "Close other programs, or use a machine with more memory")
+
+
+_SMALLER = {
+    **dict.fromkeys(("train", "tune", "ablate"), "Lower the settings batch_size, negatives or dim (--set dim=32)"),
+    "evaluate": "Ask for shorter lists (--k), and leave the groups out (--no-groups)",
+    "compare": "Ask for metrics of shorter lists (--metric recall@20), and compare fewer runs at once",
+    "recommend": "Ask for shorter lists (--k), or for fewer users at once (--user)",
+}
 _REMEDIES = {
     errno.ENOSPC: "\nFree some space, or choose another place; nothing half-written was left.",
     errno.EDQUOT: "\nFree some space, or choose another place; nothing half-written was left.",

@@ -112,7 +112,7 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[pd.DataFrame], None]]
         def write_text(block: pd.DataFrame) -> None:
             if suffix == ".csv":
                 block.to_csv(handle, index=False, header=handle.tell() == 0, lineterminator="\n")
-            else:
+            elif len(block):  # pandas makes an empty line of an empty table
                 block.to_json(handle, orient="records", lines=True, force_ascii=False)
 
         yield write_text

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 1 << 17
 """Rows that are written at once: row groups of Parquet are best of about this size."""
+_EMPTY = "every item that may be listed is known already. Add --include-seen to list those too."
+_USERS_NAMED = 3
+"""Users without a list that a note names."""
 
 
 @click.command(
@@ -65,6 +68,8 @@ def recommend_command(
     user's is recommended, whichever split it is in. With --new-users, which need no training, lists are of the users
     in that file. docs/recommending.md says how.
     """
+    import numpy as np
+
     from hakg_dgl.ranking.lists import iter_recommendations
 
     if not user_ids and out is None and not as_json and new_users is None:
@@ -82,16 +87,16 @@ def recommend_command(
         click.echo(f"Note: {note}", err=True)
     length = min(k, dataset.n_items if candidates is None else len(candidates))
     blocks = iter_recommendations(scorer, users, length, None if include_seen else seen, candidates)
-    named = _with_original_ids(blocks, ids, dataset, len(users))
+    waiting = np.zeros(len(ids), dtype=bool)
+    waiting[users] = True
+    named = _with_original_ids(_served(blocks, waiting), ids, dataset)
     if out is not None:
         rows = write_tables(_joined(named), out)
         click.echo(f"Wrote {out}: {rows:,} rows, {len(users):,} users")
-        return
-    for block in named:
-        if as_json:
-            click.echo(block.to_json(orient="records", lines=True, force_ascii=False), nl=False)
-        else:
-            _print(block)
+    else:
+        for block in named:
+            _print(block, as_json)
+    _report_empty([shown(user) for user in ids[waiting]], on_stdout=out is None and not as_json)
 
 
 def _candidates(
@@ -127,10 +132,11 @@ def _trained_users(opened: OpenedRun, wanted: Sequence[str], device: str) -> _Us
     dataset = opened.dataset
     ids = dataset.users["original_id"].to_numpy()
     users = _numbers(ids, dataset.users["name"], wanted)
-    trained = np.diff(dataset.positives(*opened.trained_on)[0])[users]
-    untrained = int((trained == 0).sum())
+    trained = opened.load(device)
+    known = np.diff(dataset.positives(*trained.splits)[0])[users]
+    untrained = int((known == 0).sum())
     note = f"{untrained:,} of these users have no training interaction: their lists mean little."
-    return ids, users, dataset.positives(), opened.scorer(device), [note] if untrained else []
+    return ids, users, dataset.positives(), trained.model.scorer(), [note] if untrained else []
 
 
 def _folded_users(opened: OpenedRun, wanted: Sequence[str], file: Path, reading: dict[str, Any], device: str) -> _Users:
@@ -158,18 +164,33 @@ def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> n
     return np.array([known.index(user, "user") for user in dict.fromkeys(wanted)])
 
 
-def _with_original_ids(
-    blocks: Iterator[pd.DataFrame], users: np.ndarray, dataset: Dataset, n_users: int
-) -> Iterator[pd.DataFrame]:
-    """Blocks with original ids and the items' names, counted on a bar."""
-    items, names = dataset.items["original_id"].to_numpy(), dataset.items["name"].to_numpy()
-    with bar(total=n_users, unit="user") as progress:
+def _served(blocks: Iterator[pd.DataFrame], waiting: np.ndarray) -> Iterator[pd.DataFrame]:
+    """The same blocks, counted on a bar; users who get an item are no longer marked as waiting."""
+    with bar(total=int(waiting.sum()), unit="user") as progress:
         for block in blocks:
-            item = block["item"].to_numpy()
+            waiting[block["user"].to_numpy()] = False
             progress.update(int((block["rank"] == 1).sum()))
-            yield block.assign(user=users[block["user"].to_numpy()], item=items[item], name=names[item])[
-                ["user", "rank", "item", "name", "score"]
-            ]
+            yield block
+
+
+def _with_original_ids(blocks: Iterator[pd.DataFrame], users: np.ndarray, dataset: Dataset) -> Iterator[pd.DataFrame]:
+    """Blocks with original ids and the items' names."""
+    items, names = dataset.items["original_id"].to_numpy(), dataset.items["name"].to_numpy()
+    for block in blocks:
+        item = block["item"].to_numpy()
+        yield block.assign(user=users[block["user"].to_numpy()], item=items[item], name=names[item])[
+            ["user", "rank", "item", "name", "score"]
+        ]
+
+
+def _report_empty(users: Sequence[str], *, on_stdout: bool) -> None:
+    """Say for which users nothing is left: in place of their lists, or beside the file or the JSON lines."""
+    if on_stdout:
+        for user in users:
+            click.echo(f"User {user}\nNothing is left to list: {_EMPTY}\n")
+    elif users:
+        named = ", ".join(users[:_USERS_NAMED]) + (", ..." if len(users) > _USERS_NAMED else "")
+        click.echo(f"Note: Nothing is left to list for {named} ({len(users):,} in all): {_EMPTY}", err=True)
 
 
 def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -186,7 +207,11 @@ def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         yield pd.concat(waiting, ignore_index=True)
 
 
-def _print(lists: pd.DataFrame) -> None:
+def _print(lists: pd.DataFrame, as_json: bool = False) -> None:
+    if as_json:
+        lines = lists.to_json(orient="records", lines=True, force_ascii=False)
+        click.echo(lines if len(lists) else "", nl=False)  # pandas makes an empty line of an empty table
+        return
     for user, rows in lists.groupby("user", sort=False):
         scores = [f"{score:.4f}" for score in rows["score"]]  # as many digits in all rows
         width = max(map(len, scores))

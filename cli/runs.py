@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, RunFolder
-    from hakg_dgl.ranking.topk import Scorer
+    from hakg_dgl.training.loading import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,6 @@ class OpenedRun:
     def protocol(self) -> str:
         """How the checkpoint was selected."""
         return str(self.folder.settings.training.protocol)
-
-    @property
-    def trained_on(self) -> tuple[str, ...]:
-        """Splits the model has seen: after a refit, or under protocol ``published``, validation too."""
-        from hakg_dgl.training.loading import model_splits
-
-        return model_splits(self.folder)
 
     @property
     def notes(self) -> list[str]:
@@ -51,12 +44,15 @@ class OpenedRun:
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
         }
 
-    def scorer(self, device: str) -> Scorer:
-        """The best model, of any kind, ready to rank on ``auto``, ``cpu`` or ``cuda``."""
-        from hakg_dgl.training.circumstances import choose_device
-        from hakg_dgl.training.loading import load_scorer
+    def load(self, device: str) -> TrainedModel:
+        """The best model on ``auto``, ``cpu`` or ``cuda``, with the splits it has seen, from one reading of its file.
 
-        return load_scorer(self.folder.path, self.dataset, device=choose_device(device))
+        Training may replace the file at any moment, so a command calls this once.
+        """
+        from hakg_dgl.training.circumstances import choose_device
+        from hakg_dgl.training.loading import load_trained
+
+        return load_trained(self.folder.path, self.dataset, device=choose_device(device))
 
 
 def open_run(path: Path, data: Path | None) -> OpenedRun:

@@ -24,7 +24,7 @@ from hakg_dgl.errors import DataError, NumericalError
 from hakg_dgl.training.run_folder import RunFolder
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
-from hakg_dgl.cli.failures import HakgGroup, after_interrupt  # noqa: E402
+from hakg_dgl.cli.failures import HakgGroup, after_interrupt, explain  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "hakg_dgl.cli"]
 SMALL = ["--set", "dim=8", "--set", "layers=1"]
@@ -51,13 +51,13 @@ def group_that(raises: BaseException, advice: str | None = None) -> click.Group:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (DataError("wrong", path="a.txt", line=3, remedy="Mend it."), "Error: a.txt, line 3: wrong\nMend it.\n"),
+        (DataError("wrong", path="a.txt", line=3, remedy="Fix it."), "Error: a.txt, line 3: wrong\nFix it.\n"),
         (NumericalError("the loss became nan"), "Error: the loss became nan\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "Error: x.csv: No space left on device\nFree some"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "Error: x: Permission denied\nYou may not read or"),
         (OSError("odd"), "Error: odd\n"),
-        (MemoryError(), "Error: out of memory\nLower the settings batch_size"),
-        (MemoryError("Unable to allocate 9 TiB"), "Error: out of memory: Unable to allocate 9 TiB\nLower"),
+        (MemoryError(), "Error: out of memory\nClose other programs"),
+        (MemoryError("Unable to allocate 9 TiB"), "Error: out of memory: Unable to allocate 9 TiB\nClose"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "Error: out of memory: DefaultCPU"),
         (
             OutOfMemoryError("CUDA is full.\nMore"),
@@ -65,7 +65,7 @@ def group_that(raises: BaseException, advice: str | None = None) -> click.Group:
         ),
     ],
 )
-def test_errors_a_user_can_mend(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_a_user_can_fix(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HAKG_DEBUG", raising=False)
     result = CliRunner().invoke(group_that(error), ["act"])
     assert result.exit_code == 2
@@ -73,6 +73,21 @@ def test_errors_a_user_can_mend(error: Exception, message: str, monkeypatch: pyt
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) <= 3
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        *((name, "batch_size") for name in ("train", "tune", "ablate")),
+        *((name, "--k") for name in ("evaluate", "recommend")),
+        *(("compare", "--metric"), ("preprocess", "more memory")),
+    ],
+)
+def test_the_advice_for_too_little_memory_fits_the_command(command: str, advice: str) -> None:
+    text = str(explain(MemoryError(), command))
+    assert advice in text
+    assert ("batch_size" in text) == (advice == "batch_size")
+    assert command in cli.main.commands
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), ValueError("another"), KeyError("x")])

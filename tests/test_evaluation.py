@@ -142,6 +142,21 @@ def test_groups_equal_the_loop_over_users(seed):
     assert json.loads(json.dumps(result.to_dict()))["groups"] == result.groups
 
 
+def test_lists_longer_than_the_catalogue_cost_nothing_and_have_the_metrics_of_their_length():
+    data, k = random_data(1), 10**9
+    scorer = random_scorer(data)
+    found = evaluate(scorer, data, ks=(20, k), groups=True)
+    hidden, relevant = data.sets("train", "valid"), data.sets("test")
+    ranked = lists_by_hand(scorer, hidden, data.n_items)
+    by_user = [metrics_by_hand(ranked[u], relevant[u], data.n_items) for u in range(data.n_users) if relevant[u]]
+    for name in ("recall", "ndcg", "hit", "mrr"):  # which places without an item leave as they are
+        expected = np.mean([values[f"{name}@{data.n_items}"] for values in by_user])
+        assert found.metrics[f"{name}@{k}"] == pytest.approx(expected)
+    expected = np.mean([values[f"precision@{data.n_items}"] for values in by_user]) * data.n_items / k
+    assert found.metrics[f"precision@{k}"] == pytest.approx(expected)
+    assert sum(row[f"share@{k}"] for row in found.groups["item_popularity"]) == pytest.approx(1)
+
+
 def test_groups_hold_equal_shares_of_the_interactions():
     # Shares of 1, 2, 4, 8 are sixteenths 0-2, 2-4, 4-8, 8-16; their middles 1, 3, 6, 12 fall into quarters 1, 1, 2, 4.
     assert equal_share_groups(np.array([8, 0, 1, 1, 2, 4, 0]), 4).tolist() == [4, 0, 1, 1, 1, 2, 0]

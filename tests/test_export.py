@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from bad_input import contents, hakg
+from bad_input import COMMAND, contents, hakg
 from small_demo import small_demo
 
 from hakg_dgl import HAKG, EmbeddingScorer, build_graph, load_dataset, load_model, recommend
@@ -142,6 +144,20 @@ def test_a_full_disk_leaves_the_earlier_export(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("size", [200, 3_000])
+def test_a_write_that_fails_says_why(trained: Path, tmp_path: Path, size: int) -> None:
+    done = subprocess.run(
+        [*COMMAND, "export", trained / "R", "--out", tmp_path / "v", "--device", "cpu"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, f"Error: {tmp_path / 'v'}: {os.strerror(errno.EFBIG)}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +197,14 @@ def test_a_folder_of_something_else_is_refused(work: Path) -> None:
 
 
 # --- the example --------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_of_something_else_is_refused_however_deep_it_is(work: Path) -> None:
+    (work / "v").mkdir()
+    (work / "v" / "manifest.json").write_text("[" * 100_000 + "]" * 100_000)
+    result = hakg("export", "R", "--out", "v")
+    assert result.exit_code == 2
+    assert "v: holds something else than an export, such as 'manifest.json'" in result.stderr
 
 
 def test_an_index_over_the_vectors_retrieves_the_same_items(dataset: Dataset, tmp_path: Path) -> None:

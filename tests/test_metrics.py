@@ -28,6 +28,12 @@ def test_by_hand(metric, expected):
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_places_beyond_the_hits_are_misses(name):
+    wide = torch.cat([HITS, torch.zeros(4, 7, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(METRICS[name](HITS, N_RELEVANT, 11), METRICS[name](wide, N_RELEVANT), rtol=1e-14, atol=0)
+
+
 def test_users_without_relevant_items_have_no_recall_and_no_ndcg():
     nothing = torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
     assert recall(*nothing).isnan()

@@ -358,3 +358,38 @@ def test_rows_are_written_in_large_blocks_whole_and_in_order(monkeypatch: pytest
     joined = list(command._joined(iter(blocks)))
     assert [len(block) for block in joined] == [12, 12, 8]
     assert pd.concat(joined)["x"].tolist() == list(range(32))
+
+
+# --- users with nothing left --------------------------------------------------------------------------------------
+
+
+def everything(path: Path) -> Path:
+    """A table of new users: ``power`` has every item, ``light`` has one."""
+    rows = [f"power,{item}" for item in ITEM_IDS] + [f"light,{ITEM_IDS[0]}"]
+    return write(path / "new.csv", "user,item\n" + "\n".join(rows) + "\n")
+
+
+def test_a_user_who_has_every_item_gets_a_line(place: Path, tmp_path: Path) -> None:
+    text = succeed(place / "R", "--new-users", everything(tmp_path), "--k", 2).stdout
+    assert text.startswith("User light\n")
+    assert "\n\nUser power\nNothing is left to list: " in text
+    assert "--include-seen" in text
+
+
+@pytest.mark.parametrize("args", [["--json"], ["--out", "lists.csv"], ["--out", "lists.parquet"], ["--out", "l.jsonl"]])
+def test_the_list_of_a_user_who_has_every_item_is_empty(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    everything(tmp_path)
+    alone = succeed(place / "R", "--new-users", "new.csv", "--user", "power", *args)
+    assert "Note: Nothing is left to list for power (1 in all): " in alone.stderr
+    if args == ["--json"]:
+        assert alone.stdout == ""
+    elif args[1] == "l.jsonl":
+        assert Path("l.jsonl").read_text() == ""
+    else:
+        written = pd.read_csv(args[1]) if args[1].endswith("csv") else pd.read_parquet(args[1])
+        assert (len(written), list(written)) == (0, ["user", "rank", "item", "name", "score"])
+    both = succeed(place / "R", "--new-users", "new.csv", *args)
+    assert "for power (1 in all)" in both.stderr

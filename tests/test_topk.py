@@ -21,8 +21,8 @@ class MatrixScorer:
 
 
 def sorted_by_hand(matrix, users, k, seen, candidates):
-    """The definition: sort (-score, id) of what may be returned, pad with -1."""
-    rows = []
+    """The definition: sort (-score, id) of what may be returned, fill up with -1 to k or the number of items."""
+    rows, k = [], min(k, matrix.shape[1])
     for u in users:
         hidden = set() if seen is None else set(seen[1][seen[0][u] : seen[0][u + 1]].tolist())
         open_items = (set(range(matrix.shape[1])) if candidates is None else set(candidates)) - hidden
@@ -63,6 +63,11 @@ def test_exhausted_users_get_empty_places():
     items, scores = masked_topk(MatrixScorer(torch.rand(2, 3)), torch.arange(2), 2, seen)
     assert items.tolist() == [[-1, -1], [1, -1]]
     assert (scores == -torch.inf).tolist() == [[True, True], [False, True]]
+
+
+def test_lists_are_no_longer_than_the_catalogue():
+    items, scores = masked_topk(MatrixScorer(torch.tensor([[1.0, 3.0, 2.0]])), [0], 10**12)
+    assert (items.tolist(), scores.tolist()) == ([[1, 2, 0]], [[3.0, 2.0, 1.0]])
 
 
 def test_scorer_state_survives_masking():

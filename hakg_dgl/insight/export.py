@@ -76,13 +76,7 @@ def export(
     vectors = _vectors(model)
     tables = {table: getattr(dataset, table) for table in ("users", "items", "entities", "relations")}
     tables["relations"] = _with_inverses(dataset.relations)
-    for table, columns in vectors.items():
-        for name, values in columns.items():
-            if len(values) != len(tables[table]):
-                raise DataError(
-                    f"{name} vectors of {len(values)} {table}, but the data set has {len(tables[table])}",
-                    remedy="Give the data set that the model was trained on.",
-                )
+    _check_lengths(tables, vectors)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -118,7 +112,7 @@ def refuse_foreign(out: Path) -> None:
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
         ours = {MANIFEST, *manifest["files"]} if manifest["format"] == FORMAT else set()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the last: JSON that is nested too deeply
         ours = set()
     if foreign := sorted(entries - ours):
         raise DataError(f"holds something else than an export, such as {foreign[0]!r}", path=out, remedy=remedy)
@@ -141,6 +135,17 @@ def _vectors(model: Recommender | EmbeddingScorer) -> dict[str, dict[str, Array]
     }
 
 
+def _check_lengths(tables: Mapping[str, pd.DataFrame], vectors: Mapping[str, Mapping[str, Array]]) -> None:
+    """Raise DataError unless each kind of vector has a row for each row of its table."""
+    for table, columns in vectors.items():
+        for name, values in columns.items():
+            if len(values) != len(tables[table]):
+                raise DataError(
+                    f"{name} vectors of {len(values)} {table}, but the data set has {len(tables[table])}",
+                    remedy="Give the data set that the model was trained on.",
+                )
+
+
 def _named(model: object) -> str:
     return f"model {model.name!r}" if isinstance(model, Recommender) else f"a {type(model).__name__}"
 
@@ -161,10 +166,17 @@ def _write_tables(
         whole = pa.Table.from_pandas(rows, preserve_index=False)
         for name, values in columns.items():
             file = f"{table}.{name}.npy"
-            np.save(folder / file, values, allow_pickle=False)
+            _save_array(folder / file, values)
             files[file] = {"shape": list(values.shape), "dtype": str(values.dtype)}
             lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
             whole = whole.append_column(name, lists)
         pq.write_table(whole, folder / f"{table}.parquet")
         files[f"{table}.parquet"] = {"rows": len(rows), "columns": whole.column_names}
     return files
+
+
+def _save_array(file: Path, values: Array) -> None:
+    """Write an array in C order as ``.npy``; ``numpy.save`` does the same, but its errors do not tell a full disk."""
+    with file.open("wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(values))
+        handle.write(values.data)

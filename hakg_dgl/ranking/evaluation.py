@@ -80,7 +80,7 @@ class Evaluator:
     split
         ``"test"``, ``"valid"`` or ``"train"``: its items are the relevant ones.
     ks
-        List lengths, each at least 1.
+        List lengths, each at least 1. They may exceed the number of items: the places beyond count as misses.
     mask
         Splits whose items are never recommended to the user who has them. Default: ``train`` and ``valid`` for
         ``test``, ``train`` for ``valid``, none for ``train``.
@@ -179,13 +179,17 @@ class Evaluator:
                 f"the data set {self.n_users} and {self.n_items}",
                 remedy="use the data set that the model was trained on",
             )
-        items, _ = masked_topk(scorer, self.users, max(self.ks), self._seen, self.candidates)
+        # No list is longer than the number of ranked items, so that memory does not grow with k.
+        longest = min(max(self.ks), self.n_candidates)
+        items, _ = masked_topk(scorer, self.users, longest, self._seen, self.candidates)
         if self._seen is not None:  # stay on the scorer's device, for the next call
             self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
         items = items.cpu()
         hits = self._hits(items)
         n_relevant = torch.from_numpy(self.n_relevant)
-        values = {f"{name}@{k}": metric(hits[:, :k], n_relevant) for k in self.ks for name, metric in METRICS.items()}
+        values = {
+            f"{name}@{k}": metric(hits[:, :k], n_relevant, k) for k in self.ks for name, metric in METRICS.items()
+        }
         groups = None
         if self.groups:
             groups = {

@@ -88,9 +88,9 @@ class TopK(NamedTuple):
     users: Tensor
     """``[n]`` int64."""
     items: Tensor
-    """``[n, k]`` int64; -1 where fewer than k candidates remained."""
+    """``[n, min(k, n_items)]`` int64; -1 where fewer candidates remained."""
     scores: Tensor
-    """``[n, k]``; -inf where the item is -1."""
+    """The same shape; -inf where the item is -1."""
 
 
 def masked_topk(
@@ -102,7 +102,7 @@ def masked_topk(
     *,
     block: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The ``k`` best items of each user, best first; equal scores go to the lower item id.
+    """The ``k`` best items of each user, best first; of equal scores, the lower item id comes first.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def masked_topk(
     users
         User ids ``[n]``, int64, in any order, repeats allowed.
     k
-        Length of the lists, at least 1; may exceed the number of items.
+        Length of the lists, at least 1; at most as many as there are items are returned.
     seen
         ``(indptr [n_users + 1], items)``, int64: the items of user ``u`` in ``items[indptr[u]:indptr[u + 1]]`` are
         never returned to ``u``.
@@ -123,9 +123,9 @@ def masked_topk(
     Returns
     -------
     items : Tensor
-        ``[n, k]`` int64 on the device of the scores; -1 where fewer than ``k`` candidates remained.
+        ``[n, min(k, n_items)]`` int64 on the device of the scores; -1 where fewer candidates remained.
     scores : Tensor
-        ``[n, k]``; ``-inf`` where the item is -1.
+        The same shape; ``-inf`` where the item is -1.
 
     Raises
     ------
@@ -138,7 +138,8 @@ def masked_topk(
     """
     parts = list(iter_topk(scorer, users, k, seen, candidates, block=block))
     if not parts:
-        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
+        width = min(k, scorer.n_items)
+        return torch.empty(0, width, dtype=torch.int64), torch.empty(0, width)
     return torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts])
 
 
@@ -219,9 +220,6 @@ def _rank(scores: Tensor, users: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if len(tied):
         values[tied], items[tied] = _rank_tied(scores[tied], width, values[tied, -1:])
     items.masked_fill_(values == -torch.inf, -1)
-    if width < k:
-        items = torch.nn.functional.pad(items, (0, k - width), value=-1)
-        values = torch.nn.functional.pad(values, (0, k - width), value=-torch.inf)
     return items, values
 
 
