@@ -45,7 +45,7 @@ from training_step import (
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.synthetic import generate_like
+from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.doctor import examine
 from hakg_dgl.kernels.choice import explain_backend, explain_cuda_graphs
 from hakg_dgl.training.steps import WARM_UP_STEPS, Step, make_step

@@ -19,7 +19,7 @@ from measure import describe_machine, duration, free_memory, gigabytes, machine_
 from training_step import add_options, in_subprocess, options
 
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.synthetic import generate_like
+from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.training.circumstances import choose_device
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -168,7 +168,8 @@ def _remarks(source: str, counts: dict[str, int]) -> list[str]:
 
 def _download(source: str, reading: dict[str, Any]) -> Path:
     """The files of a card, in the cache."""
-    from hakg_dgl.data.cards import fetch, load_card
+    from hakg_dgl.data.cards import load_card
+    from hakg_dgl.data.downloads import fetch
 
     cache = reading["cache"] or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hakg_dgl"
     with downloads() as progress:

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hakg_dgl.data.cards import fetch, list_cards, load_card
+    from hakg_dgl.data.cards import list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
+    from hakg_dgl.data.downloads import fetch
     from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers.kgat import read_kgat
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "studies.ablation": ("AblationProgress", "AblationStudy"),
     "models.settings": ("Settings",),
-    "data.cards": ("fetch", "list_cards", "load_card"),
+    "data.cards": ("list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
+    "data.downloads": ("fetch",),
     "data.id_files": ("NewUsers", "read_new_users"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers.kgat": ("read_kgat",),

@@ -128,7 +128,7 @@ def _take_place(fresh: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, by Linux' ``renameat2``; False where there is no such call or it fails."""
+    """Swap two names in one step, by ``renameat2`` of Linux; False where there is no such call, or where it fails."""
     at_cwd, rename_exchange = -100, 2
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from with_dgl import needs_dgl
 
+from hakg_dgl.data.kgat_files import write_kgat
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
+from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.data.readers.kgat import read_kgat
-from hakg_dgl.data.synthetic import generate_like, write_kgat
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate

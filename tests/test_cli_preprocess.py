@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 
 from hakg_dgl.data import cards
 from hakg_dgl.data.dataset import load_dataset
-from hakg_dgl.data.synthetic import generate_demo, write_kgat
+from hakg_dgl.data.downloads import git_blob_id
+from hakg_dgl.data.kgat_files import write_kgat
+from hakg_dgl.data.synthetic import generate_demo
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 
@@ -147,7 +149,7 @@ def card_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mirror = write_files(tmp_path / "mirror", KGAT)
     files = "".join(
         f'[[files]]\nname = "{name}"\nurl = "https://example.invalid/{name}"\n'
-        f'git_blob = "{cards.git_blob_id(mirror / name)}"\n'
+        f'git_blob = "{git_blob_id(mirror / name)}"\n'
         for name in KGAT
     )
     about = 'name = "tiny"\ntitle = "Tiny"\nlayout = "kgat"\nterms = "Do not share."\n'

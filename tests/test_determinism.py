@@ -14,7 +14,7 @@ from with_dgl import needs_dgl
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import preprocess
-from hakg_dgl.data.synthetic import generate_like
+from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import contrastive_loss

@@ -1,34 +1,19 @@
-"""The demo's planted hierarchy, paper-sized random graphs, and the KGAT writer."""
+"""The demo and its planted hierarchy."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pytest
 
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.readers.kgat import read_kgat
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.synthetic import (
-    DEMO_RELATIONS,
-    DemoSettings,
-    generate_demo,
-    generate_like,
-    planted_depth,
-    write_kgat,
-)
-from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.data.synthetic import DEMO_RELATIONS, DemoSettings, generate_demo, planted_depth
+from hakg_dgl.errors import ConfigError
 
 BELONGS, BELOW, MADE, RELEASED = range(len(DEMO_RELATIONS))
-COUNTS = {
-    "users": 300, "items": 200, "entities": 500, "relations": 7, "triples": 2000, "train": 4000, "test": 900,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -166,129 +151,3 @@ def test_other_shapes_of_tree(changes: dict[str, object]) -> None:
     assert set(raw.interactions["user"]) == set(range(settings.users))
     assert raw.triples[["head", "tail"]].to_numpy().max() < raw.counts["entities"]
     assert planted_depth(settings)["depth"].max() == len(settings.branching) + 1
-
-
-# --- paper-sized graphs -----------------------------------------------------------------------------------------------
-
-
-def check_graph(raw: RawData, counts: Mapping[str, int]) -> None:
-    split = raw.interactions["split"].value_counts()
-    assert (split["train"], split["test"], len(raw.triples)) == (counts["train"], counts["test"], counts["triples"])
-    assert not raw.interactions.duplicated(["user", "item"]).any()
-    assert not raw.triples.duplicated().any()
-    train = raw.interactions[raw.interactions["split"] == "train"]
-    assert set(train["user"]) == set(range(counts["users"]))
-    assert set(train["item"]) == set(range(counts["items"]))
-    head, relation, tail = (raw.triples[column].to_numpy() for column in ("head", "relation", "tail"))
-    assert set(np.concatenate([head, tail])) == set(range(counts["entities"]))
-    assert set(relation) == set(range(counts["relations"]))
-    assert (head != tail).all()
-
-
-def test_random_graph_meets_its_counts() -> None:
-    raw = generate_like(COUNTS, seed=5)
-    check_graph(raw, COUNTS)
-    assert frames_equal(raw, generate_like(COUNTS, seed=5))
-    assert not frames_equal(raw, generate_like(COUNTS, seed=6))
-    degree = raw.interactions.groupby("item").size()
-    assert degree.max() > 4 * degree.median()
-
-
-def test_dense_graph_ends() -> None:
-    check_graph(generate_like({**COUNTS, "train": 25_000, "test": 5_000}), {**COUNTS, "train": 25_000, "test": 5_000})
-
-
-@pytest.mark.parametrize("name", ["last-fm", "yelp2018", "alibaba-ifashion"])
-def test_scaled_card(name: str) -> None:
-    raw = generate_like(name, scale=0.05)
-    assert raw.ids_are_indices
-    counts = {**raw.counts, **raw.interactions["split"].value_counts(), "triples": len(raw.triples)}
-    check_graph(raw, counts)
-    if name == "last-fm":
-        expected = {"users": 23566, "items": 48123, "entities": 106389, "triples": 464567, "train": 1289003}
-        assert {what: counts[what] for what in expected} == {what: round(n / 20) for what, n in expected.items()}
-        assert counts["relations"] == 9
-
-
-@pytest.mark.parametrize(
-    ("like", "scale", "match"),
-    [
-        ("amazon-book", 1.0, "users, items"),
-        ({**COUNTS, "train": 100}, 1.0, "train = 100"),
-        ({**COUNTS, "test": 30_000}, 1.0, "test = 30000"),
-        ({**COUNTS, "entities": 200}, 1.0, "entities = 200"),
-        ({key: n for key, n in COUNTS.items() if key != "test"}, 1.0, "train and test"),
-        (COUNTS, 0.0, "scale"),
-        (COUNTS, float("nan"), "scale"),
-    ],
-)
-def test_impossible_graphs_are_refused(like: str | dict[str, int], scale: float, match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        generate_like(like, scale=scale)
-
-
-@pytest.mark.slow
-def test_full_size_is_quick() -> None:
-    start = time.perf_counter()
-    raw = generate_like("last-fm")
-    assert time.perf_counter() - start < 5
-    assert raw.interactions["split"].value_counts().to_dict() == {"train": 1289003, "test": 423635, "valid": 0}
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def canonical(frame: pd.DataFrame, *columns: str) -> list[tuple[object, ...]]:
-    rows = zip(*(frame[column].tolist() for column in columns), strict=True)
-    return sorted(rows)
-
-
-def test_written_graph_reads_back(tmp_path: Path) -> None:
-    raw = generate_like(COUNTS)
-    back = read_kgat(write_kgat(raw, tmp_path / "new" / "kgat"))
-    assert canonical(back.interactions, "user", "item", "split") == canonical(raw.interactions, "user", "item", "split")
-    assert canonical(back.triples, "head", "relation", "tail") == canonical(raw.triples, "head", "relation", "tail")
-    assert sorted(path.name for path in (tmp_path / "new" / "kgat").iterdir()) == [
-        "kg_final.txt", "test.txt", "train.txt",
-    ]  # fmt: skip
-
-
-def test_written_names_and_lone_users(demo: RawData, tmp_path: Path) -> None:
-    split = np.where(np.arange(len(demo.interactions)) % 5 == 0, "test", "train")
-    split[demo.interactions["user"] == 599] = "test"
-    raw = dataclasses.replace(demo, interactions=demo.interactions.assign(split=split))
-    back = read_kgat(write_kgat(raw, tmp_path))
-    assert (tmp_path / "train.txt").read_text().endswith("\n599\n")
-    assert back.report["train_lines_with_user_alone"] == 1
-    assert back.counts["users"] == 600
-    assert dict(zip(back.entities["id"], back.entities["original_id"], strict=True))[822] == "genre_5.1"
-    assert len(back.entities) == len(demo.entities)
-    assert back.relations["original_id"].tolist() == list(DEMO_RELATIONS)
-    assert canonical(back.interactions, "user", "item", "split") == canonical(raw.interactions, "user", "item", "split")
-
-
-def test_unusual_names_are_written_as_they_are(tmp_path: Path) -> None:
-    odd = pd.DataFrame({"id": [0, 1], "original_id": ['the "first", ï', "b c"], "name": ["x", "y"]})
-    raw = RawData(
-        name="odd",
-        interactions=pd.DataFrame({"user": [0, 1, 1], "item": [0, 1, 0], "split": ["train", "train", "test"]}),
-        triples=pd.DataFrame({"head": [0, 1], "relation": [0, 0], "tail": [2, 2]}),
-        items=odd,
-        ids_are_indices=True,
-    )
-    back = read_kgat(write_kgat(raw, tmp_path))
-    assert back.items["original_id"].tolist() == odd["original_id"].tolist()
-    with pytest.raises(DataError, match="line break"):
-        write_kgat(dataclasses.replace(raw, items=odd.assign(original_id=["a\nb", "c"])), tmp_path)
-
-
-def test_what_the_layout_cannot_hold_is_refused(demo: RawData, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no split"):
-        write_kgat(demo, tmp_path / "x")
-    raw = generate_like(COUNTS)
-    with pytest.raises(DataError, match="row numbers"):
-        write_kgat(dataclasses.replace(raw, ids_are_indices=False), tmp_path / "x")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_kgat(raw, tmp_path / "file" / "x")
-    assert not (tmp_path / "x").exists()

@@ -20,7 +20,7 @@ from small_demo import small_demo, small_settings
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
-from hakg_dgl.data.synthetic import generate_like
+from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.graph.packed import Grouping, PackedGraph, SparsePattern
