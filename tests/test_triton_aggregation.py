@@ -109,6 +109,7 @@ def test_few_edges_at_a_time_give_the_same(dim, monkeypatch):
     """As with Triton before 3.8."""
     knowledge, rule = odd_graph(n_triples=12).packed().knowledge, make_rule("paper", "poincare", 1.0, torch.float32)
     entity, relation = (random_table(n, dim, torch.float32, n) for n in (14, 22))
+    monkeypatch.setattr(aggregation, "SPREADS", True)
     many = aggregation._tile(dim, 20)
     monkeypatch.setattr(aggregation, "SPREADS", False)
     assert aggregation._tile(dim, 20) != many or dim == 1
