@@ -17,6 +17,7 @@ from .failures import HakgGroup
 from .info import info_command
 from .plot import plot_command
 from .preprocess import preprocess_command
+from .progress import quiet_option
 from .recommend import recommend_command
 from .report_command import report_command
 from .train import train_command
@@ -36,13 +37,12 @@ from .tune import tune_command
 def main() -> None:
     """Recommend with a knowledge graph in hyperbolic space (HAKG, SIGIR 2022).
 
-    Bad input ends with exit code 2 and a message that says how to mend it; HAKG_DEBUG=1 shows the traceback too.
+    Bad input ends with exit code 2 and a message that says how to fix it; HAKG_DEBUG=1 shows the traceback too.
     """
 
 
-for _command in (
+_LONG = (
     preprocess_command,
-    info_command,
     train_command,
     tune_command,
     ablate_command,
@@ -53,6 +53,8 @@ for _command in (
     export_command,
     plot_command,
     report_command,
-    doctor_command,
-):
+)
+for _command in _LONG:
+    main.add_command(quiet_option(_command))
+for _command in (info_command, doctor_command):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""Progress bars: to stderr, and only where that is a terminal."""
+"""Progress on stderr: bars where that is a terminal, plain lines elsewhere, nothing with ``--quiet``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,47 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
+from .progress_lines import Lines
+
 if TYPE_CHECKING:
     from hakg_dgl import Progress
 
 T = TypeVar("T")
+_QUIET = "hakg_dgl.quiet"
 
 
-def bar(iterable: Iterable[T] | None = None, **options: Any) -> Any:
-    """A tqdm bar (``disable=None``: silent where stderr is no terminal)."""
+def quiet_option(command: Any) -> Any:
+    """``--quiet`` of the commands that may take long."""
+    return click.option(
+        "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Show no progress on standard error."
+    )(command)
+
+
+def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_QUIET] = value
+
+
+def bar(
+    iterable: Iterable[T] | None = None, *, desc: str = "", total: int | None = None, unit: str = "", initial: int = 0,
+    **looks: Any,
+) -> Any:  # fmt: skip
+    """A tqdm bar on a terminal, otherwise lines with the same methods; ``looks`` are options for the bar alone."""
+    ctx = click.get_current_context(silent=True)
+    quiet = ctx is not None and bool(ctx.meta.get(_QUIET))
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        return Lines(iterable, desc=desc, total=total, unit=unit, initial=initial, quiet=quiet)
     from tqdm import tqdm
 
-    return tqdm(iterable, file=sys.stderr, disable=None, dynamic_ncols=True, leave=False, **options)
+    return tqdm(
+        iterable, desc=desc or None, total=total, unit=unit or "it", initial=initial, file=sys.stderr,
+        dynamic_ncols=True, leave=False, **looks,
+    )  # fmt: skip
 
 
 def say(text: str) -> None:
-    """A line on stderr, above the bars."""
+    """Write a line on stderr, above the bars."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -61,7 +87,10 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @contextmanager
 def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar over the steps of all epochs, with the last loss, and the last and best of the metric that selects."""
+    """A bar over the steps of all epochs, or a line an epoch.
+
+    Both show the last loss, and the last and the best value of the metric that selects.
+    """
     with bar(desc="preparing", unit="step") as shown:
         notes: dict[str, str] = {}
 
@@ -73,14 +102,21 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
                 shown.unpause()
                 shown.initial = shown.n = done - 1
             shown.total = progress.epochs * progress.steps
-            if not math.isnan(progress.loss):  # which a model in closed form has none of
-                notes["loss"] = f"{progress.loss:.4f}"
-            if progress.metrics:
-                notes[select_by] = f"{progress.metrics[select_by]:.4f}"
-            if progress.best:
-                notes["best"] = f"{notes[select_by]} (epoch {progress.epoch})"
+            _note(notes, progress, select_by)
             shown.set_description_str(f"{phase} {progress.epoch}/{progress.epochs}", refresh=False)
             shown.set_postfix(notes, refresh=False)
             shown.update(done - shown.n)
+            if isinstance(shown, Lines) and progress.step == progress.steps:
+                shown.write()
 
         yield report
+
+
+def _note(notes: dict[str, str], progress: Progress, select_by: str) -> None:
+    """Change what is known of loss and metric by what a step or an epoch has shown."""
+    if not math.isnan(progress.loss):  # a model in closed form has no loss
+        notes["loss"] = f"{progress.loss:.4f}"
+    if progress.metrics:
+        notes[select_by] = f"{progress.metrics[select_by]:.4f}"
+    if progress.best:
+        notes["best"] = f"{notes[select_by]} (epoch {progress.epoch})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .files import table_path, write_tables
-from .progress import bar
+from .progress import bar, stages
 from .report import counted, shown, table
 from .runs import OpenedRun, device_option, list_length, open_run
 
@@ -76,13 +76,15 @@ def recommend_command(
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     if out is not None and as_json:
         raise click.UsageError("--json prints, --out writes a file: give one of them (--out lists.jsonl for JSON)")
-    opened = open_run(run, data)
-    dataset = opened.dataset
-    candidates = _candidates(dataset, item_ids, item_file, where, reading["item_col"])
-    if new_users is None:
-        ids, users, seen, scorer, notes = _trained_users(opened, user_ids, device)
-    else:
-        ids, users, seen, scorer, notes = _folded_users(opened, user_ids, new_users, reading, device)
+    with stages(1) as begin:
+        begin("loading")
+        opened = open_run(run, data)
+        dataset = opened.dataset
+        candidates = _candidates(dataset, item_ids, item_file, where, reading["item_col"])
+        if new_users is None:
+            ids, users, seen, scorer, notes = _trained_users(opened, user_ids, device)
+        else:
+            ids, users, seen, scorer, notes = _folded_users(opened, user_ids, new_users, reading, device)
     for note in [*opened.notes, *notes]:
         click.echo(f"Note: {note}", err=True)
     length = min(k, dataset.n_items if candidates is None else len(candidates))

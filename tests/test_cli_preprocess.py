@@ -51,7 +51,7 @@ def test_demo(tmp_path: Path) -> None:
     assert "600 users" in result.stdout
     assert f"hakg train {tmp_path / 'data'}" in result.stdout
     assert "2,007" not in result.stdout  # the seed is in the report, and counts nothing
-    assert result.stderr == ""  # no bar where stderr is no terminal
+    assert result.stderr == ""  # no bar where stderr is not a terminal, and no line within half a minute
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
 
