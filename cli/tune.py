@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +72,7 @@ def tune_command(
     if trials is None and seconds is None:
         trials = 50
     after_interrupt(f"Continue with: hakg tune {shlex.quote(str(data))} --out {shlex.quote(str(out))}")
-    with _stopped_like_ctrl_c(), _trials_bar(study.settings.training.select_by) as progress:
+    with _trials_bar(study.settings.training.select_by) as progress:
         report = study.run(trials, seconds=seconds, workers=workers, threads=threads, on_progress=progress)
     best = ranked(report)[:5]
     columns = {"trial": "number", report["metric"]: "value", "epoch": "epoch"}
@@ -85,16 +84,6 @@ def tune_command(
         commands = "\n".join(f"  {command}" for command in report["commands"])
         click.echo(f"\n{table(rows)}\n\nTrain the best{several}:\n{commands}")
     click.echo(f"\nWrote {out}: report.md, report.json{', best.toml' if best else ''}")
-
-
-@contextmanager
-def _stopped_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which schedulers send, end the command as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -61,14 +61,14 @@ def test_the_beat_keeps_the_file_fresh(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_journal_loads_nothing_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "journal.jsonl"
-    open_journal(file).ask().suggest_float("x", 0, 1)
+    open_journal(file).study.ask().suggest_float("x", 0, 1)
 
     def loads(*_: object, **__: object) -> None:
         raise AssertionError("pickle")
 
     monkeypatch.setattr(pickle, "loads", loads)
     monkeypatch.setattr(pickle, "load", loads)
-    study = open_journal(file)
+    study = open_journal(file).study
     assert len(study.trials) == 1
     assert all(isinstance(json.loads(line), dict) for line in file.read_text().splitlines())
     assert not hasattr(optuna.storages.journal.JournalFileBackend, "load_snapshot"), "snapshots are pickled"
@@ -76,15 +76,15 @@ def test_a_journal_loads_nothing_pickled(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_line_cut_off_by_a_kill_is_left_out_and_counted(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
-    study = open_journal(file)
+    study = open_journal(file).study
     study.tell(study.ask(), 0.25)
     whole = file.read_bytes()
     file.write_bytes(whole + b'{"op_code":4,"worker')
-    study = open_journal(file)
+    study = open_journal(file).study
     assert [trial.value for trial in study.trials] == [0.25]
     assert study.user_attrs[CUT_LINES] == 1
     study.tell(study.ask(), 0.5)
-    again = open_journal(file)
+    again = open_journal(file).study
     assert [trial.value for trial in again.trials] == [0.25, 0.5]
     assert again.user_attrs[CUT_LINES] == 1
     assert file.read_bytes().startswith(whole)
@@ -93,7 +93,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_counted(tmp_path: Path) -> Non
 @pytest.mark.parametrize("line", [b"not JSON", b"[]", b'{"op_code": 99}', b'{"op_code": 4}'])
 def test_a_damaged_journal_is_an_error_with_the_file(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "journal.jsonl"
-    open_journal(file).ask()
+    open_journal(file).study.ask()
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + line + b"\n" + b"".join(lines[1:]))
     with pytest.raises(CheckpointError, match=r"journal\.jsonl.*: is damaged") as caught:

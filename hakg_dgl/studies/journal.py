@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,19 @@ from hakg_dgl.errors import CheckpointError, MissingDependencyError
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import JournalStorage
 
 STUDY_NAME = "hakg"
 CUT_LINES = "journal_lines_cut"
 """User attribute of the study that counts lines cut off by a kill, and so left out."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """An open journal: Optuna's view of it, and the storage behind that."""
+
+    study: optuna.Study
+    storage: JournalStorage
 
 
 def require_optuna() -> None:
@@ -43,8 +53,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_journal(path: Path) -> optuna.Study:
-    """The study in a journal, which is made if there is none.
+def open_journal(path: Path) -> Journal:
+    """Open a journal, which is made if there is none.
 
     Raises
     ------
@@ -73,7 +83,7 @@ def open_journal(path: Path) -> optuna.Study:
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be written: {error.strerror}\n"
-            "Free some space or mend the permissions, then give the same command again."
+            "Free some space or fix the permissions, then give the same command again."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise CheckpointError(
@@ -84,7 +94,7 @@ def open_journal(path: Path) -> optuna.Study:
         optuna.logging.set_verbosity(verbosity)
     if cut:
         study.set_user_attr(CUT_LINES, int(study.user_attrs.get(CUT_LINES, 0)) + 1)
-    return study
+    return Journal(study, storage)
 
 
 def _cut_torn_line(path: Path) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from hakg_dgl.randomness import stream_seed
 from hakg_dgl.studies.journal import locked, open_journal, require_optuna
 from hakg_dgl.studies.processes import orphaned, run_processes
 from hakg_dgl.studies.search_space import SearchSpace
+from hakg_dgl.studies.trials import Trials
 from hakg_dgl.studies.tuning_report import summary, write_report
 from hakg_dgl.studies.workers import Worker
 from hakg_dgl.training.progress import Progress
@@ -136,7 +138,8 @@ class Study:
         self.settings, self.space, self.data_path, self.prune = self._read()
         self._refuse_changes(settings, space, prune)
         self._seen = without_test(dataset)
-        self._optuna = open_journal(self.journal_file)
+        journal = open_journal(self.journal_file)
+        self._optuna, self._trials = journal.study, Trials(journal)
         self._optuna.pruner = (
             optuna.pruners.MedianPruner(
                 n_startup_trials=PRUNED_FROM_TRIAL,
@@ -227,13 +230,9 @@ class Study:
 
     def progress(self, trials: int | None = None, epoch: int | None = None) -> StudyProgress:
         """Where the study stands."""
-        known = self._known()
-        states = [trial.state.name for trial in known if trial.number not in _replaced(known)]
-        complete = [trial for trial in known if trial.state.name == "COMPLETE"]
-        best = max(complete, key=lambda trial: trial.value or 0.0, default=None)
-        done = sum(state not in ("RUNNING", "WAITING") for state in states)
-        value, number = (None, None) if best is None else (best.value, best.number)
-        return StudyProgress(done, states.count("RUNNING"), trials, value, number, epoch)
+        known = self._trials.update()
+        number, value = known.best or (None, None)
+        return StudyProgress(known.done, len(known.running), trials, value, number, epoch)
 
     def report(self, trials: int | None = None) -> dict[str, Any]:
         """What was found so far, as in ``report.json``; see :func:`~hakg_dgl.studies.tuning_report.summary`."""
@@ -330,24 +329,20 @@ class Study:
 
     # --- trials ---------------------------------------------------------------------------------------------------
 
-    def _known(self) -> list[optuna.trial.FrozenTrial]:
-        return self._optuna.get_trials(deepcopy=False)
-
     def _claim(self, worker: Worker, trials: int | None) -> optuna.Trial | None:
         """The next trial, with its settings drawn; None if there are enough. One worker at a time does this."""
         import optuna
 
         with locked(self.path / "claims"):
             self._give_back_lost(worker)
-            known = self._known()
-            waiting = next((trial for trial in known if trial.state.name == "WAITING"), None)
-            if waiting is None and trials is not None and len(known) - len(_replaced(known)) >= trials:
+            known = self._trials.update()
+            if known.waiting is None and trials is not None and known.counted >= trials:
                 return None
             _refuse_hopeless(self.path, known)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._optuna.sampler = optuna.samplers.TPESampler(
-                    seed=self._sampler_seed(known, waiting),
+                    seed=self._sampler_seed(),
                     n_startup_trials=RANDOM_TRIALS,
                     multivariate=True,
                     constant_liar=True,  # other workers' running trials count, so that no two try the same
@@ -357,14 +352,16 @@ class Study:
             self.space.suggest(trial)
             return trial
 
-    def _sampler_seed(self, known: list[optuna.trial.FrozenTrial], waiting: optuna.trial.FrozenTrial | None) -> int:
+    def _sampler_seed(self) -> int:
         """Of the next trial: by its place, not counting repetitions, so that interruptions change no later trial."""
-        number = len(known)
-        if waiting is not None:
-            number = waiting.number
-            while (earlier := known[number].user_attrs.get("retry_of")) is not None:
-                number = earlier
-        place = number - sum("retry_of" in trial.user_attrs for trial in known[:number])
+        known = self._trials
+        number = known.counted + len(known.repetitions)
+        if known.waiting is not None:
+            first = known.waiting
+            while (earlier := first.user_attrs.get("retry_of")) is not None:
+                first = known.trial(earlier)
+            number = first.number
+        place = number - bisect_left(known.repetitions, number)
         return stream_seed(self.settings.run.seed, f"trial {place}") % 2**32
 
     def _run(self, trial: optuna.Trial, report: Callable[[int], None]) -> None:
@@ -396,7 +393,7 @@ class Study:
             raise
         except KeyboardInterrupt:
             with locked(self.path / "claims"):
-                self._give_back(self._known()[trial.number], killed=False)
+                self._give_back(self._trials.trial(trial.number), killed=False)
             raise
         except Exception as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {str(error).strip()}")
@@ -406,7 +403,7 @@ class Study:
 
     def _give_back_lost(self, worker: Worker) -> int:
         """Have the trials of dead workers made again; how many."""
-        running = [trial for trial in self._known() if trial.state.name == "RUNNING"]
+        running = self._trials.update().running
         lost = [trial for trial in running if not worker.is_alive(trial.user_attrs.get("worker"))]
         return sum(self._give_back(trial, killed=True) for trial in lost)
 
@@ -443,11 +440,6 @@ def without_test(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, interactions=dataset.interactions[dataset.interactions["split"] != "test"])
 
 
-def _replaced(known: list[optuna.trial.FrozenTrial]) -> set[int]:
-    """Numbers of the trials that are made again."""
-    return {trial.user_attrs["retry_of"] for trial in known if "retry_of" in trial.user_attrs}
-
-
 def _require_validation(settings: Settings) -> None:
     if settings.training.protocol != "validation":
         raise ConfigError(
@@ -456,12 +448,11 @@ def _require_validation(settings: Settings) -> None:
         )
 
 
-def _refuse_hopeless(path: Path, known: list[optuna.trial.FrozenTrial]) -> None:
-    reasons = [trial.user_attrs["reason"] for trial in known if "reason" in trial.user_attrs]
-    if len(reasons) >= HOPELESS and not any(trial.state.name in ("COMPLETE", "PRUNED") for trial in known):
+def _refuse_hopeless(path: Path, known: Trials) -> None:
+    if len(known.reasons) >= HOPELESS and not known.any_result:
         raise ConfigError(
-            f"{path}: all of the first {len(reasons)} trials failed, the last with\n{reasons[-1]}\n"
-            "Mend the settings or the search space, and tune into another folder."
+            f"{path}: all of the first {len(known.reasons)} trials failed, the last with\n{known.reasons[-1]}\n"
+            "Fix the settings or the search space, and tune into another folder."
         )
 
 
