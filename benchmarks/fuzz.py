@@ -552,7 +552,7 @@ def report(results: list[dict[str, Any]]) -> str:
             "findings": str(result.get("finding", 0)),
             "slowest": f"{result['slowest']:.1f} s",
             "peak memory": f"{result['peak'] / 2**20:,.0f} MiB",
-            "of it imports": f"{result['start'] / 2**20:,.0f} MiB",
+            "imports alone": f"{result['start'] / 2**20:,.0f} MiB",
         }
         for result in results
     ]

@@ -58,7 +58,7 @@ def _is_seed(word: str) -> bool:
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the study.")
-@click.option("--seeds", callback=_seeds, metavar="N N ...", help="To train with.  [default: 2020 2021 2022]")
+@click.option("--seeds", callback=_seeds, metavar="N N ...", help="Seeds to train with.  [default: 2020 2021 2022]")
 @click.option(
     "--only", multiple=True, metavar="NAME", help="Train this variant only; repeatable; see docs/ablation.md."
 )
@@ -69,10 +69,14 @@ def _is_seed(word: str) -> bool:
 )
 @click.option("--epochs", type=int, help="Most epochs of a run; the same as --set epochs=N.")
 @click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@click.option("--threads", type=click.IntRange(1), help="Of each worker.  [default: all, shared out]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of each worker.  [default: all, shared out]")
 @click.option(
-    "--resamples", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True, help="Of the bootstrap."
+    "--resamples",
+    type=click.IntRange(100, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Resamples of the bootstrap.",
 )
 def ablate_command(
     data: Path, out: Path, seeds: tuple[int, ...] | None, only: tuple[str, ...], preset: str | None,
@@ -81,9 +85,10 @@ def ablate_command(
 ) -> None:  # fmt: skip
     """Compare the model without each of its parts.
 
-    Also with one to four layers, and in both formulations, over several seeds. OUT holds the study: a run for each
-    variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the same command again to continue it; the
-    settings may then be left out. Checkpoints are selected on the validation split, the tables are of the test split.
+    It is also trained with one to four layers and in both formulations, over several seeds. OUT holds the study: a run
+    for each variant and seed, tables (report.md, .tex, .csv, .json) and figures. Give the same command again to
+    continue it; the settings may then be left out. Checkpoints are selected on the validation split; the tables show
+    the test split.
     """
     from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.models.settings import Settings

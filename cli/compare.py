@@ -35,21 +35,37 @@ _YARDSTICKS = ("popularity", "random")
     "--label", "labels", multiple=True, metavar="NAME=RUN,RUN", help="Put these runs in one group; repeatable."
 )
 @click.option(
-    "--metric", "metrics", multiple=True, default=("recall@20", "ndcg@20"), show_default=True, help="Repeatable."
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("recall@20", "ndcg@20"),
+    show_default=True,
+    help="Metric to compare; repeatable.",
 )
-@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="To measure.")
+@click.option(
+    "--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Split to measure."
+)
 @click.option("--against", metavar="NAME", help="The group the others are compared with; by default the best.")
 @click.option(
-    "--test", type=click.Choice(["t", "wilcoxon"]), default="t", show_default=True, help="Beside the bootstrap."
+    "--test", type=click.Choice(["t", "wilcoxon"]), default="t", show_default=True, help="Test beside the bootstrap."
 )
 @click.option(
-    "--resamples", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True, help="Of the bootstrap."
+    "--resamples",
+    type=click.IntRange(100, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Resamples of the bootstrap.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=2020, show_default=True, help="Of the resamples.")
-@click.option("--yardsticks", is_flag=True, help="Also popularity and random.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=2020, show_default=True, help="Seed of the resamples."
+)
+@click.option("--yardsticks", is_flag=True, help="Compare with popularity and random too.")
 @click.option("--mixed-protocols", is_flag=True, help="Allow 'published' beside 'validation'; every output says so.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", *_FORMATS.values()]), help="By default that of the file's name."
+    "--format",
+    "form",
+    type=click.Choice(["table", *_FORMATS.values()]),
+    help="Format of the output; by default, the name of the file tells it.",
 )
 @click.option("--out", type=ResultPath(), metavar="FILE", help="Write to this file (.md, .tex, .json, or text).")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
@@ -168,7 +184,7 @@ def _yardsticks(
 
 
 def _slim(result: Evaluation, metrics: Sequence[str]) -> Evaluation:
-    """Without the columns that are not asked for: many runs of many users are held at once."""
+    """The evaluation without columns that are not asked for: many runs of many users are held at once."""
     assert result.per_user is not None
     return replace(result, per_user=result.per_user[["user", *dict.fromkeys(metrics)]].copy())
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
-@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="To measure.")
+@click.option(
+    "--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Split to measure."
+)
 @click.option(
     "--k", "ks", type=list_length(), multiple=True, default=(20,), show_default=True, help="List length; repeatable."
 )
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Items that are ranked: 'cold' are those nobody is known to have.",
 )
-@click.option("--groups/--no-groups", default=True, show_default=True, help="By user activity and item popularity.")
+@click.option(
+    "--groups/--no-groups", default=True, show_default=True, help="Also measure by user activity and item popularity."
+)
 @device_option
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,

@@ -93,7 +93,7 @@ def _sections(about: dict[str, Any]) -> list[str]:
 
 
 def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the item's side has beside facts and users."""
+    """Rows of what the item's side has beside facts and users."""
     title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
     rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
     others = [row for row in about["components"] if row["component"] not in own]

@@ -13,7 +13,10 @@ from .runs import device_option, open_run
 @click.command("export", epilog="\b\nExample:\n  hakg export runs/demo --out vectors/demo\n")
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write, whole or not."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to write; it is written whole or not at all.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option

@@ -60,9 +60,9 @@ def after_interrupt(advice: str) -> None:
 
 @contextmanager
 def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
-    """Have the first Ctrl-C or SIGTERM call ``ask``, after which what runs is to raise KeyboardInterrupt soon.
+    """Have the first Ctrl-C or SIGTERM call ``ask``; the work is then to raise KeyboardInterrupt soon.
 
-    The second one raises it at once.
+    The second signal raises it at once.
     """
     received: list[int] = []
 
@@ -103,7 +103,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def explain(error: Exception, command: str | None = None) -> str | None:
-    """The message for an error that a user can fix; None for click's own errors and for mistakes of ours.
+    """The message for an error that a user can fix; None for errors of click, and for bugs.
 
     Parameters
     ----------

@@ -23,9 +23,9 @@ class ResultPath(click.Path):
     Parameters
     ----------
     suffixes
-        Endings the name may have; any, if there are none.
+        Endings that the name may have; without them, any ending is right.
     dash
-        Take ``-`` for stdout.
+        Whether ``-`` stands for stdout.
     """
 
     def __init__(self, *suffixes: str, dash: bool = False) -> None:
@@ -92,7 +92,7 @@ def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
 
 @contextmanager
 def _errors_naming(path: Path) -> Iterator[None]:
-    """Make the folder, and let errors name the file that was asked for, not its temporary, or none."""
+    """Make the folder, and let errors name the file that was asked for instead of its temporary."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

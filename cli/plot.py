@@ -26,13 +26,13 @@ from .runs import device_option, open_run
 )  # fmt: skip
 @click.option(
     "--format", "kinds", type=click.Choice(["png", "svg"]), multiple=True, default=("png", "svg"), show_default=True,
-    help="Of the pictures; repeatable.",
+    help="Format of the pictures; repeatable.",
 )  # fmt: skip
 @click.option(
     "--beside", type=click.Path(path_type=Path, file_okay=False), multiple=True, metavar="RUN",
     help="Another run on the demo, to compare in the picture of its tree; repeatable.",
 )  # fmt: skip
-@click.option("--dpi", type=click.IntRange(20, 1200), default=150, show_default=True, help="Dots an inch.")
+@click.option("--dpi", type=click.IntRange(20, 1200), default=150, show_default=True, help="Dots per inch.")
 @click.option("--page/--no-page", default=True, show_default=True, help="Also write the interactive page.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
@@ -63,7 +63,7 @@ def plot_command(
                 raise ConfigError(f"{run}: --beside compares runs of HAKG on the demo, whose tree is known")
             other = Subject(open_run(path, data).folder, opened.dataset, values, choose_device(device)).positions
             if other is None:
-                raise ConfigError(f"{path}: is no run of HAKG, so it has no distances to compare")
+                raise ConfigError(f"{path}: is not a run of HAKG, so it has no distances to compare")
             others[str(path)] = other
         begin("drawing")
         drawn = draw_pictures(subject, out, kinds=kinds, page=page, dpi=dpi, beside=others)

@@ -74,7 +74,10 @@ def _table_options(command: Any) -> Any:
 @click.argument("source")
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the data set; replaced if it holds one.")
 @click.option(
-    "--format", "format_", type=click.Choice(["kgat", "recbole"]), help="Layout of the folder, if it cannot be told."
+    "--format",
+    "format_",
+    type=click.Choice(["kgat", "recbole"]),
+    help="Layout of the folder, if its files do not show it.",
 )
 @click.option("--name", help="Folder: data set to read, where there are several. Tables: what to call it.")
 @click.option("--title-col", metavar="COLUMN", help="RecBole: column of NAME.item with the titles.")
@@ -92,9 +95,13 @@ def _table_options(command: Any) -> Any:
     envvar="HAKG_CACHE",
     help="Card: where downloads are kept (default $HAKG_CACHE, or hakg_dgl in $XDG_CACHE_HOME or ~/.cache).",
 )
-@click.option("--min-user-interactions", type=int, default=1, show_default=True, help="k-core: fewest of a user.")
-@click.option("--min-item-interactions", type=int, default=1, show_default=True, help="k-core: fewest of an item.")
-@click.option("--rating-threshold", type=float, help="Only interactions rated this or more are positives.")
+@click.option(
+    "--min-user-interactions", type=int, default=1, show_default=True, help="k-core: fewest interactions of a user."
+)
+@click.option(
+    "--min-item-interactions", type=int, default=1, show_default=True, help="k-core: fewest interactions of an item."
+)
+@click.option("--rating-threshold", type=float, help="Lowest rating of an interaction that is a positive.")
 @click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
 @click.option(
     "--split",
@@ -103,7 +110,7 @@ def _table_options(command: Any) -> Any:
 )
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share of training rows for validation.")
 @click.option("--test", type=float, default=0.2, show_default=True, help="Share of each user's rows for testing.")
-@click.option("--seed", type=int, default=2020, show_default=True, help="Of the splits, and of the demo.")
+@click.option("--seed", type=int, default=2020, show_default=True, help="Seed of the splits, and of the demo.")
 def preprocess_command(source: str, out: Path, **options: Any) -> None:
     """Read, check and convert raw data into a data set.
 
@@ -158,7 +165,7 @@ def _refuse_idle_options(source: str, kind: str) -> None:
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
-    """What the card has to say of its data set."""
+    """Remarks of the card on its data set."""
     from hakg_dgl.data.cards import check_counts, load_card
 
     card = load_card(source)

@@ -38,20 +38,26 @@ _USERS_NAMED = 3
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--user", "user_ids", multiple=True, metavar="ID", help="Original id of a user; repeatable.")
 @click.option("--k", type=list_length(), default=20, show_default=True, help="Length of the lists.")
-@click.option("--out", type=table_path(), help="Write the lists (.csv, .parquet or .jsonl); by default of all users.")
+@click.option(
+    "--out",
+    type=table_path(),
+    help="Write the lists (.csv, .parquet or .jsonl), of all users unless --user names some.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-@click.option("--include-seen", is_flag=True, help="Also items the user is known to have (in any split).")
+@click.option("--include-seen", is_flag=True, help="List items that the user is known to have (in any split) too.")
 @click.option(
     "--item", "item_ids", multiple=True, metavar="ID", help="Choose among these items only, by id or name; repeatable."
 )
-@click.option("--items", "item_file", type=click.Path(path_type=Path), help="The same from a file (.txt or a table).")
 @click.option(
-    "--where", multiple=True, metavar="REL=ENTITY", help="Only items with this fact, by name or id; repeatable."
+    "--items", "item_file", type=click.Path(path_type=Path), help="File of items to choose among (.txt or a table)."
 )
-@click.option("--new-users", type=click.Path(path_type=Path), help="Users to fold in: a table of their interactions.")
+@click.option(
+    "--where", multiple=True, metavar="REL=ENTITY", help="List only items with this fact, by name or id; repeatable."
+)
+@click.option("--new-users", type=click.Path(path_type=Path), help="Table of interactions of users to fold in.")
 @click.option(
     "--unknown-items", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
-    help="Of --new-users, that the data set does not have.",
+    help="What to do with items of --new-users that the data set does not have.",
 )  # fmt: skip
 @click.option("--user-col", default="user", show_default=True, help="Column of --new-users.")
 @click.option("--item-col", default="item", show_default=True, help="Column of --new-users and --items.")
@@ -64,9 +70,9 @@ def recommend_command(
 ) -> None:  # fmt: skip
     """List the best items of users, by the model of RUN.
 
-    Columns: user, rank, item (both by original id), name of the item, score. Without --include-seen no item of the
-    user's is recommended, whichever split it is in. With --new-users, which need no training, lists are of the users
-    in that file. docs/recommending.md says how.
+    Columns: user, rank, item, name of the item, score; user and item are original ids. Without --include-seen, a user
+    is never recommended an item that the user has in any split. With --new-users, the lists are those of the users in
+    that file, who need no training. docs/recommending.md says how.
     """
     import numpy as np
 

@@ -44,7 +44,7 @@ PRESETS = (
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
 )
 @click.option("--epochs", type=int, help="Most epochs; the same as --set epochs=N.")
-@click.option("--seed", type=int, help="Of initialisation, batches, negatives and dropout.")
+@click.option("--seed", type=int, help="Seed of initialisation, batches, negatives and dropout.")
 @click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), help="bf16: propagation gathers bfloat16 rows.")
 @click.option(
@@ -62,8 +62,8 @@ def train_command(
     """Train on DATA, keep the best model in OUT.
 
     Stops when the validation split shows no better ranking. OUT holds config.toml (every setting and its value),
-    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. Of a model in closed form,
-    such as item-knn and ease, every choice of its settings is tried, a line each, and the best one is kept.
+    metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. A model in closed form,
+    such as item-knn and ease, tries every choice of its settings, a line each, and keeps the best one.
     """
     from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.models.settings import Settings
@@ -98,7 +98,7 @@ def train_command(
 
 
 def _best(result: dict[str, Any]) -> str:
-    """What was selected: an epoch, or the settings of a model that has none."""
+    """What was selected: an epoch, or the settings of a model that has no epochs."""
     number, n, selected = result["best_epoch"], result["epochs_run"], result.get("selected")
     if selected is None:
         return f"Best epoch {number} of {n}"

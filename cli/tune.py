@@ -33,18 +33,24 @@ if TYPE_CHECKING:
 @click.option(
     "--search", type=click.Path(path_type=Path), metavar="FILE.toml", help="What to search; see docs/tuning.md."
 )
-@click.option("--trials", type=click.IntRange(1), help="In the whole study.  [default: 50, or no limit with --time]")
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    help="Number of trials in the whole study.  [default: 50, or no limit with --time]",
+)
 @click.option("--time", "seconds", type=click.FloatRange(0, min_open=True), help="Begin no trial after SECONDS.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@click.option("--threads", type=click.IntRange(1), help="Of each worker.  [default: all, shared out]")
-@click.option("--model", "kind", type=click.Choice(model_names()), help="Whose settings; hakg by default.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of each worker.  [default: all, shared out]")
+@click.option(
+    "--model", "kind", type=click.Choice(model_names()), help="Model whose settings are searched; hakg by default."
+)
 @click.option("--preset", metavar="NAME", help="Named settings that stay fixed, to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of fixed settings, on top of the preset.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One fixed setting, on top of both; repeatable."
 )
 @click.option("--epochs", type=int, help="Most epochs of a trial; the same as --set epochs=N.")
-@click.option("--seed", type=int, help="Of the search, and of every trial.")
+@click.option("--seed", type=int, help="Seed of the search and of every trial.")
 @click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
 @click.option("--prune/--no-prune", default=None, help="Stop trials early that fall behind.  [default: prune]")
 def tune_command(

@@ -115,8 +115,8 @@ def test_both_sides_of_a_condition_may_hold_an_equals_sign() -> None:
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("genre", "'genre' is no condition\nWrite relation=entity, such as belongs_to=..."),
-        ("", "'' is no condition"),
+        ("genre", "'genre' is not a condition\nWrite relation=entity, such as belongs_to=..."),
+        ("", "'' is not a condition"),
         ("made_bye=x", "'made_bye=x': there is no relation 'made_bye'\nThere are 4, such as 'made_by'."),
         ("=x", "'=x': there is no relation ''\nThere are 4, such as 'belongs_to', 'subcategory_of'"),
         (
@@ -190,7 +190,7 @@ def test_unknown_candidates_are_counted_and_refused(place: Path, tmp_path: Path)
         place / "R", "--user", "user_1", "--items", write(tmp_path / "e.txt", "\n ")
     )
     assert "No such file" in refused(place / "R", "--user", "user_1", "--items", tmp_path / "gone.txt")
-    with pytest.raises(DataError, match="no item to choose from"):
+    with pytest.raises(DataError, match="no items to choose from"):
         known_items(DEMO, [])
 
 

@@ -82,7 +82,7 @@ def _relations(dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], str
     if not names:
         raise DataError(f"{condition!r}: the data set has no relations", remedy="Leave the condition out.")
     if len(parts) == 1:
-        raise DataError(f"{condition!r} is no condition", remedy=f"Write relation=entity, such as {names[0]}=...")
+        raise DataError(f"{condition!r} is not a condition", remedy=f"Write relation=entity, such as {names[0]}=...")
     wanted = parts[0].strip()
     within = [name for name in names if wanted and wanted.casefold() in name.casefold()]  # genre: film.film.genre
     near = (within or get_close_matches(wanted, names, n=SHOWN) or names)[:SHOWN]
@@ -138,7 +138,7 @@ def known_items(dataset: Dataset, wanted: Iterable[str]) -> NDArray[np.int64]:
 
     texts = list(dict.fromkeys(wanted))
     if not texts:
-        raise DataError("there is no item to choose from", remedy="Give at least one.")
+        raise DataError("there are no items to choose from", remedy="Give at least one.")
     found = IdMap(pd.Index(dataset.items["original_id"]), dataset.items["name"]).indices(texts)
     if (found < 0).any():
         found = np.where(found < 0, _by_name(dataset, texts, found < 0), found)
@@ -153,7 +153,7 @@ def known_items(dataset: Dataset, wanted: Iterable[str]) -> NDArray[np.int64]:
 
 
 def _by_name(dataset: Dataset, texts: list[str], wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The items of these names, -1 where there is none; of names that several items have DataError."""
+    """The items with these names, -1 where no item has the name; DataError if several items have one."""
     names = pd.Index(dataset.items["name"])
     several = names[names.duplicated()].unique().intersection(list(compress(texts, wanted)), sort=False)
     if len(several):

@@ -106,7 +106,7 @@ class Comparison:
 
 
 def require_group(against: str | None, labels: Iterable[str]) -> None:
-    """Raise ConfigError if the reference asked for is none of the groups."""
+    """Raise ConfigError if the reference asked for is not one of the groups."""
     if against is not None and against not in labels:
         raise ConfigError(f"there is no group {against!r} to compare with; the groups are {_quoted(labels)}")
 
@@ -150,10 +150,12 @@ def compare(
         Label of the reference. Default: the group with the best mean of the first metric.
     test
         The test beside the bootstrap: ``t`` or ``wilcoxon``.
-    resamples, seed
-        Of the bootstrap over users; at least 100 resamples.
+    resamples
+        Number of resamples in the bootstrap over users, at least 100.
+    seed
+        Seed of the bootstrap.
     level
-        Of the intervals.
+        Share of the resampled means that an interval covers.
     notes
         Passed on to every report.
 
@@ -177,33 +179,64 @@ def compare(
     by_user = {label: values.mean(0) for label, values in by_run.items()}
     reference = against or max(by_user, key=lambda label: float(by_user[label][:, 0].mean()))
     others = [label for label in groups if label != reference]
-    own = np.concatenate(list(by_user.values()), axis=1)
-    apart = np.concatenate([own[:, :0], *(by_user[label] - by_user[reference] for label in others)], axis=1)
-    resampled = bootstrap_means(np.concatenate([own, apart], axis=1), resamples, numpy_generator(seed, "bootstrap"))
-    low, high = percentile_intervals(resampled, level)
-    n_own, width = own.shape[1], len(metrics)
-    parts = [slice(start, start + width) for start in range(0, n_own, width)]
+    own = _Columns.of([by_user[label] for label in groups], len(users))
+    apart = _Columns.of([by_user[label] - by_user[reference] for label in others], len(users))
+    _resample((own, apart), resamples, seed, level)
     return Comparison(
         split=first.split,
         mask=first.mask,
         n_users=len(users),
         metrics=metrics,
-        groups=tuple(
-            _group(label, groups[label], metrics, by_run[label].mean(1), low[part], high[part])
-            for label, part in zip(groups, parts, strict=True)
-        ),
+        groups=_described(groups, metrics, by_run, own),
         reference=reference,
         reference_is="best" if against is None else "named",
-        differences=_differences(
-            [(label, metric) for label in others for metric in metrics],
-            apart, resampled[:, n_own:], low[n_own:], high[n_own:], test,
-        ),
+        differences=_differences([(label, metric) for label in others for metric in metrics], apart, test),
         test=test,
         level=level,
         resamples=resamples,
         seed=seed,
         notes=(*notes, *left_out),
-    )  # fmt: skip
+    )
+
+
+@dataclass
+class _Columns:
+    """Values ``[n_users, n]``, their resampled means over users ``[resamples, n]``, and the interval of each mean."""
+
+    by_user: FloatArray
+    resampled: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def of(cls, parts: Sequence[FloatArray], n_users: int) -> _Columns:
+        """The parts beside each other, not yet resampled."""
+        nothing = np.empty((0, 0))
+        return cls(np.concatenate([np.empty((n_users, 0)), *parts], axis=1), nothing, nothing, nothing)
+
+
+def _resample(tables: Sequence[_Columns], resamples: int, seed: int, level: float) -> None:
+    """Fill in resampled means and intervals; all tables share the draws of users."""
+    values = np.concatenate([table.by_user for table in tables], axis=1)
+    means = bootstrap_means(values, resamples, numpy_generator(seed, "bootstrap"))
+    low, high = percentile_intervals(means, level)
+    start = 0
+    for table in tables:
+        part = slice(start, start + table.by_user.shape[1])
+        table.resampled, table.low, table.high = means[:, part], low[part], high[part]
+        start = part.stop
+
+
+def _described(
+    groups: Mapping[str, Mapping[str, Evaluation]], metrics: Sequence[str], by_run: Mapping[str, FloatArray],
+    own: _Columns,
+) -> tuple[Group, ...]:  # fmt: skip
+    """Every group with its means and intervals; ``own`` has a column a group and metric."""
+    width, described = len(metrics), []
+    for number, (label, runs) in enumerate(groups.items()):
+        part = slice(number * width, (number + 1) * width)
+        described.append(_group(label, runs, metrics, by_run[label].mean(1), own.low[part], own.high[part]))
+    return tuple(described)
 
 
 def _quoted(labels: Iterable[str]) -> str:
@@ -276,16 +309,10 @@ def _group(
     return Group(label, each, dict(zip(metrics, estimates, strict=True)))
 
 
-def _differences(
-    names: Sequence[tuple[str, str]],
-    by_user: FloatArray,
-    resampled: FloatArray,
-    low: FloatArray,
-    high: FloatArray,
-    test: PairedTest,
-) -> tuple[Difference, ...]:
-    """What the columns ``[n_users, len(names)]`` and their resampled means show; names are of group and metric."""
-    mean = by_user.mean(0)
-    p_bootstrap, p_test = bootstrap_p_values(resampled, mean), paired_p_values(by_user, test)
-    columns = (mean, low, high, p_bootstrap, holm(p_bootstrap), p_test, holm(p_test), *wins_ties_losses(by_user))
+def _differences(names: Sequence[tuple[str, str]], apart: _Columns, test: PairedTest) -> tuple[Difference, ...]:
+    """What the columns of differences show; each of the names is a group and a metric."""
+    mean = apart.by_user.mean(0)
+    p_bootstrap, p_test = bootstrap_p_values(apart.resampled, mean), paired_p_values(apart.by_user, test)
+    counts = wins_ties_losses(apart.by_user)
+    columns = (mean, apart.low, apart.high, p_bootstrap, holm(p_bootstrap), p_test, holm(p_test), *counts)
     return tuple(Difference(*name, *(column[i].item() for column in columns)) for i, name in enumerate(names))

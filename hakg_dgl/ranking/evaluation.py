@@ -82,8 +82,8 @@ class Evaluator:
     ks
         List lengths, each at least 1. They may exceed the number of items: the places beyond count as misses.
     mask
-        Splits whose items are never recommended to the user who has them. Default: ``train`` and ``valid`` for
-        ``test``, ``train`` for ``valid``, none for ``train``.
+        Splits: items that a user has in one of them are never recommended to that user. Default: ``train`` and
+        ``valid`` for ``test``, ``train`` for ``valid``, none for ``train``.
     groups
         Also report by user activity and by item popularity.
     per_user
