@@ -347,16 +347,20 @@ def test_a_graph_trains_number_by_number_as_steps_one_by_one(settings: dict[str,
     common: dict[str, Any] = {"device": "cuda", "kernels": "triton", "epochs": 8} | settings
     plain, record = (trained(demo, cuda_graphs=flag, **common) for flag in (False, True))
     assert same_weights(plain.model, record.model)
-    for name, generator in record.objective.generators.items():
-        assert torch.equal(generator.get_state(), plain.objective.generators[name].get_state()), name
+    for name, generator in record.trainee.generators.items():
+        assert torch.equal(generator.get_state(), plain.trainee.generators[name].get_state()), name
 
 
 @gpu
 def test_a_run_with_a_graph_is_interrupted_and_resumed(demo: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     common: dict[str, Any] = {"device": "cuda", "kernels": "triton", "cuda_graphs": True, "epochs": 6}
-    first = Trainer(demo, small_settings(**common), run=tmp_path)
-    first._report = lambda progress: first.interrupt() if progress.epoch == 3 else None
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 3:
+            first.interrupt()
+
+    first = Trainer(demo, small_settings(**common), run=tmp_path, on_progress=stop)
     with pytest.raises(KeyboardInterrupt):
         first.fit()
     assert same_weights(trained(demo, tmp_path, resume=True, **common).model, trained(demo, **common).model)
@@ -376,11 +380,11 @@ def test_a_run_goes_on_with_a_graph_or_without(graphs: bool, demo: Dataset, tmp_
 def test_what_cannot_be_recorded_is_named(demo: Dataset) -> None:
     pytest.importorskip("triton")
     record = Trainer(demo, small_settings(device="cuda", kernels="triton", cuda_graphs=True))
-    objective = record.objective
+    objective = record.trainee.passes[0].loss
 
     def waits(users: Tensor, positives: Tensor) -> Tensor:
         return objective(users, positives) * (1.0 + 0.0 * float(users[0]))
 
-    record.objective = waits  # type: ignore[assignment]
+    record.trainee.passes = (dataclasses.replace(record.trainee.passes[0], loss=waits),)
     with pytest.raises(ConfigError, match="cannot be recorded"):
         record.fit()
