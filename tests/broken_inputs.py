@@ -62,9 +62,9 @@ FOLDER_ARGS = ("preprocess", "src", "--out", "out")
 TABLE_ARGS = (*("preprocess", "tables", "--out", "out"), *("--triples", "src/t.csv", "--links", "src/l.csv"))
 CSV_ARGS = (*TABLE_ARGS, "--interactions", "src/i.csv")
 PARQUET_ARGS = (*TABLE_ARGS, "--interactions", "src/i.parquet")
-TRAIN_ARGS = ("train", "D", "--out", "out", "--device", "cpu")
+TRAIN_ARGS = ("train", "D", "--out", "out", "--device", "cpu", "--quiet")
 EVALUATE_ARGS = ("evaluate", "R", "--no-groups")
-RESUME_ARGS = ("train", "D", "--out", "R", "--resume", "--device", "cpu")
+RESUME_ARGS = ("train", "D", "--out", "R", "--resume", "--device", "cpu", "--quiet")
 
 
 @dataclass(frozen=True)

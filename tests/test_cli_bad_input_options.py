@@ -114,7 +114,7 @@ def test_out_is_required() -> None:
         (
             "src/train.txt/data",
             "src/train.txt/data: cannot be written: Not a directory\n"
-            "Nothing was changed there. Free some space, mend the permissions, or choose another place.",
+            "Nothing was changed there. Free some space, change the permissions, or choose another place.",
         ),
         ("x" * 300, f"{'x' * 300}: File name too long"),
     ],
@@ -147,7 +147,7 @@ def test_a_data_set_may_lie_within_its_source_which_stays_as_it_is() -> None:
         (
             ("preprocess", "src", "--out", "closed/data"),
             "closed/data: cannot be written: Permission denied\n"
-            "Nothing was changed there. Free some space, mend the permissions, or choose another place.",
+            "Nothing was changed there. Free some space, change the permissions, or choose another place.",
         ),
         (
             ("recommend", "R", "--out", "closed/lists.csv"),

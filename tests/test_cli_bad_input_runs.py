@@ -404,7 +404,7 @@ def test_splits_there_are_not() -> None:
 
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
-NOTHING_CHANGED = "Nothing was changed there. Free some space, mend the permissions, or choose another place."
+NOTHING_CHANGED = "Nothing was changed there. Free some space, change the permissions, or choose another place."
 
 
 @contextmanager
