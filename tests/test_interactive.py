@@ -18,7 +18,8 @@ from small_demo import small_demo
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.hierarchy import Positions, child_edges
-from hakg_dgl.figures.interactive import embedded_json, interactive_page, page_data
+from hakg_dgl.figures.interactive import interactive_page, page_data
+from hakg_dgl.figures.markup import page as page_of
 from hakg_dgl.figures.popularity import item_popularity
 
 EVIL = "</script><img src=x onerror=alert(1)><!-- <script> ' \" & \u2028 ü"
@@ -51,14 +52,21 @@ def data_of(page: str) -> dict[str, Any]:
         st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_embedded_json_reads_back_and_cannot_end_the_element(value: Any) -> None:
-    text = embedded_json(value)
-    assert json.loads(text) == value
+def test_data_read_back_and_cannot_end_the_element(value: Any) -> None:
+    page = page_of("interactive.html.jinja", data={"title": "", "value": value})
+    assert data_of(page)["value"] == value
+    (text,) = re.findall(r'type="application/json">(.*)</script>', page)
     assert not set("<>&\u2028\u2029") & set(text)
 
 
 def test_lone_surrogates_can_be_written() -> None:
-    embedded_json(["\ud800"]).encode("utf-8")
+    page_of("interactive.html.jinja", data={"title": "", "value": "\ud800"}).encode("utf-8")
+
+
+def test_a_title_is_text(dataset: Dataset) -> None:
+    page = interactive_page(at(dataset), dataset, title="__DATA__ {{ data }} </title><script>")
+    assert "<title>__DATA__ {{ data }} &lt;/title&gt;&lt;script&gt;</title>" in page
+    assert data_of(page)["title"] == "__DATA__ {{ data }} </title><script>"
 
 
 def test_the_page_holds_the_points_the_edges_and_the_names(dataset: Dataset) -> None:
@@ -245,10 +253,8 @@ def test_fifty_thousand_points_are_quick_enough(browser: Any, dataset: Dataset, 
     data |= {"items": n // 2, "popularity": [1] * (n // 2)}
     noise = np.random.default_rng(1).normal(size=(2, n)) * 0.05
     data["x"], data["y"] = ((np.array(data[axis]) * 0.8 + noise[i]).tolist() for i, axis in enumerate("xy"))
-    page = interactive_page(at(dataset), dataset)
-    (old,) = re.findall(r'json">(.*?)</script>', page, re.DOTALL)
     file = tmp_path / "large.html"
-    file.write_text(page.replace(old, embedded_json(data)), encoding="utf-8")
+    file.write_text(page_of("interactive.html.jinja", data=data), encoding="utf-8")
     driver = opened(browser, file)
     took = driver.execute_script(
         "const page = window.hierarchy, began = performance.now();"

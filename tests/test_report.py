@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from hakg_dgl import RunFolder, Trainer, compare, evaluate, load_dataset
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import DataError, IntegrityError
 from hakg_dgl.figures.ablation_section import ablation_section
-from hakg_dgl.figures.markup import Markup, element, escaped, table
-from hakg_dgl.figures.report import _unnamed, changed_settings, report_page
+from hakg_dgl.figures.report import report_page
+from hakg_dgl.figures.report_tables import changed_settings, unnamed
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
@@ -103,6 +104,16 @@ def test_numbers_are_those_of_an_evaluation(page: str, runs: Path, dataset: Data
     assert f"{len(dataset.interactions):,}" in text
 
 
+@pytest.mark.parametrize("name", ["__BODY__", "{{ title }}", "a'\"b<script>alert(1)", "&amp; <b>"])
+def test_a_run_may_have_any_name(runs: Path, dataset: Dataset, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    shutil.copytree(runs / "popularity", folder)
+    named = dataclasses.replace(dataset, name=f"__BODY__{EVIL}")
+    elements = parsed(report_page(Subject(RunFolder(folder), named), examples=0))
+    assert elements.scripts == 0
+    assert f"{named.name}: run {folder.name} (popularity)" in elements.text
+
+
 def test_settings_that_differ_come_first(page: str) -> None:
     text = parsed(page).text
     assert text.index("Different from the defaults") < text.index("batch_size") < text.index("The others")
@@ -120,16 +131,10 @@ def test_examples_are_new_to_their_users_and_explained(page: str) -> None:
     assert "entities without a name" not in text
 
 
-def test_shares_stand_to_the_right_as_numbers_do() -> None:
-    shown = table([{"a": "x", "share": Markup("12.5%")}, {"a": "y", "share": Markup("–")}])
-    assert shown.count('class="n"') == 3
-    assert 'class="n"' not in table([{"a": Markup("x%")}])
-
-
 def test_entities_without_names_are_counted(runs: Path, dataset: Dataset) -> None:
     bare = dataclasses.replace(dataset, entities=dataset.entities.assign(name=dataset.entities["original_id"]))
     others = dataset.n_entities - dataset.n_items
-    assert _unnamed(bare) == {"entities without a name": f"{others} of {others}, beside the items"}
+    assert unnamed(bare) == {"entities without a name": f"{others} of {others}, beside the items"}
 
 
 def test_of_a_baseline_hierarchy_and_explanations_are_left_out(runs: Path, dataset: Dataset) -> None:
@@ -175,25 +180,11 @@ def test_studies_that_cannot_be_shown_are_refused(dataset: Dataset, tmp_path: Pa
     with pytest.raises(IntegrityError, match="the study is on data set 'x', not on this one"):
         ablation_section(other, dataset)
     damaged = study(tmp_path / "damaged", dataset, tables={"ablation": {"groups": 3}})
-    with pytest.raises(DataError, match="is damaged, or no report of a study"):
+    with pytest.raises(DataError, match="is damaged, or is not a report of a study"):
         ablation_section(damaged, dataset)
     (damaged / "report.json").write_text("[1")
     with pytest.raises(DataError, match="cannot be read"):
         ablation_section(damaged, dataset)
-
-
-# --- markup -----------------------------------------------------------------------------------------------------------
-
-
-def test_values_become_html_once() -> None:
-    assert escaped("<a & b>") == "&lt;a &amp; b&gt;"
-    assert escaped(Markup("<b>")) == "<b>"
-    assert [escaped(value) for value in (None, float("nan"), True, 12345, 0.5, 1234.5)] == [
-        "–", "–", "yes", "12,345", "0.5000", "1,234.5",
-    ]  # fmt: skip
-    assert element("a", "x", class_='q"', href="#y") == '<a class="q&quot;" href="#y">x</a>'
-    assert '<td class="n">1</td>' in table([{"a": 1, "b": "t"}])
-    assert "<td>t</td>" in table([{"a": 1, "b": "t"}])
 
 
 # --- hakg report ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.figures.disk import Layout, disk_layout, largest_branches
 from hakg_dgl.figures.hierarchy import Int64, child_edges
+from hakg_dgl.figures.markup import page
 from hakg_dgl.figures.popularity import item_popularity
 from hakg_dgl.figures.style import CYCLE
 from hakg_dgl.models.positions import Positions
@@ -49,19 +48,7 @@ def interactive_page(where: Positions, dataset: Dataset, *, limit: int = LIMIT, 
     if limit < 1:
         raise ConfigError(f"limit = {limit!r} is not allowed: a page needs at least one point")
     data = page_data(where, dataset, limit=limit) | {"title": title or f"{dataset.name}: the hierarchy as learned"}
-    template = (resources.files("hakg_dgl.figures") / "interactive.html").read_text(encoding="utf-8")
-    return template.replace("__DATA__", embedded_json(data))
-
-
-def embedded_json(value: Any) -> str:
-    """JSON that can stand in a ``<script>`` element: no text in it can end the element or begin a comment.
-
-    ``<``, ``>`` and ``&`` are written as escapes, and so are the line separators that older scripts do not know.
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+    return page("interactive.html.jinja", data=data)
 
 
 def page_data(where: Positions, dataset: Dataset, *, limit: int = LIMIT) -> dict[str, Any]:

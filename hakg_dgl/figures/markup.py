@@ -1,69 +1,101 @@
-"""HTML from values; whatever comes from data is escaped here."""
+"""HTML from templates: Jinja escapes every value, and values are written in one way on all pages."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
+
+class NumberText(str):
+    """A number that is text already, such as a share, ``12.5%``, or a dash; its column is aligned like numbers."""
 
     __slots__ = ()
 
 
-def escaped(value: Any) -> Markup:
-    """A value as HTML: numbers with separators or four digits, a dash for nothing, text without control characters."""
+@dataclass(frozen=True)
+class Table:
+    """A table with a header, for the macro ``table`` of ``parts.html.jinja``.
+
+    Attributes
+    ----------
+    columns
+        Names, from left to right.
+    numeric
+        Columns that hold numbers only, which stand to the right.
+    rows
+        Column -> value; a column that a row lacks is shown as a dash.
+    """
+
+    columns: tuple[str, ...]
+    numeric: frozenset[str]
+    rows: tuple[Mapping[str, Any], ...]
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
+    """A table of rows; its columns are those of the first row by default."""
+    held = tuple(rows)
+    names = tuple(columns or (held[0] if held else ()))
+    numeric = frozenset(name for name in names if held and all(_is_number(row.get(name)) for row in held))
+    return Table(names, numeric, held)
+
+
+def page(template: str, **values: Any) -> str:
+    """A page as text.
+
+    Parameters
+    ----------
+    template
+        Name of a file in this folder, such as ``report.html.jinja``.
+    values
+        What the template shows. Text is escaped; only ``markupsafe.Markup`` stands as it is.
+
+    Raises
+    ------
+    jinja2.UndefinedError
+        If the template asks for a value that is not given.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+def written(value: Any) -> Any:
+    """A value as pages show it.
+
+    Numbers have separators or four digits, nothing is a dash, and control characters in text are question marks.
+    Markup stays as it is. The result is not yet escaped.
+    """
     if isinstance(value, Markup):
         return value
     if value is None or value != value:
-        return Markup("–")
+        return "–"
     if isinstance(value, bool):
-        return Markup("yes" if value else "no")
+        return "yes" if value else "no"
     if isinstance(value, int):
-        return Markup(f"{value:,}")
+        return f"{value:,}"
     if isinstance(value, float):
-        return Markup(f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}")
-    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(value))
-    return Markup(html.escape(text))
+        return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(value))
 
 
-def element(tag: str, *content: Any, **attributes: str) -> Markup:
-    """An element with escaped content and attributes (``class_`` for ``class``)."""
-    written = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
-    return Markup(f"<{tag}{written}>{''.join(map(escaped, content))}</{tag}>")
-
-
-def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Markup:
-    """A table with a header; numbers stand to the right. Columns are those of the first row by default."""
-    rows = list(rows)
-    columns = list(columns or (rows[0] if rows else ()))
-    numeric = {c for c in columns if rows and all(_is_number(row.get(c)) for row in rows)}
-
-    def cells(tag: str, values: Mapping[str, Any]) -> Markup:
-        return element(
-            "tr", *(element(tag, values.get(c), **({"class_": "n"} if c in numeric else {})) for c in columns)
-        )
-
-    head = element("thead", cells("th", {c: c for c in columns}))
-    return element("div", element("table", head, element("tbody", *(cells("td", row) for row in rows))), class_="wide")
-
-
-def pairs(values: Mapping[str, Any]) -> Markup:
-    """A table of names and values without a header."""
-    rows = (element("tr", element("th", name), element("td", value)) for name, value in values.items())
-    return element("div", element("table", element("tbody", *rows), class_="pairs"), class_="wide")
-
-
-def listed(items: Iterable[Any]) -> Markup:
-    """An unordered list."""
-    return element("ul", *(element("li", item) for item in items))
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hakg_dgl.figures", ""),
+        autoescape=True,
+        finalize=written,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # What a browser's JSON.parse reads: no NaN. All but ASCII is escaped, so that lone surrogates can be written.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
 
 
 def _is_number(value: Any) -> bool:
-    """Also what is written as one already: a share, ``12.5%``, and the dash that stands for none."""
-    if isinstance(value, Markup):
-        return re.fullmatch(r"[-−]?[\d.,]+%?|–", value) is not None
+    if isinstance(value, NumberText):
+        return re.fullmatch(r"[-−+]?[\d.,]+%?|–", value) is not None
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
