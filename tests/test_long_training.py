@@ -179,8 +179,8 @@ def test_scores_that_overflow_in_the_refit_do_not_replace_the_best_model(
 def test_a_closed_form_without_a_solution_names_its_settings(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_an_indefinite_matrix(gram: Tensor, l2: float) -> Tensor:
-        return ease_weights(gram - 1e6 * torch.eye(len(gram), dtype=gram.dtype), l2)
+    def of_an_indefinite_matrix(gram: Tensor, l2: float, between: Callable[[], None]) -> Tensor:
+        return ease_weights(gram - 1e6 * torch.eye(len(gram), dtype=gram.dtype), l2, between)
 
     monkeypatch.setattr(ease, "ease_weights", of_an_indefinite_matrix)
     result = hakg_train(data, tmp_path / "run", kind="ease", ease_l2="[20]")

@@ -20,7 +20,10 @@ from hakg_dgl import locks
 from hakg_dgl.atomic_files import write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError
+from hakg_dgl.models import inverse
 from hakg_dgl.models.hakg.objective import Objective
+from hakg_dgl.models.item_knn import ItemSimilarity
+from hakg_dgl.ranking import topk
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.training import session, trainee
 from hakg_dgl.training.progress import Progress
@@ -191,6 +194,30 @@ def test_models_in_closed_form_stop_after_a_choice(data: Path, tmp_path: Path, m
     assert [line["epoch"] for line in RunFolder(run).metrics] == [1, 2]
     assert hakg_train(data, run, "--resume").exit_code == 0
     assert RunFolder(run).result["metrics"] == RunFolder(whole).result["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "name"), [("ease", inverse, "_factor_block"), ("item-knn", ItemSimilarity, "scores")]
+)
+def test_models_in_closed_form_stop_in_the_middle_of_a_solution(
+    demo: Dataset, monkeypatch: pytest.MonkeyPatch, kind: str, owner: Any, name: str
+) -> None:
+    """Of many blocks none is begun after the signal."""
+    trainer, blocks, inner = make_trainer(demo, small_settings(kind)), [], getattr(owner, name)
+    monkeypatch.setattr(inverse, "NARROWEST", 10)
+    monkeypatch.setattr(inverse, "WORK", 0.0)
+    monkeypatch.setattr(topk, "SCORES_PER_BLOCK", 1)
+
+    def outer(*args: Any) -> Any:
+        blocks.append(args)
+        if len(blocks) == 2:
+            trainer.interrupt()
+        return inner(*args)
+
+    monkeypatch.setattr(owner, name, outer)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert len(blocks) == 2
 
 
 def test_a_long_epoch_saves_its_state_on_the_way(

@@ -5,7 +5,7 @@ Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019 (arXiv 19
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.graph.matrices import interaction_matrix
+from hakg_dgl.models.inverse import positive_inverse
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
 from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
 from hakg_dgl.ranking.topk import Scorer
@@ -25,7 +26,7 @@ from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import SelectionSettings
 
 
-def ease_weights(gram: Tensor, l2: float) -> Tensor:
+def ease_weights(gram: Tensor, l2: float, between: Callable[[], None] = lambda: None) -> Tensor:
     r"""The item weights B that minimise :math:`\|X - XB\|_F^2 + \lambda \|B\|_F^2` with a zero diagonal.
 
     :math:`P = (X^\top X + \lambda I)^{-1}`, by Cholesky, and :math:`B_{ij} = -P_{ij} / P_{jj}` for i ≠ j (Steck 2019,
@@ -37,6 +38,8 @@ def ease_weights(gram: Tensor, l2: float) -> Tensor:
         :math:`X^\top X`, float64 ``[n_items, n_items]``; not changed.
     l2
         λ, above 0.
+    between
+        Called every second or so; what it raises ends the computation.
 
     Returns
     -------
@@ -45,8 +48,7 @@ def ease_weights(gram: Tensor, l2: float) -> Tensor:
     """
     shifted = gram.clone()
     shifted.diagonal().add_(l2)
-    torch.linalg.cholesky(shifted, out=shifted)
-    inverse = torch.cholesky_inverse(shifted)
+    inverse = positive_inverse(shifted, between)
     weights = inverse.div_(-inverse.diagonal().clone())
     weights.fill_diagonal_(0.0)
     return weights
@@ -97,7 +99,7 @@ class EASE(ClosedFormRecommender):
             gram = (self.interactions.T @ self.interactions).toarray()
             self._gram = torch.from_numpy(gram).to(self.device)
         try:
-            self.weights = ease_weights(self._gram, chosen["ease_l2"]).to(self.dtype)
+            self.weights = ease_weights(self._gram, chosen["ease_l2"], self.between_blocks).to(self.dtype)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise NumericalError(str(error).splitlines()[0]) from error
 

@@ -7,7 +7,7 @@ Deshpande and Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 22
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -46,9 +46,18 @@ class ItemSimilarity:
         ``cosine`` or ``jaccard``.
     shrinkage
         h, 0 or more; it draws the similarity of rare items towards 0.
+    between
+        Called before each block of rows; what it raises ends the computation.
     """
 
-    def __init__(self, interactions: sparse.csr_matrix, similarity: Similarity, shrinkage: float) -> None:
+    def __init__(
+        self,
+        interactions: sparse.csr_matrix,
+        similarity: Similarity,
+        shrinkage: float,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._between = between
         self.n_users = self.n_items = interactions.shape[1]
         self.similarity, self.shrinkage = similarity, shrinkage
         self._interactions, self._by_item = interactions, interactions.T.tocsr()
@@ -56,6 +65,7 @@ class ItemSimilarity:
 
     def scores(self, users: Tensor) -> Tensor:
         """Float64 ``[B, n_items]`` of the items ``[B]``; ``-inf`` where there is no candidate."""
+        self._between()
         rows = users.cpu().numpy()
         common = (self._by_item[rows] @ self._interactions).toarray()
         own, other = self._counts[rows, None], self._counts[None]
@@ -130,7 +140,7 @@ class ItemKNN(ClosedFormRecommender):
     def _widest(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """The most neighbours that may be asked for and their similarities, best first, kept for the next choice."""
         if self._found is None or self._found[0] != shrinkage:
-            similarity = ItemSimilarity(self.interactions, self.settings.similarity, shrinkage)
+            similarity = ItemSimilarity(self.interactions, self.settings.similarity, shrinkage, self.between_blocks)
             width = min(similarity.n_items, max(self.settings.neighbours))
             self._found = shrinkage, *masked_topk(similarity, torch.arange(similarity.n_items), width)
         return self._found[1:]

@@ -394,7 +394,15 @@ class GradientRecommender(Recommender):
 
 
 class ClosedFormRecommender(Recommender):
-    """A model that is solved for in one go, once for each choice of settings; the best one is kept."""
+    """A model that is solved for in one go, once for each choice of settings; the best one is kept.
+
+    Attributes
+    ----------
+    on_block
+        Set by the trainer, which ends a solution that takes long by raising KeyboardInterrupt in it.
+    """
+
+    on_block: Callable[[], None] | None = None
 
     @abstractmethod
     def candidates(self) -> list[dict[str, float]]:
@@ -409,6 +417,11 @@ class ClosedFormRecommender(Recommender):
         NumericalError
             If there is no finite solution.
         """
+
+    def between_blocks(self) -> None:
+        """To be called by :meth:`solve` every second or so, and never within a long call of a library."""
+        if self.on_block is not None:
+            self.on_block()
 
     def remedies(self) -> str:
         """Settings that regularise a solution; for messages."""

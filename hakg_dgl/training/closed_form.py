@@ -88,7 +88,10 @@ class ClosedFormTrainer:
         self._stop_asked = False
 
     def interrupt(self) -> None:
-        """Have :meth:`fit` raise KeyboardInterrupt after the choice of settings that it is at."""
+        """Have :meth:`fit` raise KeyboardInterrupt within seconds, also in the middle of a long solution.
+
+        It only sets a flag, so a handler of signals, another thread or ``on_progress`` may call it.
+        """
         self._stop_asked = True
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
@@ -153,7 +156,13 @@ class ClosedFormTrainer:
     def _built(self, splits: tuple[str, ...]) -> ClosedFormRecommender:
         model = build_model(self.dataset, self.settings, self.device, splits)
         assert isinstance(model, ClosedFormRecommender)
+        model.on_block = self._stop_if_asked
         return model
+
+    def _stop_if_asked(self) -> None:
+        if self._stop_asked:
+            self._stop_asked = False
+            raise KeyboardInterrupt
 
     def _search(self) -> Solved:
         """The best choice of settings; of equal ones the first."""
@@ -173,9 +182,7 @@ class ClosedFormTrainer:
             stopped = _ALL_TRIED if number == len(candidates) else None
             progress = Progress(number, len(candidates), 1, 1, math.nan, seconds, metrics, better, stopped)
             self._recording.report(progress)
-            if self._stop_asked:
-                self._stop_asked = False
-                raise KeyboardInterrupt
+            self._stop_if_asked()
         assert best is not None
         return best
 
