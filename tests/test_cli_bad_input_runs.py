@@ -161,8 +161,8 @@ def test_a_description_that_is_none(change: Edit, message: str) -> None:
     ("change", "message"),
     [
         (
-            lambda about: about.update(format_version=2),
-            "D/dataset.json: format version 2, this package reads up to 1\n"
+            lambda about: about.update(format_version=3),
+            "D/dataset.json: format version 3, this package reads up to 2\n"
             "Install a newer hakg_dgl, or run 'hakg preprocess' again.",
         ),
         (

@@ -98,9 +98,9 @@ def test_a_run_and_another_data_set(work: Path, args: tuple[str, ...]) -> None:
 
 def test_formats_of_the_future(work: Path) -> None:
     about = json.loads(Path("D/dataset.json").read_text())
-    Path("D/dataset.json").write_text(json.dumps(about | {"format_version": 2}))
+    Path("D/dataset.json").write_text(json.dumps(about | {"format_version": 3}))
     refuse(
-        re.compile("D/dataset.json: format version 2, this package reads up to 1\nInstall a newer hakg_dgl.+"),
+        re.compile("D/dataset.json: format version 3, this package reads up to 2\nInstall a newer hakg_dgl.+"),
         "info",
         "D",
     )
