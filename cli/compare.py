@@ -154,10 +154,10 @@ def _measured(
     with bar([(label, card.name) for label, cards in groups.items() for card in cards], unit="run") as todo:
         for label, name in todo:
             todo.set_description_str(name)
-            trained = opened[name].load(device)
-            _refuse_seen(
-                name, evaluator.split, trained.splits
-            )  # again: a refit may have ended since the run was opened
+            run = opened[name]
+            trained = run.load(device)
+            # Once more, as a refit may have ended since the run was opened.
+            _refuse_seen(name, evaluator.split, trained.splits)
             measured[label][name] = _slim(evaluator(trained.model.scorer()), metrics)
     return measured
 

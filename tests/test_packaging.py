@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_dgl_is_asked_for_only_where_it_has_a_wheel() -> None:
     asked = {python for python in PYTHONS if dgl.marker is None or dgl.marker.evaluate({"python_version": python})}
     assert asked == {"3.10", "3.11", "3.12"}
     assert all(SpecifierSet(PROJECT["requires-python"]).contains(python) for python in PYTHONS)
+
+
+def test_triton_is_pinned_to_the_one_that_torch_brings() -> None:
+    """A wheel of torch with CUDA needs one version of Triton; another pin would leave pip without a solution."""
+    needed = [Requirement(line) for line in metadata.requires("torch") or []]
+    exact = [str(requirement.specifier) for requirement in needed if requirement.name == "triton"]
+    if not exact or f"=={metadata.version('torch').partition('+')[0]}" not in pins_for("torch", "3.11"):
+        pytest.skip("a torch without CUDA, or another than the pinned one")
+    assert exact == pins_for("triton", "3.11")
 
 
 def lowest(spec: str) -> Version:
@@ -175,6 +185,6 @@ def test_the_wheel_holds_every_committed_file_of_its_folders_and_no_other(wheel_
 def test_the_wheel_has_one_package_the_command_and_the_licence(wheel_names: list[str]) -> None:
     assert {name.split("/")[0] for name in wheel_names} == {"hakg_dgl", f"hakg_dgl-{PROJECT['version']}.dist-info"}
     assert PROJECT["scripts"] == {"hakg": "hakg_dgl.cli:main"}
-    metadata = [name for name in wheel_names if ".dist-info/" in name]
-    assert any(name.endswith("entry_points.txt") for name in metadata)
-    assert any(name.endswith("/LICENSE") for name in metadata)
+    described = [name for name in wheel_names if ".dist-info/" in name]
+    assert any(name.endswith("entry_points.txt") for name in described)
+    assert any(name.endswith("/LICENSE") for name in described)
