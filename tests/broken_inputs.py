@@ -905,6 +905,8 @@ def run_cases() -> Iterator[Case]:
         "infinite epoch": b'{"epoch": 1e999}\n',
         "no object": b"3\n",
         "not UTF-8": b'{"epoch": 1, "a": "\xff"}\n',
+        "text": b'{"epoch": 1, "loss": "a"}\n',
+        "a list": b'{"epoch": 1, "ndcg@20": [0.5]}\n',
     }.items():
         yield Case(
             f"run: metrics that are {name}", RESUME_ARGS, "R/metrics.jsonl: is damaged", {"R/metrics.jsonl": data}

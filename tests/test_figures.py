@@ -42,6 +42,9 @@ from hakg_dgl.figures.style import inline_svg, new_figure, plain_relation, save_
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.poincare import distance, expmap0
+from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.layers.losses import AngleLoss
 from hakg_dgl.models.positions import Positions
 
 pytest.importorskip("matplotlib")
@@ -222,25 +225,39 @@ def test_the_share_of_ordered_triples_is_counted(dataset: Dataset) -> None:
     assert order.loc["belongs_to", "attribute_closer"] == pytest.approx(1.0 - mine.sum() / of_all)
 
 
+@pytest.mark.parametrize("formulation", ["released", "paper"])
+@pytest.mark.parametrize("geometry", ["poincare", "euclidean"])
 @pytest.mark.parametrize("curvature", [0.5, 1.0, 2.0])
-def test_the_share_in_the_cone_is_where_the_angle_loss_vanishes(dataset: Dataset, curvature: float) -> None:
-    """Pairs counted as inside have no excess in the loss of the paper's formulation, all others have one."""
-    from hakg_dgl.geometry.message import MessageRule
-    from hakg_dgl.graph.packed import SparsePattern
-    from hakg_dgl.kernels.choice import choose_backend
-    from hakg_dgl.layers.losses import AngleLoss
-
+def test_the_share_in_the_cone_is_where_the_angle_loss_vanishes(
+    dataset: Dataset, formulation: Any, geometry: Any, curvature: float
+) -> None:
+    """Pairs counted as inside have no excess in the model's angle loss, all others have one."""
     tangent = np.random.default_rng(6).normal(size=(dataset.n_entities, 3)) * 0.1
     tangent[: dataset.n_items] *= 6.0
-    rule = MessageRule("paper", "poincare", curvature, 1e-5)
+    where = dataclasses.replace(at(tangent, geometry=geometry, curvature=curvature), formulation=formulation)
     item, attribute = torch.arange(dataset.n_items), torch.arange(dataset.n_items) % 40 + dataset.n_items
-    inside = hierarchy._in_cone(at(tangent, curvature=curvature), attribute.numpy(), item.numpy(), 0.1)
+    inside = hierarchy._in_cone(where, attribute.numpy(), item.numpy())
     for i in range(dataset.n_items):
         pair = SparsePattern.from_pairs(item[[i]], attribute[[i]], dataset.n_items, dataset.n_entities)
-        loss = AngleLoss(pair, rule, direction="attribute", dropout=0.0)
+        loss = AngleLoss(pair, where.rule, direction="attribute", dropout=0.0)
         value = loss(choose_backend("torch", torch.device("cpu")), torch.from_numpy(tangent), torch.Generator())
         assert (float(value) == 0.0) == inside[i]
     assert 0 < inside.sum() < dataset.n_items
+
+
+@pytest.mark.parametrize(("formulation", "angle", "opening"), [("released", 17.285, 17.658), ("paper", 18.372, 18.309)])
+def test_the_released_code_takes_the_vectors_themselves_as_points(
+    formulation: Any, angle: float, opening: float
+) -> None:
+    """The apex (0.3, 0) and (0.4, 0.03): in the cone as they are, outside it once both are mapped to the ball."""
+    where = dataclasses.replace(at([[0.4, 0.03], [0.3, 0.0]]), formulation=formulation)
+    points = where.entity if formulation == "released" else expmap0(torch.from_numpy(where.entity)).numpy()
+    y, x = points
+    xx, yy, xy = x @ x, y @ y, x @ y
+    below = np.sqrt(xx * ((x - y) @ (x - y)) * (1 + xx * yy - 2 * xy))
+    assert math.degrees(math.acos((xy * (1 + xx) - xx * (1 + yy)) / below)) == pytest.approx(angle, abs=1e-3)
+    assert math.degrees(math.asin(0.1 * (1 - xx) / math.sqrt(xx))) == pytest.approx(opening, abs=1e-3)
+    assert hierarchy._in_cone(where, np.array([1]), np.array([0])).tolist() == [angle < opening]
 
 
 @pytest.mark.parametrize(("hyperbolic", "scale"), [(True, 0.1), (True, 0.95), (False, 30.0)])

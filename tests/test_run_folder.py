@@ -142,7 +142,7 @@ def test_a_file_replaced_after_loading_does_not_change_what_was_loaded(tmp_path:
 @given(cut=st.integers(0, 400))
 def test_metrics_cut_off_anywhere_are_the_lines_before(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = RunFolder(tmp_path_factory.mktemp("run"))
-    lines = [{"epoch": n, "seconds": 0.1 * n, "loss": 1 / n, "note": "ü"} for n in range(1, 6)]
+    lines = [{"epoch": n, "seconds": 0.1 * n, "loss": 1 / n, "split": "ü"} for n in range(1, 6)]
     for line in lines:
         folder.append_metrics(line)
     whole = folder.metrics_file.read_bytes()
@@ -326,3 +326,24 @@ def test_a_model_in_float64_stays_so(tmp_path: Path, demo: Dataset) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert torch.equal(model.user, trainer.model.user)
     assert dataclasses.asdict(model.settings) == dataclasses.asdict(settings.model)
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
+    [
+        ('{"epoch": 2, "loss": "a"}', "'loss' is 'a', not a number"),
+        ('{"epoch": 2, "loss": null}', "'loss' is None"),
+        ('{"epoch": 2, "loss": true}', "'loss' is True"),
+        ('{"epoch": 2, "loss": NaN}', "'loss' is nan"),
+        ('{"epoch": 2, "loss": 1' + "0" * 400 + "}", "'loss' is 1000"),
+        ('{"epoch": 2, "ndcg@20": [0.5]}', r"'ndcg@20' is \[0.5\]"),
+        ('{"epoch": 2, "split": 3}', "'split' is 3, not the name of a split"),
+        ('{"epoch": true}', "is not a JSON object with an epoch"),
+        ('{"epoch": 2', "delimiter"),
+    ],
+)
+def test_odd_values_among_the_metrics_are_named_by_their_line(tmp_path: Path, entry: str, names: str) -> None:
+    run = RunFolder(tmp_path)
+    run.metrics_file.write_text('{"epoch": 1, "loss": 0.5, "split": "valid", "ndcg@20": 0}\n' + entry + "\n")
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl: is damaged.*line 2.*{names}"):
+        _ = run.metrics

@@ -16,13 +16,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.hierarchy import attribute_tree, relation_table
 from hakg_dgl.data.synthetic import planted_depth
 from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, plain, plain_relation, styled
-from hakg_dgl.geometry.cones import (
-    APERTURE,
-    cone_angle,
-    euclidean_cone_angle,
-    euclidean_half_aperture,
-    half_aperture,
-)
+from hakg_dgl.geometry.cones import cone_excess, cone_points
 from hakg_dgl.models.positions import Positions
 from hakg_dgl.randomness import numpy_generator
 
@@ -60,7 +54,7 @@ def child_edges(dataset: Dataset) -> pd.DataFrame:
     return distinct
 
 
-def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APERTURE) -> pd.DataFrame:
+def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
     """The relations' estimated hierarchy beside what the model made of it.
 
     Parameters
@@ -69,8 +63,6 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
         For the triples.
     where
         Where the entities lie.
-    aperture
-        The constant K of the cones.
 
     Returns
     -------
@@ -87,24 +79,18 @@ def relation_order(dataset: Dataset, where: Positions, *, aperture: float = APER
     below = np.append(np.minimum(head, tail)[mixed], tree["child"].to_numpy(np.int64))
     above = np.append(np.maximum(head, tail)[mixed], tree["parent"].to_numpy(np.int64))
     relation = np.append(triples["relation"].to_numpy()[mixed], tree["relation"].to_numpy(np.int64))
-    found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below, aperture)}
+    found = {"attribute_closer": distance[above] < distance[below], "in_cone": _in_cone(where, above, below)}
     shares = pd.DataFrame(found).astype(float).groupby(relation).mean()
     table = relation_table(dataset.facts, dataset.relations["name"]).join(shares, on="relation")
     return table.assign(hierarchical=table["hierarchical"] | table["orders_attributes"])
 
 
-def _in_cone(where: Positions, apex: Int64, point: Int64, aperture: float) -> NDArray[np.bool_]:
-    """Whether points lie in the entailment cones of apexes, both entities ``[n]``."""
-    length = np.sqrt(where.curvature) * np.linalg.norm(where.entity, axis=1, keepdims=True)
-    scale = np.tanh(length) / np.maximum(length, 1e-300) * np.sqrt(where.curvature) if where.hyperbolic else 1.0
-    points = torch.from_numpy(where.entity * scale)
-    squared, dot = points.square().sum(1), edge_products(points, apex, point)
-    xx, yy = squared[torch.from_numpy(apex)], squared[torch.from_numpy(point)]
-    if where.hyperbolic:
-        inside = cone_angle(xx, yy, dot) <= half_aperture(xx, aperture=aperture)
-    else:
-        inside = euclidean_cone_angle(xx, yy, dot) <= euclidean_half_aperture(xx, aperture=aperture)
-    return inside.numpy()
+def _in_cone(where: Positions, apex: Int64, point: Int64) -> NDArray[np.bool_]:
+    """Whether points lie in the entailment cones of apexes as the angle loss sees them; both are entities ``[n]``."""
+    vectors = torch.from_numpy(where.entity)
+    squared, dot = vectors.square().sum(1), edge_products(vectors, apex, point)
+    ends = cone_points(squared[torch.from_numpy(apex)], squared[torch.from_numpy(point)], dot, rule=where.rule)
+    return (cone_excess(*ends, rule=where.rule, aperture=where.aperture) == 0.0).numpy()
 
 
 def edge_products(points: Tensor, start: Int64, end: Int64, *, block: int = 100_000) -> Tensor:

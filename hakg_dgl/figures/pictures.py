@@ -93,7 +93,7 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
         popularity_figure(where, dataset),
     )  # fmt: skip
     if dataset.n_relations:
-        order = relation_order(dataset, where, aperture=aperture)
+        order = relation_order(dataset, where)
         yield Picture("relations", "Relations", _relations_caption(order), relations_figure(order))
     if subject.tree is not None:
         every = {subject.folder.path.name: where, **beside}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import ANGLE_MARGIN, sqrt_floored
+from hakg_dgl.geometry.message import MessageRule
 
 APERTURE = 0.1
 """The constant K of [1]_, which sets how wide cones are."""
@@ -78,3 +79,54 @@ def cone_angle(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     denominator = sqrt_floored(xx) * gap * radicand.sqrt() + ANGLE_MARGIN
     cosine = (xy * (1.0 + xx) - xx * (1.0 + yy)) / denominator
     return torch.acos(cosine.clamp(-1.0 + ANGLE_MARGIN, 1.0 - ANGLE_MARGIN))
+
+
+def cone_points(xx: Tensor, yy: Tensor, xy: Tensor, *, rule: MessageRule) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Squared norms and inner product of the points whose cones an angle loss compares, from those of its vectors.
+
+    The paper's formulation maps vectors to the ball first, :math:`\mathrm{clip}(\exp_0(v))`; the released code takes
+    the vectors themselves. In both the points are then scaled by :math:`\sqrt c` to the unit ball. In flat space the
+    vectors are the points.
+
+    Parameters
+    ----------
+    xx, yy, xy
+        Squared norms of two vectors and their inner product; same shape.
+    rule
+        Formulation and geometry.
+
+    Returns
+    -------
+    tuple of Tensor
+        The same three of the points, as :func:`cone_excess` takes them.
+    """
+    if rule.geometry == "euclidean":
+        return xx, yy, xy
+    if rule.formulation == "paper":
+        x_scale, y_scale = rule.scale(xx), rule.scale(yy)
+        xx, yy, xy = xx * x_scale.square(), yy * y_scale.square(), xy * x_scale * y_scale
+    return rule.curvature * xx, rule.curvature * yy, rule.curvature * xy
+
+
+def cone_excess(xx: Tensor, yy: Tensor, xy: Tensor, *, rule: MessageRule, aperture: float = APERTURE) -> Tensor:
+    r"""How far the point y is outside the cone with apex x, :math:`\max(0, \angle(x, y) - \psi(x))`.
+
+    Parameters
+    ----------
+    xx, yy, xy
+        From :func:`cone_points`, the apex first.
+    rule
+        For its geometry.
+    aperture
+        The constant K.
+
+    Returns
+    -------
+    Tensor
+        Radians, same shape; zero for points in the cone. [2]_ eq. 16.
+    """
+    if rule.geometry == "euclidean":
+        opening, angle = euclidean_half_aperture(xx, aperture=aperture), euclidean_cone_angle(xx, yy, xy)
+    else:
+        opening, angle = half_aperture(xx, aperture=aperture), cone_angle(xx, yy, xy)
+    return (angle - opening).clamp_min(0.0)

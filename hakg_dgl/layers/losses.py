@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hakg_dgl.geometry.cones import cone_angle, euclidean_cone_angle, euclidean_half_aperture, half_aperture
+from hakg_dgl.geometry.cones import cone_excess, cone_points
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
@@ -374,22 +374,12 @@ class AngleLoss:
             squared = entity.square().sum(1)
             dot = edge_dot(backend, self.pairs, entity[: self.pairs.n_rows], entity)
             item, attribute = self._ends(backend, squared)
-        if self.rule.formulation == "paper" and self.rule.geometry == "poincare":
-            item_scale, attribute_scale = self.rule.scale(item), self.rule.scale(attribute)
-            item, attribute = item * item_scale.square(), attribute * attribute_scale.square()
-            dot = dot * item_scale * attribute_scale
-        if self.rule.geometry == "poincare":
-            c = self.rule.curvature  # the cones are those of the unit ball, to which sqrt(c) scales points
-            item, attribute, dot = c * item, c * attribute, c * dot
+        item, attribute, dot = cone_points(item, attribute, dot, rule=self.rule)
         total = self._excess(attribute, item, dot).mean()
         return total if self.direction == "attribute" else (total + self._excess(item, attribute, dot).mean()) / 2.0
 
     def _excess(self, apex: Tensor, point: Tensor, dot: Tensor) -> Tensor:
-        if self.rule.geometry == "euclidean":
-            opening, angle = euclidean_half_aperture(apex, aperture=self.aperture), euclidean_cone_angle
-        else:
-            opening, angle = half_aperture(apex, aperture=self.aperture), cone_angle
-        return (angle(apex, point, dot) - opening).clamp_min(0.0)
+        return cone_excess(apex, point, dot, rule=self.rule, aperture=self.aperture)
 
     def _coordinates(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         drawn = torch.rand(shape, generator=generator, device=generator.device)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.geometry.guards import ball_margin
+from hakg_dgl.geometry.message import MessageRule
 
 Float64: TypeAlias = NDArray[np.float64]
 VALUES = ("parameters", "output")
@@ -32,6 +35,8 @@ class Positions:
         Whether the angle loss takes the vectors themselves as points (``released``) or maps them to the ball first.
     aperture
         K of the cones of the angle loss.
+    margin
+        Distance that points keep from the edge of the ball.
     """
 
     entity: Float64
@@ -41,11 +46,17 @@ class Positions:
     values: str
     formulation: Literal["released", "paper"]
     aperture: float
+    margin: float = ball_margin(torch.float64)
 
     @property
     def hyperbolic(self) -> bool:
         """Whether the model lives in the ball."""
         return self.geometry == "poincare"
+
+    @property
+    def rule(self) -> MessageRule:
+        """Formulation and geometry, as the functions of :mod:`hakg_dgl.geometry` take them."""
+        return MessageRule(self.formulation, self.geometry, self.curvature, self.margin)
 
     def distance(self, tangent: Float64) -> Float64:
         r"""Distance of vectors ``[n, d]`` to the origin, float64 ``[n]``.

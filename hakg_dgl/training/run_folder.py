@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -171,13 +173,22 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_bytes().splitlines(keepends=True)
+        return [self._metrics_line(line, n) for n, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+    def _metrics_line(self, line: bytes, number: int) -> dict[str, Any]:
+        """A line, whose values are numbers but for the name of the split; CheckpointError names its number."""
         try:
-            values = [json.loads(line) for line in lines if line.endswith(b"\n")]
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise damaged(self.metrics_file, error) from error
-        if not all(isinstance(value, dict) and isinstance(value.get("epoch"), int) for value in values):
-            raise damaged(self.metrics_file, "a line is no JSON object with an epoch")
-        return values
+            raise damaged(self.metrics_file, f"line {number}: {error}") from error
+        if not isinstance(value, dict) or not _is_whole(value.get("epoch")):
+            raise damaged(self.metrics_file, f"line {number} is not a JSON object with an epoch")
+        for key, entry in value.items():
+            if isinstance(entry, str) if key == "split" else _is_finite(entry):
+                continue
+            wanted = "the name of a split" if key == "split" else "a number"
+            raise damaged(self.metrics_file, f"line {number}: {key!r} is {reprlib.repr(entry)}, not {wanted}")
+        return value
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
@@ -284,6 +295,17 @@ def _metadata(handle: Any) -> dict[str, Any]:
 def damaged(file: Path, why: object) -> CheckpointError:
     """The error for a file of a run that is not as it was written."""
     return CheckpointError(f"{file}: is damaged, or not written by this package ({why}); train again, or restore it")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a JSON value is a number that is not too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def settings_differences(theirs: Mapping[str, Any], ours: Settings, free: Collection[str] = ()) -> list[str]:

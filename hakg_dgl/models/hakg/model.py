@@ -146,7 +146,7 @@ class HAKG(Network):
             output = self.propagate(all_entities=True)
             entity, item = output.entity, output.item
         places = _array(entity), None if item is None else _array(item)
-        return Positions(*places, s.geometry, s.curvature, values, s.formulation, self.loss.aperture)
+        return Positions(*places, s.geometry, s.curvature, values, s.formulation, self.loss.aperture, self.rule.margin)
 
     @torch.no_grad()
     def vector_tables(self) -> dict[str, dict[str, Tensor]]:
