@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from small_demo import small_demo, small_settings
 
 from hakg_dgl import AblationProgress, AblationStudy, Settings, compare, evaluate, load_scorer
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.locks import sole_holder
 from hakg_dgl.studies.ablation_figures import _percent
 from hakg_dgl.studies.runs import METRICS, user_metrics
 from hakg_dgl.studies.variants import chosen_variants, is_full, shown_in, variants_of
@@ -325,10 +325,10 @@ def test_a_damaged_study_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
     made = AblationStudy(tmp_path / "study", DEMO, SETTINGS)
-    with (made.path / "study.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(CheckpointError, match="another process works on this study"):
-            made.run(FEW)
+    refused = pytest.raises(CheckpointError, match=f"study: process {os.getpid()} on .* works on this study")
+    with sole_holder(made.path / "study.lock"), refused:
+        made.run(FEW)
+    assert not (made.path / "study.lock").exists()
     with pytest.raises(ConfigError, match="workers = 0"):
         made.run(FEW, workers=0)
 

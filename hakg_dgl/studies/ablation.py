@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
+from hakg_dgl.locks import HeldError, sole_holder
 from hakg_dgl.models.registry import model_class, model_names
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.ablation_report import summary, write_report
@@ -215,13 +215,13 @@ class AblationStudy:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the study's lock, which ends with the process."""
-        with (self.path / "study.lock").open("w", encoding="ascii") as handle:
+        with ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                held.enter_context(sole_holder(self.path / "study.lock"))
+            except HeldError as error:
                 raise CheckpointError(
-                    f"{self.path}: another process works on this study; wait for it, or use --workers there"
-                ) from error
+                    f"{self.path}: {error} works on this study; wait for it, or give more --workers there"
+                ) from None
             yield
 
     def _read(self) -> tuple[Settings, tuple[int, ...]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from hakg_dgl.errors import CheckpointError, MissingDependencyError
+from hakg_dgl.locks import in_turn
 
 if TYPE_CHECKING:
     import optuna
@@ -40,17 +41,22 @@ def require_optuna() -> None:
         ) from error
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``PATH.lock``, on this and on other machines; one left by a kill is broken after half a minute."""
-    from optuna.storages.journal import JournalFileOpenLock
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
-    lock = JournalFileOpenLock(str(path.absolute()))
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+
+class _JournalLock:
+    """A lock as Optuna's journal takes it, which ends with a killed process at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(_lock_file(path))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 def open_journal(path: Path) -> Journal:
@@ -63,17 +69,17 @@ def open_journal(path: Path) -> Journal:
     """
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import JournalFileBackend
 
-    # An absolute path, and no symbolic link for a lock: one that points nowhere is waited for without a pause.
-    place = str(path.absolute())
+    path = path.absolute()
+    lock: Any = _JournalLock(path)
     verbosity = optuna.logging.get_verbosity()
     try:
         cut = _cut_torn_line(path)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place)))
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
             if STUDY_NAME in optuna.get_all_study_names(storage):
                 study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
             else:
@@ -101,7 +107,7 @@ def _cut_torn_line(path: Path) -> bool:
     """Cut off a last line without an end, which a kill or a full disk leaves; the next one would be joined to it."""
     if not path.exists():
         return False
-    with locked(path), path.open("rb+") as handle:
+    with in_turn(_lock_file(path)), path.open("rb+") as handle:
         size = handle.seek(0, os.SEEK_END)
         if size == 0:
             return False

@@ -18,10 +18,11 @@ import torch
 from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.locks import in_turn
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import stream_seed
-from hakg_dgl.studies.journal import locked, open_journal, require_optuna
+from hakg_dgl.studies.journal import open_journal, require_optuna
 from hakg_dgl.studies.processes import orphaned, run_processes
 from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.studies.trials import Trials
@@ -132,7 +133,7 @@ class Study:
                 "preprocess again with a larger --valid"
             )
         self._make_folder()
-        with locked(self.path / "claims"):
+        with in_turn(self.path / "claims.lock"):
             if not self.about_file.exists():
                 self._create(settings, space, data_path, prune)
         self.settings, self.space, self.data_path, self.prune = self._read()
@@ -333,7 +334,7 @@ class Study:
         """The next trial, with its settings drawn; None if there are enough. One worker at a time does this."""
         import optuna
 
-        with locked(self.path / "claims"):
+        with in_turn(self.path / "claims.lock"):
             self._give_back_lost(worker)
             known = self._trials.update()
             if known.waiting is None and trials is not None and known.counted >= trials:
@@ -392,7 +393,7 @@ class Study:
         except optuna.exceptions.UpdateFinishedTrialError:
             raise
         except KeyboardInterrupt:
-            with locked(self.path / "claims"):
+            with in_turn(self.path / "claims.lock"):
                 self._give_back(self._trials.trial(trial.number), killed=False)
             raise
         except Exception as error:
@@ -425,7 +426,7 @@ class Study:
         while workers:
             arguments = (self.path, self.dataset, trials, deadline, threads)
             run_processes(workers, _work_on, arguments, lambda: report(self.progress(trials)))
-            with Worker(self.path / "workers") as observer, locked(self.path / "claims"):
+            with Worker(self.path / "workers") as observer, in_turn(self.path / "claims.lock"):
                 lost = self._give_back_lost(observer)
             workers = 0 if deadline is not None and time.monotonic() >= deadline else min(workers, lost)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import secrets
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+
+from hakg_dgl.locks import is_held, sole_holder
 
 BEAT_EVERY, DEAD_AFTER = 10.0, 120.0
 """Seconds between a worker's signs of life, and without one until a worker of another machine is taken for dead."""
@@ -29,15 +31,12 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.id = secrets.token_hex(8)
         self._folder, self._file = folder, folder / self.id
-        self._stop = threading.Event()
+        self._held, self._stop = ExitStack(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="hakg-tune-beat", daemon=True)
 
     def __enter__(self) -> Worker:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._handle = self._file.open("x", encoding="ascii")
-        _try_lock(self._handle.fileno())
-        self._handle.write(_machine())
-        self._handle.flush()
+        self._held.enter_context(sole_holder(self._file, _machine()))
         self._thread.start()
         return self
 
@@ -46,8 +45,7 @@ class Worker:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._file.unlink(missing_ok=True)
-        self._handle.close()
+        self._held.close()
 
     def is_alive(self, other: str | None) -> bool:
         """Whether the worker with this id is; what is left of a dead one is removed."""
@@ -55,12 +53,10 @@ class Worker:
             return False
         file = self._folder / other
         try:
-            with file.open(encoding="ascii", errors="replace") as handle:
-                if handle.read() == _machine():
-                    alive = not _try_lock(handle.fileno())
-                else:  # both times are the file server's, so clocks that differ do no harm
-                    os.utime(self._file)
-                    alive = self._file.stat().st_mtime - file.stat().st_mtime < DEAD_AFTER
+            if file.read_text(encoding="utf-8", errors="replace") == _machine():
+                return is_held(file)
+            os.utime(self._file)  # both times are the file server's, so clocks that differ do no harm
+            alive = self._file.stat().st_mtime - file.stat().st_mtime < DEAD_AFTER
         except FileNotFoundError:
             return False
         if not alive:
@@ -73,14 +69,6 @@ class Worker:
                 os.utime(self._file)
             except OSError:  # removed, or the file server is away: the next beat may tell
                 continue
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _machine() -> str:
