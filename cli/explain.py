@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .files import ResultPath, write_json
+from .notes import font_notes
 from .progress import stages
 from .report import shown, table
 from .runs import device_option, list_length, open_run
@@ -65,7 +66,8 @@ def explain_command(
     if str(json_file) != "-":
         click.echo("\n\n".join([*opened.notes, *_sections(about)]))
     if picture is not None:
-        save_picture(explanation, picture)
+        with font_notes():
+            save_picture(explanation, picture)
     if json_file is not None:
         write_json({**opened.about(), **about}, json_file)
 

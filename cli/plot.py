@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .notes import font_notes
 from .progress import stages
 from .runs import device_option, open_run
 
@@ -53,7 +54,7 @@ def plot_command(
 
     require_matplotlib()
     refuse_foreign(out)
-    with stages(2) as begin:
+    with font_notes(), stages(2) as begin:
         begin("loading")
         opened = open_run(run, data)
         subject = Subject(opened.folder, opened.dataset, values, choose_device(device))

@@ -13,6 +13,7 @@ import pandas as pd
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.shared_items import short_relation
 from hakg_dgl.errors import MissingDependencyError
+from hakg_dgl.figures.fonts import use_fonts
 from hakg_dgl.insight.explain import Explanation, introduced
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
@@ -86,12 +87,13 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
 
     path = Path(path)
     kind = path.suffix.removeprefix(".").lower() or "svg"
+    use_fonts(figure, warn=kind != "svg")
     undated = {} if kind == "png" else {"metadata": {"CreationDate" if kind == "pdf" else "Date": None}}
 
     def write(temporary: Path) -> None:
         # A fixed salt, since SVG ids are random otherwise.
         with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}), catch_warnings():
-            filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks: boxes are drawn
+            filterwarnings("ignore", "Glyph .* missing")  # use_fonts says it once, and what to install
             figure.savefig(temporary, format=kind, dpi=150, **undated)
 
     try:

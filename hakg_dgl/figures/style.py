@@ -15,6 +15,7 @@ from warnings import catch_warnings, filterwarnings
 
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.errors import MissingDependencyError
+from hakg_dgl.figures.fonts import use_fonts
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 GREY, PALE, INK = "#8a8a8a", "#d4d4d4", "#222222"
@@ -133,9 +134,10 @@ def _rendered(figure: Any, kind: str, salt: str, dpi: int) -> bytes:
 
     buffer = io.BytesIO()
     undated: dict[str, Any] = {} if kind == "png" else {"metadata": {"Date": None}}
+    use_fonts(figure, warn=kind != "svg")
     # SVG ids are random without a salt.
     with rc_context({**_STYLE, "svg.hashsalt": salt}), catch_warnings():
-        filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks: boxes are drawn
+        filterwarnings("ignore", "Glyph .* missing")  # use_fonts says it once, and what to install
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # once is enough: every layout starts from the one before, and differs from it
         figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", **undated)
