@@ -19,7 +19,13 @@ from hakg_dgl.models.popularity import Popularity
 from hakg_dgl.models.registry import model_class, model_names, register_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-COMMAND = "from hakg_dgl.cli import main; main()"
+RUN_COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from hakg_dgl.cli import main
+results = [CliRunner().invoke(main, command, prog_name="hakg") for command in json.loads(sys.argv[1])]
+print(json.dumps([[result.exit_code, result.output] for result in results]))
+"""
 
 
 def toy_of_the_docs() -> str:
@@ -67,40 +73,40 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
+def run_commands(folder: Path, path: list[Path], *commands: tuple[object, ...]) -> list[tuple[int, str]]:
+    """Exit code and output of each command of hakg, one after the other in a process that imports from ``path``."""
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(place) for place in [*path, REPOSITORY])}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_COMMANDS, given],
+        capture_output=True, text=True, timeout=300, env=environment, cwd=folder, check=True,
+    )  # fmt: skip
+    return [(code, output) for code, output in json.loads(done.stdout.splitlines()[-1])]
+
+
 @pytest.mark.slow
 def test_a_model_of_another_package_trains_evaluates_and_lists_by_its_name(tmp_path: Path) -> None:
     site = installed(tmp_path / "source", "toy_package", 'toy = "toy_package:Toy"', toy_of_the_docs())
     small_demo().save(tmp_path / "data")
-
-    def hakg(*args: object) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{REPOSITORY}"}
-        command = [sys.executable, "-c", COMMAND, *map(str, args)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path, check=False
-        )
-
-    told = hakg("train", "--help")
-    assert "toy" in told.stdout, told.stderr
-    trained = hakg("train", "data", "--model", "toy", "--out", "run", "--set", "dim=4", "--epochs", 2)
-    assert trained.returncode == 0, trained.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["metrics"]["test"]
-    for command in (
+    small = ("--set", "dim=4", "--set", "refit=false", "--epochs", 2, "--device", "cpu")
+    told, *done, wrong = run_commands(
+        tmp_path,
+        [site],
+        ("train", "--help"),
+        ("train", "data", "--model", "toy", "--out", "run", *small),
         ("evaluate", "run"),
         ("recommend", "run", "--user", "user_0"),
         ("train", "data", "--out", "run", "--resume"),
-    ):
-        done = hakg(*command)
-        assert done.returncode == 0, done.stderr
-    wrong = hakg("train", "data", "--model", "toy", "--out", "other", "--set", "margin=1")
-    assert wrong.returncode != 0
-    assert re.search(r"toy.*margin.*dim", wrong.stderr, re.S)
-    gone = subprocess.run(
-        [sys.executable, "-c", COMMAND, "evaluate", "run"],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-    assert gone.returncode != 0
-    assert "no model 'toy'" in gone.stderr
+        ("train", "data", "--model", "toy", "--out", "other", "--set", "margin=1"),
+    )
+    assert "toy" in told[1]
+    assert [code for code, _ in done] == [0, 0, 0, 0], done
+    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["metrics"]["test"]
+    assert wrong[0] == 2
+    assert re.search(r"toy.*margin.*dim", wrong[1], re.S)
+    ((code, output),) = run_commands(tmp_path, [], ("evaluate", "run"))
+    assert code == 2
+    assert "no model 'toy'" in output
 
 
 def test_names_are_known_without_importing_a_model(site: Path) -> None:

@@ -143,20 +143,26 @@ def test_kept_edges_of_the_first_heads(formulation, padded):
 
 @pytest.fixture(scope="module")
 def hub():
-    """Head 1 has 1,300 edges, many of them equal, to few tails, nearly all of relation 0; heads 0 and 2 have none."""
+    """Head 1 has very many edges, many of them equal, to two tails, nearly all of relation 0; heads 0 and 2 have none.
+
+    The interpreter takes milliseconds an edge, so it is given fewer.
+    """
+    n = 1300 if DEVICE == "cuda" else 400
     generator = torch.Generator().manual_seed(3)
-    tails = torch.randint(1, 5, (1300,), generator=generator)
-    relations = (torch.rand(1300, generator=generator) < 0.02).long()
+    tails = torch.randint(1, 3, (n,), generator=generator)
+    relations = (torch.rand(n, generator=generator) < 0.02).long()
     edges = torch.stack([torch.ones_like(tails), relations, tails], 1)
     others = torch.tensor([[3, 1, 0], [3, 0, 3], [3, 0, 3], [4, 1, 5]])
     return pattern_of(torch.cat([edges, others]), n_heads=5, n_entities=7, n_relations=3)
 
 
 def test_long_rows_are_cut_and_put_together(hub):
-    """Of heads, of tails and of relations: 1,300, over 300 and over 1,200 edges, in pieces of 128."""
+    """Of heads, of tails and of relations: at least 400, 180 and 380 edges, in pieces of 128."""
     rule = make_rule("paper", "poincare", 1.0, torch.float32)
     entity, relation = (random_table(n, 16, torch.float32, n) for n in (7, 3))
     assert aggregation.PIECE == 128
+    ends = ends_of(hub)
+    assert all(int(column.bincount().max()) >= least for column, least in zip(ends.T, (400, 380, 180), strict=True))
     ours = evaluate(on_device(hub), entity, relation, rule)
     assert_close(ours, exact(hub, entity, relation, rule), 5e-6)
     assert not ours[0][[0, 2]].any()
@@ -165,7 +171,7 @@ def test_long_rows_are_cut_and_put_together(hub):
 
 
 def test_the_same_bits_every_time(hub):
-    """Sums of 1,300 numbers show their order; so do messages, of inner and of outer heads."""
+    """Sums of hundreds of numbers show their order; so do messages, of inner and of outer heads."""
     rule = make_rule("paper", "euclidean", 1.0, torch.float32)
     entity, relation = (random_table(n, 16, torch.float32, n) for n in (7, 3))
     runs = [evaluate(on_device(hub), entity, relation, rule) for _ in range(2)]
@@ -263,32 +269,30 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from hakg_dgl.kernels.triton_kernels import aggregation
 
-tile = aggregation._tile(DIM, 20)
-constants = dict(
-    WIDEN=True, CURVATURE=1.0, PAPER=False, FLAT=False, LIMIT=0.996,
-    PIECE=128, ROWS=tile.rows, DIMS=tile.dims, SUM=tl.float32,
-)
 kernels = [aggregation._forward_kernel, aggregation._backward_kernel, aggregation._spread_kernel]
 kernels += [aggregation._outer_forward_kernel, aggregation._outer_backward_kernel]
 integers = dict.fromkeys(("indptr", "order", "cols", "relations", "heads", "others", "first", "piece_row"), "*i64")
 integers |= dict.fromkeys(("outer", "n_outer"), "*i32") | dict.fromkeys(("n_rows", "n_started", "dim"), "i32")
-for kernel in kernels:
-    used = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    signature = {name: "constexpr" if name in used else integers.get(name, "*fp32") for name in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=used)
-    assert compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": tile.warps}).asm["cubin"]
+for dim in (16, 64, 128):
+    tile = aggregation._tile(dim, 20)
+    constants = dict(
+        WIDEN=True, CURVATURE=1.0, PAPER=False, FLAT=False, LIMIT=0.996,
+        PIECE=128, ROWS=tile.rows, DIMS=tile.dims, SUM=tl.float32,
+    )
+    for kernel in kernels:
+        used = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        signature = {name: "constexpr" if name in used else integers.get(name, "*fp32") for name in kernel.arg_names}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=used)
+        assert compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": tile.warps}).asm["cubin"]
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda", reason="the other tests compile")
-@pytest.mark.parametrize("dim", [16, 64, 128])
-def test_kernels_compile_for_a_gpu_that_is_not_there(dim, tmp_path):
+def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
     """The interpreter accepts what the compiler does not."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(Path(__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    run = subprocess.run(
-        [sys.executable, "-c", f"DIM = {dim}\n{COMPILE}"], env=environment, capture_output=True, text=True, timeout=600
-    )
+    run = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
