@@ -1,6 +1,6 @@
 """Exceptions that users of the package can catch.
 
-Every message says what is wrong, where (file, line, value) and how to mend it. All of them derive from
+Every message says what is wrong, where (file, line, value) and how to fix it. All of them derive from
 :class:`HakgError`; the command line turns each into one short text on stderr and exit code 2.
 """
 
@@ -25,7 +25,7 @@ class DataError(HakgError, ValueError):
     line
         Line in that file, counted from 1.
     remedy
-        How to mend it.
+        How to fix it.
     """
 
     def __init__(
