@@ -57,7 +57,7 @@ def hakg_train(data: Path, run: Path, **overrides: Any) -> Result:
     small = {"dim": 8, "layers": 1, "batch_size": 160, "lr": 0.01, "epochs": 3, "refit": False}
     values = read_by(overrides.get("kind", "hakg"), small) | overrides
     given = [f"--set={key}={str(value).lower()}" for key, value in values.items()]
-    return CliRunner().invoke(cli.main, ["train", str(data), "--out", str(run), *given])
+    return CliRunner().invoke(cli.main, ["train", str(data), "--out", str(run), "--quiet", *given])
 
 
 # --- the ball's edge ----------------------------------------------------------------------------------------------
