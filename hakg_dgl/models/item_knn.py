@@ -132,18 +132,26 @@ class ItemKNN(ClosedFormRecommender):
 
     def solve(self, chosen: Mapping[str, float]) -> None:
         """Keep the neighbours as a CSR matrix ``[n_items, n_items]``; row j holds those of item j, best first."""
-        items, values = (part[:, : int(chosen["neighbours"])] for part in self._widest(chosen["shrinkage"]))
+        self._keep(*self._widest(chosen["shrinkage"]), int(chosen["neighbours"]))
+
+    def _keep(self, items: Tensor, values: Tensor, neighbours: int) -> None:
+        """Keep the first neighbours of each row, ``[n_items, width]`` best first, where there are as many."""
+        items, values = items[:, :neighbours], values[:, :neighbours]
         kept = items >= 0
         self.indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
         self.indices, self.values = items[kept], values[kept].to(self.dtype)
 
-    def _widest(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+    def _widest(self, choice: float) -> tuple[Tensor, Tensor]:
         """The most neighbours that may be asked for and their similarities, best first, kept for the next choice."""
-        if self._found is None or self._found[0] != shrinkage:
-            similarity = ItemSimilarity(self.interactions, self.settings.similarity, shrinkage, self.between_blocks)
+        if self._found is None or self._found[0] != choice:
+            similarity = self._similarity(choice)
             width = min(similarity.n_items, max(self.settings.neighbours))
-            self._found = shrinkage, *masked_topk(similarity, torch.arange(similarity.n_items), width)
+            self._found = choice, *masked_topk(similarity, torch.arange(similarity.n_items), width)
         return self._found[1:]
+
+    def _similarity(self, choice: float) -> Scorer:
+        """What finds the neighbours of items, for a shrinkage."""
+        return ItemSimilarity(self.interactions, self.settings.similarity, choice, self.between_blocks)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take trained neighbours; ValueError if they are not those of a model on this graph."""

@@ -29,6 +29,7 @@ BUILT_IN = {
     "ease": "hakg_dgl.models.ease:EASE",
     "bpr-mf": "hakg_dgl.models.bpr_mf:BPRMF",
     "lightgcn": "hakg_dgl.models.lightgcn:LightGCN",
+    "rp3beta": "hakg_dgl.models.rp3beta:RP3Beta",
 }
 """Name -> ``module:class``."""
 
