@@ -129,13 +129,13 @@ def contrastive_loss(
     Tensor
         Scalar.
     """
-    user = _rows(backend, F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR), users)
+    user = batch_rows(backend, F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR), users)
     tables = [embeddings.entity] if embeddings.item is None else [embeddings.entity, embeddings.item]
     missing = torch.full_like(user[:, 0], float(len(tables)))
     excess = torch.zeros_like(missing)
     for table in tables:
         unit = F.normalize(table, dim=1, eps=ROW_NORM_FLOOR)
-        missing = missing - (user * _rows(backend, unit, positives)).sum(1)
+        missing = missing - (user * batch_rows(backend, unit, positives)).sum(1)
         excess = excess + hinge_over_negatives(backend, user, unit, negatives, margin)
     return (missing.clamp_min(0.0) + excess).mean()
 
@@ -145,8 +145,8 @@ def in_fixed_shapes(on: Tensor) -> bool:
     return on.is_cuda
 
 
-def _rows(backend: SparseBackend, table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table; their gradient adds up in the same order every time."""
+def batch_rows(backend: SparseBackend, table: Tensor, ids: Tensor) -> Tensor:
+    """Rows ``ids`` (int64 ``[batch]``) of a table; their gradient adds up in the same order every time."""
     if in_fixed_shapes(ids):
         return rows_of(backend, grouped_in_fixed_shapes(ids, len(table)), ids, table)
     # Not table[ids]: on several threads its gradient adds up in the order they happen to come in.
