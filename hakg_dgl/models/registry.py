@@ -31,6 +31,7 @@ BUILT_IN = {
     "lightgcn": "hakg_dgl.models.lightgcn:LightGCN",
     "rp3beta": "hakg_dgl.models.rp3beta:RP3Beta",
     "cfkg": "hakg_dgl.models.cfkg:CFKG",
+    "cke": "hakg_dgl.models.cke:CKE",
 }
 """Name -> ``module:class``."""
 
