@@ -32,6 +32,7 @@ BUILT_IN = {
     "rp3beta": "hakg_dgl.models.rp3beta:RP3Beta",
     "cfkg": "hakg_dgl.models.cfkg:CFKG",
     "cke": "hakg_dgl.models.cke:CKE",
+    "kgin": "hakg_dgl.models.kgin:KGIN",
 }
 """Name -> ``module:class``."""
 
