@@ -33,6 +33,7 @@ BUILT_IN = {
     "cfkg": "hakg_dgl.models.cfkg:CFKG",
     "cke": "hakg_dgl.models.cke:CKE",
     "kgin": "hakg_dgl.models.kgin:KGIN",
+    "kgat": "hakg_dgl.models.kgat:KGAT",
 }
 """Name -> ``module:class``."""
 
