@@ -54,6 +54,7 @@ class CFKGLossSettings(RankingLossSettings):
     """
 
     ranking_loss: CFKGRanking = "softmax"  # type: ignore[assignment]
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.2
     fact_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     negatives: Annotated[int, Range(1, 100_000)] = 5
 
@@ -64,7 +65,7 @@ class CFKGTrainingSettings(TrainingSettings):
 
     epochs: Annotated[int, Range(1, 10_000_000)] = 500
     eval_every: Annotated[int, Range(1, 10_000_000)] = 5
-    patience: Annotated[int, Range(1, 10_000_000)] = 20
+    patience: Annotated[int, Range(1, 10_000_000)] = 8
 
 
 class CFKG(GradientRecommender):
@@ -86,7 +87,7 @@ class CFKG(GradientRecommender):
     sections = Sections(CFKGSettings, CFKGLossSettings, CFKGTrainingSettings, GradientRunSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+        "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "fact_weight": {"low": 1e-2, "high": 10.0, "log": True},
     }
     abilities = Abilities(facts=True, vectors=True)

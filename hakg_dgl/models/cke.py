@@ -18,9 +18,13 @@ from hakg_dgl.layers.transr import transr_loss
 from hakg_dgl.layers.triples import knowledge_triples
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.randomness import torch_generator
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
+
+INITIAL_SCALE = 0.01
+"""Standard deviation of the first vectors of users and entities."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class CKELossSettings(RankingLossSettings):
         Weight of the L2 term of the entities and relations in a batch of facts.
     """
 
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.2
     fact_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     fact_decay: Annotated[float, Range(0.0, 1e3)] = 1e-3
 
@@ -61,7 +66,7 @@ class CKETrainingSettings(TrainingSettings):
 
     epochs: Annotated[int, Range(1, 10_000_000)] = 500
     eval_every: Annotated[int, Range(1, 10_000_000)] = 5
-    patience: Annotated[int, Range(1, 10_000_000)] = 20
+    patience: Annotated[int, Range(1, 10_000_000)] = 8
 
 
 class CKE(GradientRecommender):
@@ -81,7 +86,7 @@ class CKE(GradientRecommender):
     sections = Sections(CKESettings, CKELossSettings, CKETrainingSettings, GradientRunSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+        "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "fact_weight": {"low": 1e-2, "high": 10.0, "log": True},
     }
     abilities = Abilities(facts=True, vectors=True)
@@ -95,13 +100,19 @@ class CKE(GradientRecommender):
     def build(self) -> None:
         """Vectors of users, items and entities; a translation and a matrix for each relation."""
         graph, dim, width = self.graph, self.settings.dim, self.settings.relation_dim
-        self.user = self.parameter("user", graph.n_users, dim)
+        self.user = self._gaussian("user", graph.n_users)
         # An offset from its entity: the publication's prior of it has mean zero.
         self.item = nn.Parameter(torch.zeros(graph.n_items, dim, dtype=self.dtype, device=self.device))
-        self.entity = self.parameter("entity", graph.n_entities, dim)
+        self.entity = self._gaussian("entity", graph.n_entities)
         self.relation = self.parameter("relation", graph.n_relations, width)
         drawn = [self.parameter(f"matrix:{number}", width, dim).detach() for number in range(graph.n_relations)]
         self.matrices = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, width, dim))
+
+    def _gaussian(self, name: str, rows: int) -> nn.Parameter:
+        """Small normal values ``[rows, d]`` from a random stream of their own; the publication's priors are normal."""
+        generator = torch_generator(self.run.seed, f"init:{name}")
+        values = torch.randn(rows, self.settings.dim, dtype=self.dtype, generator=generator)
+        return nn.Parameter((values * INITIAL_SCALE).to(self.device))
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors that are scored."""

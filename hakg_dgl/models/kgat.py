@@ -35,6 +35,16 @@ LEAK = 0.2
 """Slope of LeakyReLU below 0: TensorFlow's, in which the authors' code is written; the paper gives none."""
 EDGES_PER_BLOCK = 1 << 18
 """Edges whose attention is computed at once."""
+PUBLISHED = {
+    "ranking_loss": "bpr",
+    "weight_decay": 1e-5,
+    "fact_decay": 1e-5,
+    "fact_batch_size": 2048,
+    "lr": 1e-4,
+    "batch_size": 1024,
+    "select_by": "recall@20",
+}
+"""The publication's settings, which were the same for its three data sets but for vectors trained before."""
 _RATE = Range(0.0, 1.0, open_high=True)
 _COUNT = Range(1, 10_000_000)
 
@@ -82,7 +92,7 @@ class KGATTrainingSettings(TrainingSettings):
     batch_size: Annotated[int, _COUNT] = 4096
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5
-    patience: Annotated[int, _COUNT] = 20
+    patience: Annotated[int, _COUNT] = 8
 
 
 def collaborative_knowledge(graph: HeteroGraph) -> KnowledgePattern:
@@ -121,9 +131,10 @@ class KGAT(GradientRecommender):
 
     name = "kgat"
     sections = Sections(KGATSettings, KGATLossSettings, KGATTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+        "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "message_dropout": {"low": 0.0, "high": 0.5},
     }
     abilities = Abilities(facts=True, vectors=True)

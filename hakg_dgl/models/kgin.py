@@ -30,6 +30,16 @@ Formulation: TypeAlias = Literal["released", "paper"]
 DROPOUT = "dropout"
 CORRELATION_FLOOR = 1e-8
 """Added to squared distance covariances, whose roots have no finite gradient at 0."""
+PUBLISHED = {
+    "layers": 3,
+    "ranking_loss": "bpr",
+    "weight_decay": 1e-5,
+    "independence_weight": 1e-4,
+    "lr": 1e-4,
+    "batch_size": 1024,
+    "select_by": "recall@20",
+}
+"""The publication's settings for Last-FM and Alibaba-iFashion; for Amazon-Book ``independence_weight`` is 1e-5."""
 _RATE = Range(0.0, 1.0, open_high=True)
 
 
@@ -52,7 +62,7 @@ class KGINSettings(Section):
 
     formulation: Formulation = "released"
     dim: Annotated[int, Range(1, 4096)] = 64
-    layers: Annotated[int, Range(1, 16)] = 3
+    layers: Annotated[int, Range(1, 16)] = 1
     intents: Annotated[int, Range(1, 1024)] = 4
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
@@ -78,7 +88,7 @@ class KGINTrainingSettings(TrainingSettings):
 
     epochs: Annotated[int, Range(1, 10_000_000)] = 500
     eval_every: Annotated[int, Range(1, 10_000_000)] = 5
-    patience: Annotated[int, Range(1, 10_000_000)] = 20
+    patience: Annotated[int, Range(1, 10_000_000)] = 8
     batch_size: Annotated[int, Range(1, 10_000_000)] = 4096
 
 
@@ -183,9 +193,10 @@ class KGIN(GradientRecommender):
 
     name = "kgin"
     sections = Sections(KGINSettings, KGINLossSettings, KGINTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
-        "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+        "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "layers": {"low": 1, "high": 3},
         "intents": [1, 2, 4, 8],
         "kg_edge_dropout": {"low": 0.0, "high": 0.8},
