@@ -1,4 +1,4 @@
-"""The numeric guards of the Poincaré ball, decided once.
+"""The numeric guards of the Poincaré ball and the hyperboloid, decided once.
 
 Every function of :mod:`hakg_dgl.geometry` that divides, takes a root or an inverse hyperbolic function goes
 through these primitives, so that values and gradients stay finite up to the edge of the ball in both precisions.
@@ -22,6 +22,8 @@ ARTANH_MARGIN = 1e-5
 """artanh's argument is kept within plus or minus (1 - this)."""
 TANH_LIMIT = 15.0
 """tanh's argument is kept within plus or minus this."""
+SINH_LIMIT = 15.0
+"""The argument of sinh and cosh is kept within plus or minus this, beyond which float32 cannot tell points apart."""
 ANGLE_MARGIN = 1e-6
 """Margin of arcsin and arccos arguments, of squared norms in the aperture, floor of the radicand of the angle."""
 _BALL_MARGIN = {torch.float32: 4e-3, torch.float64: 1e-5}
@@ -59,6 +61,16 @@ def artanh(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent of ``x`` clamped to ±15; elementwise, same shape and dtype."""
     return torch.tanh(x.clamp(-TANH_LIMIT, TANH_LIMIT))
+
+
+def sinh(x: Tensor) -> Tensor:
+    """Hyperbolic sine of ``x`` clamped to ±15; elementwise, same shape and dtype."""
+    return torch.sinh(x.clamp(-SINH_LIMIT, SINH_LIMIT))
+
+
+def cosh(x: Tensor) -> Tensor:
+    """Hyperbolic cosine of ``x`` clamped to ±15; elementwise, same shape and dtype."""
+    return torch.cosh(x.clamp(-SINH_LIMIT, SINH_LIMIT))
 
 
 def norm(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ BUILT_IN = {
     "bpr-mf": "hakg_dgl.models.bpr_mf:BPRMF",
     "lightgcn": "hakg_dgl.models.lightgcn:LightGCN",
     "rp3beta": "hakg_dgl.models.rp3beta:RP3Beta",
+    "hgcf": "hakg_dgl.models.hgcf:HGCF",
     "cfkg": "hakg_dgl.models.cfkg:CFKG",
     "cke": "hakg_dgl.models.cke:CKE",
     "kgin": "hakg_dgl.models.kgin:KGIN",

@@ -1,0 +1,65 @@
+r"""Hyperboloid (Lorentz model) of curvature ``-c``: exponential and logarithmic maps at the origin, distance.
+
+Stateless functions on points ``[..., d + 1]`` (float32 or float64), the first coordinate being that of time,
+broadcasting over leading axes, curvature keyword-only. The hyperboloid is :math:`\{x : \langle x, x \rangle_L = -1/c,
+x_0 > 0\}`, its origin :math:`(1/\sqrt c, 0, \dots, 0)`. Tangent vectors at the origin have no coordinate of time and
+are given as ``[..., d]``.
+
+References
+----------
+.. [1] Nickel, Kiela: Learning Continuous Hierarchies in the Lorentz Model of Hyperbolic Geometry, ICML 2018.
+.. [2] Chami, Ying, Ré, Leskovec: Hyperbolic Graph Convolutional Neural Networks, NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.geometry.guards import cosh, norm, sinh, sqrt_floored
+
+
+def flip_time(x: Tensor) -> Tensor:
+    r"""The point with its time negated: :math:`\langle x, y \rangle_L` is the plain inner product of it and y."""
+    return torch.cat([-x[..., :1], x[..., 1:]], dim=-1)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    r"""Lorentzian inner product :math:`-x_0 y_0 + \sum_{k \ge 1} x_k y_k` ([1]_ eq. 1): ``[..., d + 1] -> [...]``."""
+    return (x[..., 1:] * y[..., 1:]).sum(-1) - x[..., 0] * y[..., 0]
+
+
+def expmap0(v: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Exponential map at the origin: ``[..., d] -> [..., d + 1]`` ([2]_ proposition 3.2 at the origin).
+
+    .. math:: \left(\frac{\cosh(\sqrt c \|v\|)}{\sqrt c},\; \sinh(\sqrt c \|v\|) \frac{v}{\sqrt c \|v\|}\right)
+
+    Inverse of :func:`logmap0` where the length of v, times :math:`\sqrt c`, is at most 15.
+    """
+    root, length = math.sqrt(c), norm(v)
+    return torch.cat([cosh(root * length) / root, sinh(root * length) * v / (root * length)], dim=-1)
+
+
+def logmap0(x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Logarithmic map at the origin: ``[..., d + 1] -> [..., d]``.
+
+    .. math:: \frac{\mathrm{arsinh}(\sqrt c \|x'\|)}{\sqrt c} \frac{x'}{\|x'\|}, \qquad x' = (x_1, \dots, x_d)
+
+    On the hyperboloid that is :math:`\mathrm{arcosh}(\sqrt c\, x_0)`, which near the origin keeps no digits.
+    """
+    root, space = math.sqrt(c), x[..., 1:]
+    length = norm(space)
+    return torch.asinh(root * length) / root * space / length
+
+
+def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Geodesic distance :math:`\mathrm{arcosh}(-c \langle x, y \rangle_L) / \sqrt c`: ``[..., d + 1] -> [...]``.
+
+    Computed as :math:`\frac{2}{\sqrt c} \mathrm{arsinh}(\frac{\sqrt c}{2} \sqrt{\langle x - y, x - y \rangle_L})`. On
+    the hyperboloid that is equal, and it keeps its digits where points are near each other; the gradient is 0 where
+    they coincide.
+    """
+    root, apart = math.sqrt(c), x - y
+    return 2.0 / root * torch.asinh(root / 2.0 * sqrt_floored(inner(apart, apart)))
