@@ -164,7 +164,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-@pytest.mark.parametrize("kind", ["popularity", "item-knn", "ease"])
+@pytest.mark.parametrize("kind", ["popularity", "item-knn", "rp3beta", "ease"])
 def test_what_scores_by_items_scores_a_user_the_same_folded_in(kind: str, trained: Any) -> None:
     run = trained(kind)
     folded = load_fold_in(run, DEMO).scorer(*DEMO.positives(*model_splits(RunFolder(run))))
