@@ -93,6 +93,7 @@ class HGCF(GradientRecommender):
     uniform negative j. Items are ranked by distance, which is the order of the Lorentzian inner product
     :math:`\langle x_u, x_i \rangle_L = -\cosh d(x_u, x_i)`; the other losses are on that product.
 
+    The released code begins with uniform values and adds up the hinges of a batch; here they are normal and averaged.
     The publication keeps points of the hyperboloid as parameters, for Riemannian gradient descent, and takes them to
     the tangent space at the origin before each propagation. Here the parameters are those tangent vectors themselves,
     for Adam: the exponential map at the origin is one-to-one, so that the models are the same.
@@ -106,7 +107,6 @@ class HGCF(GradientRecommender):
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "layers": {"low": 1, "high": 4},
-        "temperature": {"low": 0.1, "high": 2.0, "log": True},
     }
     abilities = Abilities(vectors=True, folds_in_users=True)
     streams = (NEGATIVES,)
