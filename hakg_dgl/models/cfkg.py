@@ -54,7 +54,7 @@ class CFKGLossSettings(RankingLossSettings):
     """
 
     ranking_loss: CFKGRanking = "softmax"  # type: ignore[assignment]
-    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.2
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.1
     fact_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     negatives: Annotated[int, Range(1, 100_000)] = 5
 
