@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 
 if "--without-dgl" in sys.argv:  # before anything imports DGL; programs that tests start read it too
     os.environ["HAKG_WITHOUT_DGL"] = "1"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("bad_input")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
 
