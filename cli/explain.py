@@ -46,12 +46,13 @@ def explain_command(
     import pandas as pd
 
     from hakg_dgl.data.id_maps import IdMap
-    from hakg_dgl.figures.explanation import require_matplotlib, save_picture
+    from hakg_dgl.figures.explanation import save_picture
+    from hakg_dgl.figures.style import require_matplotlib
     from hakg_dgl.insight.explain import Explainer, require_explained
     from hakg_dgl.ranking.candidates import known_items
 
     if picture is not None:
-        require_matplotlib()
+        require_matplotlib(instead="leave --picture out")
     with stages(2) as begin:
         begin("loading")
         opened = open_run(run, data)
@@ -73,7 +74,7 @@ def explain_command(
 
 
 def _sections(about: dict[str, Any]) -> list[str]:
-    from hakg_dgl.insight.explain import introduced
+    from hakg_dgl.insight.explanation import introduced
 
     gate = about["gate"]
     heading = (
@@ -163,7 +164,7 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
 def _path(row: dict[str, Any]) -> str:
     start, end = _named(row["past_item"]), "the item"
     if "user" in row:
-        from hakg_dgl.insight.explain import introduced
+        from hakg_dgl.insight.explanation import introduced
 
         return f"{start} - {introduced('user', _named(row['user']))} - {end}"
     ours, theirs = row["past_fact"], row["item_fact"]

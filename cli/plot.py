@@ -47,7 +47,7 @@ def plot_command(
     else is refused.
     """
     from hakg_dgl.errors import ConfigError
-    from hakg_dgl.figures.pictures import PAGE, draw_pictures, refuse_foreign
+    from hakg_dgl.figures.picture_folder import PAGE, draw_pictures, refuse_foreign
     from hakg_dgl.figures.style import require_matplotlib
     from hakg_dgl.figures.subject import Subject
     from hakg_dgl.training.circumstances import choose_device

@@ -14,8 +14,9 @@ if "--without-dgl" in sys.argv:  # before anything imports DGL; programs that te
     os.environ["HAKG_WITHOUT_DGL"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
-pytest.register_assert_rewrite("bad_input")
+pytest.register_assert_rewrite("bad_input", "planted")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
+from planted import planted, planted_run, planted_runs  # noqa: E402, F401 (fixtures)
 
 # Machines that run tests are shared: a slow example is no failure.
 settings.register_profile("hakg", deadline=None)

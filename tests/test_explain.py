@@ -23,7 +23,8 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.edge_types import INTERACTED_BY
-from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
+from hakg_dgl.insight.explain import Explainer, explain
+from hakg_dgl.insight.explanation import Explanation, introduced
 from hakg_dgl.models.explanation import Terms
 from hakg_dgl.models.hakg import HAKG, HAKGSettings
 from hakg_dgl.models.hakg import explanation as decomposition

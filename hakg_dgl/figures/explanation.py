@@ -12,24 +12,13 @@ import pandas as pd
 
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.shared_items import short_relation
-from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.figures.fonts import use_fonts
-from hakg_dgl.insight.explain import Explanation, introduced
+from hakg_dgl.figures.style import require_matplotlib
+from hakg_dgl.insight.explanation import Explanation, introduced
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _NEGATIVE, _GREY = "#d55e00", "#8a8a8a"
 _OWN = "own parameters"
-
-
-def require_matplotlib() -> None:
-    """Raise MissingDependencyError unless Matplotlib can be imported."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib, "
-            "or leave --picture out"
-        ) from error
 
 
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:

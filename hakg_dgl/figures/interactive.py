@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.dataset import Dataset, Int64
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.figures.disk import Layout, disk_layout, largest_branches
-from hakg_dgl.figures.hierarchy import Int64, child_edges
+from hakg_dgl.figures.branches import child_edges, largest_branches
+from hakg_dgl.figures.disk_layout import Layout, disk_layout
 from hakg_dgl.figures.markup import page
 from hakg_dgl.figures.popularity import item_popularity
 from hakg_dgl.figures.style import CYCLE

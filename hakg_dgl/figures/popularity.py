@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import Float64, Int64, rank_correlation
+from hakg_dgl.data.dataset import Dataset, Int64
+from hakg_dgl.figures.correlation import rank_correlation
 from hakg_dgl.figures.style import BLUE, RASTER_ABOVE, VERMILION, new_figure, styled
-from hakg_dgl.models.positions import Positions
+from hakg_dgl.models.positions import Float64, Positions
 
 
 @dataclass(frozen=True)

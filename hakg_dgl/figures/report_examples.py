@@ -15,7 +15,8 @@ from hakg_dgl.figures.explanation import draw
 from hakg_dgl.figures.markup import NumberText, table
 from hakg_dgl.figures.style import inline_svg
 from hakg_dgl.figures.subject import Subject
-from hakg_dgl.insight.explain import Explainer, Explanation, introduced
+from hakg_dgl.insight.explain import Explainer
+from hakg_dgl.insight.explanation import Explanation, introduced
 from hakg_dgl.ranking.lists import recommend
 
 _TOP = 5

@@ -44,13 +44,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def require_matplotlib() -> None:
-    """Raise MissingDependencyError unless Matplotlib can be imported."""
+def require_matplotlib(*, instead: str = "") -> None:
+    """Raise MissingDependencyError unless Matplotlib can be imported.
+
+    Parameters
+    ----------
+    instead
+        What people without it can do, for the end of the message.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib"
+            + (f", or {instead}" if instead else "")
         ) from error
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import known_tree
+from hakg_dgl.figures.depth import known_tree
 from hakg_dgl.models.positions import Positions
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.settings import Settings

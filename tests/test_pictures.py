@@ -1,0 +1,35 @@
+"""Which pictures a run has, and what their captions say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planted import tree_of
+
+from hakg_dgl import RunFolder, load_dataset
+from hakg_dgl.figures.depth import depth_agreement
+from hakg_dgl.figures.pictures import NAMES, pictures
+from hakg_dgl.figures.subject import Subject
+
+pytest.importorskip("matplotlib")
+
+
+def test_the_picture_of_the_tree_compares_runs(monkeypatch: pytest.MonkeyPatch, planted_runs: Path) -> None:
+    dataset = load_dataset(planted_runs / "D")
+    ball, flat = (Subject(RunFolder(planted_runs / name), dataset) for name in ("hakg", "flat"))
+    monkeypatch.setattr("hakg_dgl.figures.subject.known_tree", tree_of)
+    assert flat.positions is not None
+    drawn = {picture.name: picture for picture in pictures(ball, {"flat": flat.positions})}
+    assert len(drawn["depth"].figure.axes) == 2
+    found = depth_agreement(flat.positions, tree_of(dataset), dataset.n_items)
+    assert f"flat (Euclidean space): Spearman {found.spearman:+.3f}" in drawn["depth"].caption
+
+
+def test_a_flat_model_of_two_dimensions_is_drawn(planted_runs: Path) -> None:
+    subject = Subject(RunFolder(planted_runs / "flat"), load_dataset(planted_runs / "D"), "output")
+    assert next(picture.name for picture in pictures(subject)) == "disk"
+
+
+def test_the_names_of_pictures_are_known(planted_run: Subject) -> None:
+    assert len(set(NAMES)) == len(NAMES) == 6
