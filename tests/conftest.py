@@ -18,7 +18,7 @@ pytest.register_assert_rewrite("bad_input", "planted")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
 from planted import planted, planted_run, planted_runs  # noqa: E402, F401 (fixtures)
 
-# Machines that run tests are shared: a slow example is no failure.
+# Machines that run tests are shared, so a slow example is not a failure.
 settings.register_profile("hakg", deadline=None)
 settings.load_profile("hakg")
 

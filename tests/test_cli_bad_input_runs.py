@@ -225,7 +225,7 @@ def test_no_run(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("command", [EVALUATE, ("recommend", "R", "--user", "0")], ids=["evaluate", "recommend"])
 def test_files_of_a_run_that_are_missing_or_damaged(file: str, command: tuple[str, ...]) -> None:
     whole = Path("R", file).read_bytes()
-    pattern = f"(?:{NO_TOML}\nMend the file, or train again.|{CHANGED})" if file == "config.toml" else DAMAGED
+    pattern = f"(?:{NO_TOML}\nFix the file, or train again.|{CHANGED})" if file == "config.toml" else DAMAGED
     for data in (b"\xff\x00garbage", whole[: len(whole) // 2], whole[:1], b""):
         Path("R", file).write_bytes(data)
         refuse(re.compile(f"R/{file}: {pattern}"), *command)
@@ -454,7 +454,7 @@ def test_training_and_a_full_disk() -> None:
         result.stderr,
         re.compile(
             r"R2/\w+.safetensors: cannot be written: [^\n]+; what the run saved earlier is intact\n"
-            "Free space or mend permissions, then continue with --resume, or train in another folder.",
+            "Free space or fix permissions, then continue with --resume, or train in another folder.",
         ),
     )
     left = contents(Path.cwd())

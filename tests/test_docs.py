@@ -133,7 +133,7 @@ def test_the_model_page_states_the_constants_as_they_are() -> None:
         in content
     )
     stated = (guards.NORM_FLOOR, guards.ROW_NORM_FLOOR, guards.ARTANH_MARGIN, guards.TANH_LIMIT, guards.ANGLE_MARGIN)
-    assert stated == (1e-15, 1e-12, 1e-5, 15.0, 1e-6), "mend the table of guards in docs/model.md"
+    assert stated == (1e-15, 1e-12, 1e-5, 15.0, 1e-6), "fix the table of guards in docs/model.md"
 
 
 # --- settings -----------------------------------------------------------------------------------------------------

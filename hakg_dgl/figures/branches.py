@@ -1,4 +1,4 @@
-"""What stands below what in a data set, and the largest branches of it."""
+"""The edges of a data set's hierarchy, and its largest branches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hakg_dgl.data.hierarchy import attribute_tree, relation_table
 
 
 def child_edges(dataset: Dataset) -> pd.DataFrame:
-    """Edges from what stands lower to what stands higher, of the relations that seem hierarchical.
+    """Edges from children to parents, by the relations that seem hierarchical.
 
-    Such are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.hierarchy.relation_table`; the attribute is
-    the parent, whichever end of the triple it is), and those that order attributes
+    These are the relations that ``hakg info`` marks (:func:`~hakg_dgl.data.hierarchy.relation_table`; the attribute is
+    the parent, at either end of the triple), and the relations that order attributes
     (:func:`~hakg_dgl.data.hierarchy.attribute_tree`).
 
     Returns
     -------
     DataFrame
-        ``child``, ``parent`` (entities), ``relation`` (int64), each row once.
+        Columns ``child``, ``parent`` (entities) and ``relation``, int64; all rows differ.
     """
     triples = dataset.triples
     head, relation, tail = (triples[column].to_numpy() for column in ("head", "relation", "tail"))
@@ -48,13 +48,14 @@ class Branches:
     Attributes
     ----------
     roots
-        The attributes at their top, int64 ``[k]``.
+        The attributes at the top of the branches, int64 ``[k]``.
     branch
-        The branch of every entity, int64 ``[n_entities]``: 0..k-1, and -1 for none or several.
+        The branch of every entity, int64 ``[n_entities]``: 0..k-1, or -1 if it is in no branch or in several.
     items
-        Items below each root, int64 ``[k]``.
+        The number of items below each root, int64 ``[k]``.
     apexes
-        In each branch the attribute with most items directly below it, int64 ``[k]``: what the angle loss sees.
+        In each branch the attribute with most items directly below it, int64 ``[k]``. The angle loss compares such
+        pairs.
     """
 
     roots: Int64
@@ -66,20 +67,20 @@ class Branches:
 def largest_branches(edges: pd.DataFrame, n_entities: int, n_items: int, *, most: int = 5, levels: int = 8) -> Branches:
     """Choose attributes with many items below them, none of which lies below another.
 
-    One that has more than half of all items below it tells nothing apart, and is passed over.
+    Attributes with more than half of all items below them are left out, because they tell nothing apart.
 
     Parameters
     ----------
     edges
-        ``child``, ``parent``, from :func:`~hakg_dgl.figures.branches.child_edges`.
+        The columns ``child`` and ``parent`` of :func:`~hakg_dgl.figures.branches.child_edges`.
     n_entities, n_items
-        Entities below ``n_items`` are items.
+        The numbers of entities and items; the first entities are the items.
     most
-        Branches at most.
+        The largest number of branches.
     levels
-        Edges followed upwards at most.
+        The largest number of edges to follow upwards.
     """
-    below = _descendants(edges, n_entities, levels)  # [n_entities, n_entities], row: what stands above
+    below = _descendants(edges, n_entities, levels)  # [n_entities, n_entities], a row for each ancestor
     count = np.diff(below[:, :n_items].tocsr().indptr)
     order = np.argsort(-count, kind="stable")
     candidates = [int(node) for node in order if node >= n_items and 0 < count[node] <= n_items / 2]
@@ -100,7 +101,7 @@ def largest_branches(edges: pd.DataFrame, n_entities: int, n_items: int, *, most
 
 
 def _descendants(edges: pd.DataFrame, n: int, levels: int) -> Any:
-    """Reachability from parents down to descendants, CSR of ones."""
+    """The descendants of each entity, as a sparse matrix with a one for each."""
     child, parent = edges["child"].to_numpy(np.int64), edges["parent"].to_numpy(np.int64)
     step = sparse.csr_matrix((np.ones(len(edges), dtype=np.int32), (parent, child)), shape=(n, n))
     reach = frontier = step

@@ -25,15 +25,15 @@ class DepthAgreement:
     spearman
         Spearman's rank correlation over all nodes of the tree; 1 if deeper always is farther out.
     attributes
-        The same over the nodes that are no item.
+        The same over the nodes that are not items.
     highest, highest_attributes
-        The most that both can be: nodes of one depth tie, their distances do not.
+        The largest values that both can have; they are below 1, because nodes of one depth tie and distances do not.
     levels
-        A row a depth: ``depth``, ``nodes``, ``median``, ``low``, ``high`` (the quartiles) of the distance.
+        A row for each depth: ``depth``, ``nodes``, and the quartiles ``low``, ``median`` and ``high`` of the distance.
     distance, depth
-        Of every node, ``[n]``.
+        Distance and depth of every node, ``[n]``.
     values, geometry
-        Whose distances they are.
+        Values and geometry of the positions, see :class:`~hakg_dgl.models.positions.Positions`.
     """
 
     spearman: float
@@ -50,7 +50,7 @@ class DepthAgreement:
 def known_tree(dataset: Dataset) -> pd.DataFrame | None:
     """The tree that was planted in the demo (:func:`~hakg_dgl.data.synthetic.planted_depth`); None for other data.
 
-    A data set is the demo if it is called so and its entities have the original ids of the tree's nodes.
+    A data set is the demo if its name is ``demo`` and its entities have the original ids of the tree's nodes.
     """
     tree = planted_depth()
     if dataset.name != "demo" or dataset.n_entities <= int(tree["entity"].max()):
@@ -66,11 +66,11 @@ def depth_agreement(where: Positions, tree: pd.DataFrame, n_items: int) -> Depth
     Parameters
     ----------
     where
-        Where the entities lie.
+        Positions of the entities.
     tree
-        ``entity`` and ``depth``.
+        The tree, with columns ``entity`` and ``depth``.
     n_items
-        Entities below this are items.
+        The number of items; entities with smaller numbers are items.
     """
     entity, depth = tree["entity"].to_numpy(np.int64), tree["depth"].to_numpy(np.int64)
     distance = where.entity_distance[entity]

@@ -30,16 +30,17 @@ def shows_cones(where: Positions) -> bool:
 
 @styled
 def disk_figure(where: Positions, dataset: Dataset) -> Any:
-    """The picture: circles are attributes, dots items, lines the hierarchical triples, colours the largest branches.
+    """The picture of entities and items.
 
-    Cones are drawn at the branches' apexes where :func:`shows_cones` says so.
+    Circles are attributes, dots are items, lines are the hierarchical triples, and colours are the largest branches.
+    Cones are drawn at the branches' apexes if :func:`shows_cones` says so.
 
     Parameters
     ----------
     where
-        Where the entities lie.
+        Positions of the entities.
     dataset
-        Its triples are the edges, and its names are shown.
+        The data set, whose triples are the edges.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def _of(where: Positions) -> str:
 
 
 def _frame(panel: Any, points: Float64, hyperbolic: bool) -> Float64:
-    """Circles of equal distance, and the edge of the disk where it is near; the view, low and high of x and of y."""
+    """Draw circles of equal distance and the edge of the disk; returns the view, low and high of x and of y."""
     from matplotlib.patches import Circle
 
     view = _view(points, hyperbolic)
@@ -95,7 +96,7 @@ def _frame(panel: Any, points: Float64, hyperbolic: bool) -> Float64:
 
 
 def _view(points: Float64, hyperbolic: bool) -> Float64:
-    """A square around the origin and all points, ``[2, 2]``; the whole disk where they come near its edge."""
+    """A square around the origin and all points, ``[2, 2]``; it is the whole disk if points come near its edge."""
     if hyperbolic and np.linalg.norm(points, axis=1).max(initial=0.0) > 0.8:
         return np.array([[-1.03, 1.03], [-1.03, 1.03]])
     low, high = points.min(0, initial=0.0), points.max(0, initial=0.0)
@@ -105,7 +106,7 @@ def _view(points: Float64, hyperbolic: bool) -> Float64:
 
 
 def _label_place(radius: float, view: Float64) -> tuple[float, float] | None:
-    """Where a circle's label stands: at its lowest point, or the first that can be seen of the others; None: none."""
+    """The place of a circle's label: its lowest point, or the first of three others that is in view, or None."""
     low, high = view[:, 0], view[:, 1]
     margin = 0.04 * (high - low)
     for place in ((0.0, -radius), (0.0, radius), (radius, 0.0), (-radius, 0.0)):
@@ -142,7 +143,7 @@ def _draw_edges(panel: Any, layout: Layout, edges: pd.DataFrame, branches: Branc
 
 
 def _draw_points(panel: Any, points: Float64, shown: NDArray[np.bool_], branches: Branches, dataset: Dataset) -> None:
-    """Unbranched points first, so that they hide none of the others."""
+    """Draw points outside of branches first, so that they hide none of the others."""
     is_item = np.arange(len(points)) < dataset.n_items
     ring = 22.0 if (shown & ~is_item).sum() <= 400 else 8.0  # many large ones would hide all else
     for inside in (False, True):

@@ -21,10 +21,10 @@ class Layout:
     Attributes
     ----------
     points
-        float64 ``[n_entities, 2]``: in the unit disk (curvature -1, which the ball of any curvature scales to) for a
-        model of the ball, in flat space else. The distance to the origin is the model's own.
+        Points, float64 ``[n_entities, 2]``. Those of a model of the ball lie in the unit disk (of curvature -1, to
+        which a ball of any curvature scales), others in the plane. The distance to the origin is the model's own.
     exact
-        Whether the model has two dimensions; else angles are those of a projection.
+        Whether the model has at most two dimensions; angles are those of a projection otherwise.
     hyperbolic
         Whether edges are geodesics of the disk.
     """
@@ -35,7 +35,7 @@ class Layout:
 
     @property
     def caption(self) -> str:
-        """How the picture came about, in a sentence."""
+        """A sentence that says how the points were found."""
         if self.exact:
             return "The model has two dimensions: points lie where it puts them."
         return (
@@ -47,9 +47,9 @@ class Layout:
 def disk_layout(where: Positions) -> Layout:
     r"""Put entities into the plane, keeping their distance to the origin.
 
-    Two-dimensional models as they are, :math:`\sqrt c \exp_0(v)`. Of others the directions :math:`v/\|v\|` are
-    projected to their first two principal components; the angle there is kept, and the radius is
-    :math:`\tanh(\sqrt c\|v\|)` (in flat space :math:`\|v\|`).
+    Models of two dimensions are shown as they are, at :math:`\sqrt c \exp_0(v)`. For other models the directions
+    :math:`v/\|v\|` are projected to their first two principal components. The angle of a point is the angle there, and
+    its radius is :math:`\tanh(\sqrt c\|v\|)` (in flat space :math:`\|v\|`).
     """
     length = np.linalg.norm(where.entity, axis=1, keepdims=True)
     directions = where.entity / np.maximum(length, 1e-300)
@@ -70,21 +70,21 @@ def disk_layout(where: Positions) -> Layout:
 def geodesics(start: Float64, end: Float64, *, hyperbolic: bool = True, steps: int = 16) -> Float64:
     r"""Points along the shortest lines between points of the unit disk.
 
-    :math:`\gamma(t) = \exp_x(t \log_x(y))`; straight lines where not hyperbolic.
+    Geodesics of the disk are :math:`\gamma(t) = \exp_x(t \log_x(y))`; in the plane the lines are straight.
 
     Parameters
     ----------
     start, end
-        float64 ``[n, 2]``.
+        Ends of the lines, float64 ``[n, 2]``.
     hyperbolic
         Whether the disk is the Poincaré disk.
     steps
-        Points a line, at least 2.
+        Number of points on a line, at least 2.
 
     Returns
     -------
     Float64
-        ``[n, steps, 2]``.
+        The lines, ``[n, steps, 2]``.
     """
     t = np.linspace(0.0, 1.0, steps)[None, :, None]
     if not hyperbolic:
@@ -97,24 +97,24 @@ def geodesics(start: Float64, end: Float64, *, hyperbolic: bool = True, steps: i
 def cone_outline(apex: Float64, *, aperture: float = APERTURE, hyperbolic: bool = True, steps: int = 48) -> Float64:
     r"""Outline of the entailment cone at an apex: two rays at the half aperture :math:`\psi` from its axis.
 
-    The axis leads from the origin through the apex outwards; the rays are geodesics, drawn until they (nearly) meet
-    the edge of the disk, and the arc of the edge between them closes the outline.
+    The axis leads from the origin outwards through the apex. The rays are geodesics that end (nearly) at the edge of
+    the disk, and the arc of the edge between them closes the outline.
 
     Parameters
     ----------
     apex
-        float64 ``[2]``, not the origin.
+        The apex, float64 ``[2]``, which is not the origin.
     aperture
         The constant K of the cones.
     hyperbolic
         Whether the disk is the Poincaré disk.
     steps
-        Points a ray.
+        Number of points on a ray.
 
     Returns
     -------
     Float64
-        ``[2 steps + steps, 2]``, a closed polygon without its last point repeated.
+        A polygon, ``[3 steps, 2]``; the first point is not repeated at the end.
     """
     squared = torch.tensor(float(apex @ apex), dtype=torch.float64)
     opening = half_aperture if hyperbolic else euclidean_half_aperture

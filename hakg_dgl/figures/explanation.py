@@ -1,4 +1,4 @@
-"""An explanation as a picture; needs Matplotlib, an optional dependency (extra ``plot``)."""
+"""An explanation as a picture; this needs Matplotlib, an optional dependency (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _OWN = "own parameters"
 
 
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
-    """The picture: the strongest past items and, below, what the whole score adds up from; on the right paths.
+    """The picture: the strongest past items, below them the parts of the whole score, and paths on the right.
 
-    Paths are those over shared entities or, where there are none, over shared users; edges between the same two nodes
-    are drawn as one, their sum. Every bar is split by what carries the past items' evidence: ``knowledge``,
+    Paths lead over shared entities or, if there are none, over shared users. Edges between the same two nodes are drawn
+    as one, with their sum. Every bar is split by what carries the past items' evidence: ``knowledge``,
     ``collaborative``, ``linear`` and whatever else components have. The bars of the lower panel are the past items
-    shown, the others, the user's own parameters, and their sum, the score.
+    shown, the others, the user's own parameters, and the sum of these, which is the score.
 
     Parameters
     ----------
     explanation
-        What to draw.
+        The explanation to draw.
     items, paths
-        How many bars and paths at most.
+        The largest numbers of bars and paths.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not registered with pyplot, so nothing is left open. Its axes are the past items, the whole, the paths.
+        A figure that pyplot does not know, so that nothing stays open. Its axes are past items, whole score and paths.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
 
 
 def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, paths: int = 8) -> None:
-    """Write the picture of :func:`draw` to a file whose ending tells the format (svg, png, pdf); whole or not at all.
+    """Write the picture of :func:`draw` to a file, whole or not at all; the ending tells the format (svg, png, pdf).
 
     The same explanation gives the same file.
     """
@@ -94,7 +94,7 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
 
 
 def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
-    """Past items on one panel; the sums of these and of the others, the user's own and the score on the other."""
+    """Draw past items on one panel, and on the other their sum, that of the others, the user's own and the score."""
     past = explanation.past_items
     parts = past[[name for name in past if name not in ("item", "gate", "contribution")]]
     names = explanation.dataset.items["name"].iloc[past["item"].head(count)]
@@ -112,7 +112,7 @@ def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
 
 
 def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
-    """A bar a row with its parts one after the other, negative ones to the left; the sum stands beside it."""
+    """Draw a bar for each row with its parts side by side, negative ones to the left; the sum stands beside it."""
     places = range(len(rows))
     for number, name in enumerate(rows):
         values = rows[name].to_numpy()
@@ -132,7 +132,7 @@ def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
 
 
 def _paths(explanation: Explanation, over: str, count: int) -> pd.DataFrame:
-    """The strongest paths over ``entity`` or ``user``; those between the same two nodes are one."""
+    """The strongest paths over ``entity`` or ``user``; paths between the same two nodes are one."""
     found = explanation.paths[explanation.paths["via"] == over]
     ends = ["past_item", "node"]
     strongest = found.groupby(ends, sort=False)["contribution"].sum().sort_values(ascending=False, kind="stable")
@@ -145,7 +145,7 @@ def _paths(explanation: Explanation, over: str, count: int) -> pd.DataFrame:
 
 
 def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame) -> None:
-    """Past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
+    """Draw past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
     axes.axis("off")
     if paths.empty:
         axes.text(0.5, 0.5, "no shared entity or user", ha="center", color=_GREY, transform=axes.transAxes)
@@ -175,7 +175,7 @@ def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame
 
 
 def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
-    """Heights of past items and of entities, each near what it is linked to, so that few lines cross."""
+    """Heights of past items and of entities; each is near what it is linked to, so that few lines cross."""
 
     def spread(order: list[int]) -> dict[int, float]:
         return {key: (place + 0.5) / len(order) for place, key in enumerate(order)}
@@ -188,7 +188,7 @@ def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: float) -> None:
-    """Lines to the right by one column, each with its relation along it."""
+    """Draw lines to the next column on the right, each with its relation along it."""
     dataset, largest = explanation.dataset, lines["contribution"].abs().max() or 1.0
     columns = (lines[name].tolist() for name in ("y", "to", "contribution", "relation"))
     for y, to, contribution, relation in zip(*columns, strict=True):
@@ -207,7 +207,7 @@ def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: floa
 
 
 def _entity(explanation: Explanation, node: int) -> str:
-    """The name of a shared entity; where there is only an id, how many items have it, and one of them."""
+    """The name of a shared entity; if it has only an id, how many items have it, and one of them."""
     dataset, shared = explanation.dataset, explanation.shared
     row = (dataset.items if node < dataset.n_items else dataset.entities).iloc[node]
     if row["name"] != row["original_id"] or node < dataset.n_items:
@@ -228,5 +228,5 @@ def _wrapped(name: str) -> str:
 
 
 def _short(label: dict[str, Any], length: int = 30) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are no XML
-    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # no mathematics
+    name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are not allowed in XML
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # a dollar starts a formula

@@ -33,13 +33,13 @@ def draw_pictures(
     subject, beside
         See :func:`~hakg_dgl.figures.pictures.pictures`.
     out
-        Folder; files that an earlier call wrote are replaced or removed.
+        The folder; files that an earlier call wrote are replaced or removed.
     kinds
-        ``png``, ``svg`` or both.
+        Kinds of files: ``png``, ``svg`` or both.
     page
-        Write :data:`PAGE` too.
+        Whether to write :data:`PAGE` too.
     dpi
-        Dots an inch.
+        Dots per inch.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def draw_pictures(
         if text is not None:
             write_text(out / PAGE, text)
         for name in _ours() - {file.name for file in files} - ({PAGE} if text is not None else set()):
-            (out / name).unlink(missing_ok=True)  # of an earlier run
+            (out / name).unlink(missing_ok=True)  # they are of an earlier run
     except OSError as error:
         error.filename = str(out)
         raise

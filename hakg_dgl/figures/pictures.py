@@ -20,21 +20,21 @@ from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.positions import Positions
 
 NAMES = ("disk", "popularity", "relations", "depth", "curves", "groups")
-"""Of all pictures; a run has some of them."""
+"""Names of all pictures; a run has some of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture with what there is to say about it.
+    """A picture with its title and caption.
 
     Attributes
     ----------
     name
-        Of its files.
+        The name of its files, without an ending.
     title, caption
-        What it shows, and how to read it, with the numbers it rests on.
+        Texts that say what it shows and how to read it, with the numbers behind it.
     figure
-        Matplotlib's.
+        The figure of Matplotlib.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Picture:
 
 
 def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) -> Iterator[Picture]:
-    """Draw what the run allows, one after the other: of baselines the curves and the groups.
+    """Draw the pictures that a run has, one after the other; baselines have only curves and groups.
 
     Parameters
     ----------
     subject
         The run.
     beside
-        Name -> positions of further models of the same data set, for the picture of the planted tree.
+        Positions of further models of the same data set by name, for the picture of the planted tree.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How far the model orders the pairs of each relation, beside what the graph tells of them: a table and a picture."""
+"""How well a model orders the pairs of each relation, as a table and a picture beside estimates from the graph."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from hakg_dgl.models.positions import Positions
 
 
 def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
-    """The relations' estimated hierarchy beside what the model made of it.
+    """The hierarchy of each relation as estimated from the graph, and how well the model orders its pairs.
 
     Parameters
     ----------
     dataset
-        For the triples.
+        The data set with the triples.
     where
-        Where the entities lie.
+        Positions of the entities.
 
     Returns
     -------
     DataFrame
         :func:`~hakg_dgl.data.hierarchy.relation_table` with two more columns. ``attribute_closer`` is the share of the
-        relation's pairs whose attribute is closer to the origin than what is below it, ``in_cone`` the share in which
-        that lies in the attribute's entailment cone, where the angle loss vanishes. Pairs are the triples of an item
-        and an attribute and those of :func:`~hakg_dgl.data.hierarchy.attribute_tree`; NaN without any. ``hierarchical``
-        also marks the relations of the latter.
+        relation's pairs in which the attribute is closer to the origin than the entity below it. ``in_cone`` is the
+        share in which that entity lies in the attribute's entailment cone, where the angle loss is zero. Pairs are the
+        triples of an item and an attribute, and those of :func:`~hakg_dgl.data.hierarchy.attribute_tree`. Shares are
+        NaN without any pairs. ``hierarchical`` also marks the relations of the attribute tree.
     """
     triples, distance, tree = dataset.triples, where.entity_distance, attribute_tree(dataset.facts)
     head, tail = triples["head"].to_numpy(), triples["tail"].to_numpy()
@@ -49,7 +49,7 @@ def relation_order(dataset: Dataset, where: Positions) -> pd.DataFrame:
 
 
 def _in_cone(where: Positions, apex: Int64, point: Int64) -> NDArray[np.bool_]:
-    """Whether points lie in the entailment cones of apexes as the angle loss sees them; both are entities ``[n]``."""
+    """Whether points lie in the cones of apexes that the angle loss compares; both are numbers of entities ``[n]``."""
     vectors = torch.from_numpy(where.entity)
     squared, dot = vectors.square().sum(1), edge_products(vectors, apex, point)
     ends = cone_points(squared[torch.from_numpy(apex)], squared[torch.from_numpy(point)], dot, rule=where.rule)
@@ -65,14 +65,14 @@ def edge_products(points: Tensor, start: Int64, end: Int64, *, block: int = 100_
 
 @styled
 def relations_figure(order: pd.DataFrame, *, most: int = 20) -> Any:
-    """Bars of the hierarchy score and of the shares of triples that the model orders; the largest relations first.
+    """Bars of the hierarchy score and of the shares of pairs that the model orders; the largest relations come first.
 
     Parameters
     ----------
     order
-        From :func:`relation_order`.
+        The table of :func:`relation_order`.
     most
-        Relations shown.
+        The largest number of relations to show.
 
     Returns
     -------

@@ -30,13 +30,13 @@ def example_lists(subject: Subject, count: int) -> dict[str, Any]:
     subject
         The run.
     count
-        Users to show.
+        The number of users to show.
 
     Returns
     -------
     dict
         ``users``, each with ``heading``, ``list`` (a table) and ``why`` (None without an explanation); ``explained``,
-        whether the model takes its scores apart; ``why_none``, what to say if there are no users.
+        whether the model takes its scores apart; ``why_none``, the text to show if there are no users.
     """
     dataset = subject.dataset
     users = _example_users(dataset.pairs("train")[:, 0], dataset.n_users, count)

@@ -1,4 +1,4 @@
-"""Why the model gives a user and an item their score: past items, facts, users, and the paths between them."""
+"""Explains why a model gives a user and an item their score: past items, facts, users, and paths between them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Explainer:
     dataset
         The data set it was trained on.
     components
-        What the score is the sum of; by default the components of the model's own
+        The components that the score is the sum of; by default those of the model's own
         :meth:`~hakg_dgl.models.recommender.Recommender.breakdown`.
 
     Attributes
     ----------
     shared
-        Which items have an entity.
+        The items that have each entity.
 
     Raises
     ------
@@ -111,7 +111,7 @@ class Explainer:
         )
 
     def _rank(self, user: int, item: int) -> tuple[float, int, int]:
-        """Score, rank and number of ranked items; what the user is known to have is not ranked."""
+        """Score, rank and number of ranked items; items that the user is known to have are not ranked."""
         users, items = self._vectors
         scores = items @ users[user]
         ranked = torch.ones(len(scores), dtype=torch.bool)
@@ -120,7 +120,7 @@ class Explainer:
         return float(scores[item]), int((scores[ranked] > scores[item]).sum()) + 1, int(ranked.sum())
 
     def _past_items(self, user: int, from_user: pd.DataFrame) -> pd.DataFrame:
-        """A row for each past item, a column for each way."""
+        """The table of past items, with a column for each way."""
         items = self.breakdown.past_items(user)
         ways = from_user.pivot_table(index="item", columns="via", values="contribution", aggfunc="sum", fill_value=0.0)
         ways = ways.reindex(columns=list(dict.fromkeys(["knowledge", "collaborative", *ways.columns])), fill_value=0.0)
@@ -132,9 +132,9 @@ class Explainer:
 
 
 def explain(model: Recommender, dataset: Dataset, user: int, item: int) -> Explanation:
-    """Why the model gives this user and item their score; for more than one, make an :class:`Explainer`.
+    """Explain one score; for more than one, make an :class:`Explainer`.
 
-    Parameters and errors are those of :class:`Explainer` and of calling it.
+    Parameters and errors are those of :class:`Explainer` and of its call.
     """
     return Explainer(model, dataset)(user, item)
 

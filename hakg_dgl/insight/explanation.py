@@ -1,4 +1,4 @@
-"""A score, taken apart: the tables of an explanation, and the same as JSON values with names."""
+"""A score taken apart: the tables of an explanation, and the same as JSON values with names."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 
 _SHARELESS = 1e-9
-"""Scores below this in size have no shares."""
+"""Scores of a smaller size have no shares."""
 _ALSO_OF = 2
-"""Items that are named to say what an entity is."""
+"""Number of items that are named to say what an entity is."""
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A score, taken apart. Rows of tables are sorted by their contribution, the largest first.
+    """A score taken apart. Rows of tables are sorted by their contribution, and the largest comes first.
 
     Attributes
     ----------
     user, item
         Numbers in the data set.
     score
-        As the model ranks, the inner product of its ranking vectors.
+        The score by which the model ranks, the inner product of its ranking vectors.
     rank, n_ranked
         Place of the item among the items that the user is not known to have in any split (and the item itself), as in a
-        recommendation list, and their number.
+        recommendation list, and the number of these items.
     components
         ``component``, ``contribution``: the named parts of the score. They add up to it.
     past_items
@@ -37,27 +37,27 @@ class Explanation:
         component has another way, a column of that name, ``contribution`` (their sum). With ``user_own`` they add up to
         the score.
     user_own
-        What the user's own parameters contribute.
+        The contribution of the user's own parameters.
     facts
-        ``relation`` (R and above: inverses), ``entity``, ``contribution`` and its parts ``from_entity``,
-        ``from_relation``, ``from_item``: the item's edges in the knowledge graph.
+        The item's edges in the knowledge graph: ``relation`` (R and above: inverses), ``entity``, ``contribution`` and
+        its parts ``from_entity``, ``from_relation``, ``from_item``.
     users
-        ``user``, ``contribution``: the users who have the item.
+        The users who have the item: ``user``, ``contribution``.
     other_terms
-        ``via``, ``relation``, ``node``, ``contribution``: what components have on the item's side beside these.
+        Further terms of components on the item's side: ``via``, ``relation``, ``node``, ``contribution``.
     item_own
-        Component -> what the item's own parameters contribute. With ``facts``, ``users`` and ``other_terms`` they add
+        Component -> contribution of the item's own parameters. With ``facts``, ``users`` and ``other_terms`` they add
         up to the score.
     paths
-        ``via``, ``past_item``, ``relation``, ``node``, ``item_relation``, ``through_node``, ``contribution``: entities
-        (or, with ``via`` ``user``, users) that a past item and the item share; the columns are those of
-        :attr:`~hakg_dgl.models.explanation.Terms.paths`. Part of the contributions above, not in addition to them.
+        Entities (or, with ``via`` ``user``, users) that a past item and the item share. The columns are those of
+        :attr:`~hakg_dgl.models.explanation.Terms.paths`: ``via``, ``past_item``, ``relation``, ``node``,
+        ``item_relation``, ``through_node``, ``contribution``. Paths are part of the contributions above.
     path_totals
-        ``entity`` or ``user`` -> number and summed contribution of all paths, those beyond the table too.
+        ``entity`` or ``user`` -> number and summed contribution of all paths, including those that the table lacks.
     dataset
-        Names everything.
+        The data set, for names.
     shared
-        Which items have an entity: what it is, where the data set has no name for it.
+        The items that have an entity; they say what it is if the data set has no name for it.
     """
 
     user: int
@@ -79,10 +79,10 @@ class Explanation:
 
     @property
     def rounding(self) -> dict[str, float]:
-        """Score less the sum of the components, of the user's side and of the item's side.
+        """The score minus the sum of the components, of the user's side and of the item's side.
 
-        It is what rounding in the model's precision leaves: about 1e-6 in float32, 1e-13 in float64, more with
-        ``precision = "bf16"``.
+        The differences are due to rounding in the model's precision. They are about 1e-6 in float32, 1e-13 in float64,
+        and larger with ``precision = "bf16"``.
         """
         amounts = {"past_items": self.past_items, "facts": self.facts, "users": self.users, "other": self.other_terms}
         sums = {name: float(frame["contribution"].sum()) for name, frame in amounts.items()}
@@ -94,11 +94,11 @@ class Explanation:
         }
 
     def share(self, contribution: float) -> float | None:
-        """Share of the score; None where the score is zero."""
+        """The share of a contribution in the score; None if the score is zero."""
         return contribution / self.score if abs(self.score) > _SHARELESS else None
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """JSON values with original ids and names; of each table the first ``rows`` and the sum of the ``others``.
+        """JSON values with original ids and names; each table has its first ``rows`` and the sum of the ``others``.
 
         Every row has ``contribution`` and ``share``; entities have the names of a few other items with them
         (``also_of``).
@@ -147,7 +147,7 @@ class Explanation:
         return self._label("items" if number < self.dataset.n_items else "entities", number)
 
     def _relation_label(self, relation: int) -> dict[str, Any]:
-        """Name of a relation, and whether the edge is its inverse, so that the fact is (entity, relation, item)."""
+        """The name of a relation, and whether the edge is its inverse, so that the fact is (entity, relation, item)."""
         inverse = relation >= self.dataset.n_relations
         return {
             "relation": self.dataset.relations["name"].iloc[relation % self.dataset.n_relations],
@@ -155,7 +155,7 @@ class Explanation:
         }
 
     def _also_of(self, entity: int, *items: int) -> dict[str, Any]:
-        """How many items but these have an entity, and the names of those most seen."""
+        """The number of other items that have an entity, and the names of the most seen."""
         found = self.shared.items(entity, (self.item, *items))
         return {"items": len(found), "names": self.dataset.items["name"].iloc[found[:_ALSO_OF]].tolist()}
 
@@ -171,7 +171,7 @@ class Explanation:
         return pd.DataFrame(rows, columns=["relation", "inverse", "entity_id", "entity_name", "also_of"])
 
     def _paths(self, kind: str, top: int) -> dict[str, Any]:
-        """The strongest paths of a kind, what they add up to, and what all of the kind do."""
+        """The strongest paths of a kind, their sum, and the sum of all paths of the kind."""
         shown, (count, total) = self.paths[self.paths["via"] == kind].head(top), self.path_totals[kind]
         return {
             "rows": [self._path(row) for row in shown.to_dict("records")],
@@ -194,7 +194,7 @@ class Explanation:
 
 
 def introduced(kind: str, name: str) -> str:
-    """``User 196``, but a name that begins with the word, ``User 7 (user_7)``, as it is."""
+    """A name after its kind, ``User 196``; a name that begins with the kind, ``User 7 (user_7)``, stays as it is."""
     return name if name.casefold().startswith(kind.casefold()) else f"{kind} {name}"
 
 
@@ -204,5 +204,5 @@ def _labels(table: pd.DataFrame, numbers: pd.Series[int], what: str) -> pd.DataF
 
 
 def _join(labels: pd.DataFrame, frame: pd.DataFrame, *numbers: str) -> pd.DataFrame:
-    """Labels instead of the columns of numbers."""
+    """The table with labels in place of the columns of numbers."""
     return pd.concat([labels, frame.drop(columns=list(numbers))], axis=1)

@@ -36,7 +36,7 @@ from hakg_dgl.settings.training import TrainingSettings
 class HAKG(Network):
     """Hierarchy-aware knowledge gated network; :class:`~hakg_dgl.models.hakg.network.Network` computes it.
 
-    The linear item-item term of its score is no parameter: :meth:`prepare` solves for it.
+    The linear item-item term of its score is not a parameter: :meth:`prepare` solves for it.
 
     Parameters
     ----------
