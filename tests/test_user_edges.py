@@ -1,13 +1,17 @@
 """Facts and links of users, and edge types of one's own: they take part in training, or are refused."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from bad_input import SMALL, hakg
 from dense import dense_mean, error, gradients, odd_graph, on_one_thread
+from small_demo import small_demo
 from with_dgl import WHY_NOT
 
+from hakg_dgl import RunFolder
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
 from hakg_dgl.errors import ConfigError
@@ -91,6 +95,32 @@ def test_facts_and_links_change_what_is_learned(change):
     graphs = graph_with_users(), graph_with_users(**change)
     outputs = [model_of(graph).propagate(dropout=torch.Generator().manual_seed(1)).user for graph in graphs]
     assert error(outputs[0], outputs[1]) > 1e-3
+
+
+def linked(dataset):
+    """The data set with three links to each user."""
+    user = torch.arange(dataset.n_users).repeat(3)
+    other = (user + torch.tensor([1, 2, 7]).repeat_interleave(dataset.n_users)) % dataset.n_users
+    links = pd.DataFrame({"user": user.numpy(), "relation": 0, "other": other.numpy()})
+    return dataclasses.replace(
+        dataset, user_links=links, user_relations=pd.DataFrame({"original_id": ["knows"], "name": ["knows"]})
+    )
+
+
+def test_the_command_trains_on_links(tmp_path):
+    """One seed, the same interactions and facts: links change every loss and the lists, and nothing else does."""
+    plain = small_demo()
+    runs = {}
+    for name, dataset in (("plain", plain), ("again", plain), ("linked", linked(plain))):
+        dataset.save(tmp_path / name / "data")
+        result = hakg("train", tmp_path / name / "data", "--out", tmp_path / name / "run", "--epochs", 2, *SMALL[2:])
+        assert result.exit_code == 0, result.output
+        runs[name] = RunFolder(tmp_path / name / "run")
+    losses = {name: [line["loss"] for line in run.metrics] for name, run in runs.items()}
+    assert losses["again"] == losses["plain"]
+    assert all(abs(a - b) > 1e-4 * abs(a) for a, b in zip(losses["plain"], losses["linked"], strict=True)), losses
+    metrics = {name: run.result["metrics"]["test"] for name, run in runs.items()}
+    assert metrics["again"] == metrics["plain"] != metrics["linked"]
 
 
 @pytest.mark.parametrize("path", PATHS)
