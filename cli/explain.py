@@ -84,6 +84,8 @@ def _sections(about: dict[str, Any]) -> list[str]:
     )
     components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]
     sections = [heading, table(components), _past_items(about)]
+    if about["user_facts"]["all"]["count"]:
+        sections.append(_item_side("facts and links of the user", about["user_facts"], _user_fact))
     if gate["collaborative_weight"]:
         sections.append(
             f"Gate: collaborative embeddings of the past items weigh {gate['collaborative_weight']:.0%} on average. "
@@ -100,7 +102,10 @@ def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
     title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
     rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
     others = [row for row in about["components"] if row["component"] not in own]
-    return rows + [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+    rows += [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+    if about["facts_of_users"]["count"]:
+        rows.append({title: "facts of users about the item", **_amount(about["facts_of_users"])})
+    return rows
 
 
 def _unnamed(about: dict[str, Any]) -> list[str]:
@@ -127,6 +132,8 @@ def _past_items(about: dict[str, Any]) -> str:
     if part["others"]["count"]:
         rest = part["others"]
         rows.append({"past item": f"{rest['count']:,} others", **{way: rest[way] for way in ways}, **_amount(rest)})
+    if about["user_facts"]["all"]["count"]:
+        rows.append({"past item": "the user's facts and links", **_amount(about["user_facts"]["all"])})
     rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
     return table(rows, ["past item", "gate", *ways, "contribution", "share"])
 
@@ -179,6 +186,12 @@ def _arrow(fact: dict[str, Any], *, back: bool = False) -> str:
 
 def _fact(row: dict[str, Any]) -> str:
     return f"{_arrow(row)} {_named(row, 'entity_')}"
+
+
+def _user_fact(row: dict[str, Any]) -> str:
+    from hakg_dgl.insight.explanation import introduced
+
+    return f"{_arrow(row)} {introduced('user', _named(row)) if row['via'] == 'link' else _named(row)}"
 
 
 def _named(row: dict[str, Any], prefix: str = "") -> str:

@@ -28,7 +28,8 @@ from hakg_dgl.insight.explanation import Explanation, introduced
 from hakg_dgl.models.explanation import Terms
 from hakg_dgl.models.hakg import HAKG, HAKGSettings
 from hakg_dgl.models.hakg import explanation as decomposition
-from hakg_dgl.models.hakg.explanation import HAKGBreakdown, Trace
+from hakg_dgl.models.hakg.explanation import HAKGBreakdown
+from hakg_dgl.models.hakg.trace import Trace
 
 PAIRS = [(0, 0), (7, 31), (59, 49)]
 SWITCHES = [

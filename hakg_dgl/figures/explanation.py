@@ -18,7 +18,7 @@ from hakg_dgl.insight.explanation import Explanation, introduced
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _NEGATIVE, _GREY = "#d55e00", "#8a8a8a"
-_OWN = "own parameters"
+_OWN, _FACTS = "own parameters", "facts and links"
 
 
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
@@ -103,10 +103,15 @@ def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
     sums = {f"these {count:,}" if count > 1 else "this one": parts.head(count).sum()} if count else {}
     if len(past) > count:
         sums[f"{len(past) - count:,} others"] = parts.iloc[count:].sum()
-    own = pd.Series({_OWN: explanation.user_own})
-    rows = pd.DataFrame({**sums, "the user's own": own, "whole score": parts.sum().add(own, fill_value=0.0)}).T
+    own, ways = pd.Series({_OWN: explanation.user_own}), [*parts, _OWN]
+    whole_score = parts.sum().add(own, fill_value=0.0)
+    if len(explanation.user_facts):
+        facts = pd.Series({_FACTS: explanation.user_facts["contribution"].sum()})
+        sums["the user's facts"], ways = facts, [*parts, _FACTS, _OWN]
+        whole_score = whole_score.add(facts, fill_value=0.0)
+    rows = pd.DataFrame({**sums, "the user's own": own, "whole score": whole_score}).T
     whole.set_title("The whole score", fontsize=10)
-    _stacked(whole, rows.reindex(columns=[*parts, _OWN]).fillna(0.0), list(rows.index))
+    _stacked(whole, rows.reindex(columns=ways).fillna(0.0), list(rows.index))
     whole.set_xlabel("contribution to the score", fontsize=8)
     whole.legend(fontsize=8, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.3), columnspacing=1.0)
 

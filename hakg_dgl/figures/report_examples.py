@@ -107,6 +107,9 @@ def _past_items(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     rest = about["past_items"]["others"]
     if rest["count"]:
         past.append({"past item": f"{rest['count']:,} others", **_amount(rest)})
+    facts = about["user_facts"]["all"]
+    if facts["count"]:
+        past.append({"past item": "the user's facts and links", **_amount(facts)})
     return [*past, {"past item": "the user's own parameters", **_amount(about["user_own"])}]
 
 

@@ -11,7 +11,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.explanation import Explanation
-from hakg_dgl.models.explanation import Component, Terms
+from hakg_dgl.models.explanation import FACT_OR_LINK, Component, Terms
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.registry import models_that
 
@@ -90,7 +90,8 @@ class Explainer:
             components=pd.DataFrame(
                 {"component": list(terms), "contribution": [term.value for term in terms.values()]}
             ),
-            past_items=self._past_items(user, from_user[from_user["via"] != "own"]),
+            past_items=self._past_items(user, from_user[~from_user["via"].isin(["own", *FACT_OR_LINK.values()])]),
+            user_facts=_user_facts(from_user[from_user["via"].isin(FACT_OR_LINK.values())]),
             user_own=float(from_user.loc[from_user["via"] == "own", "contribution"].sum()),
             facts=_facts(from_item[from_item["via"] == "fact"]),
             users=_sorted(
@@ -152,6 +153,13 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _combined(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame.assign(component=name) for name, frame in frames.items()], ignore_index=True)
+
+
+def _user_facts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Facts and links with the sums of their terms over all components."""
+    keys = ["via", "relation", "inverse", "node"]
+    table = rows.reindex(columns=[*keys, "contribution"]).astype({"inverse": bool, "node": int})
+    return _sorted(table.groupby(keys, sort=False, as_index=False)[["contribution"]].sum())
 
 
 def _facts(rows: pd.DataFrame) -> pd.DataFrame:

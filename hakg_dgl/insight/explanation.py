@@ -34,8 +34,11 @@ class Explanation:
         ``component``, ``contribution``: the named parts of the score. They add up to it.
     past_items
         ``item``, ``gate`` (mean weight of its collaborative embedding), ``knowledge``, ``collaborative`` and, where a
-        component has another way, a column of that name, ``contribution`` (their sum). With ``user_own`` they add up to
-        the score.
+        component has another way, a column of that name, ``contribution`` (their sum). With ``user_facts`` and
+        ``user_own`` they add up to the score.
+    user_facts
+        The user's facts and links: ``via`` (``fact`` or ``link``), ``relation`` (its name), ``inverse`` (whether the
+        user is the object), ``node`` (an entity or another user), ``contribution``.
     user_own
         The contribution of the user's own parameters.
     facts
@@ -67,6 +70,7 @@ class Explanation:
     n_ranked: int
     components: pd.DataFrame
     past_items: pd.DataFrame
+    user_facts: pd.DataFrame
     user_own: float
     facts: pd.DataFrame
     users: pd.DataFrame
@@ -84,12 +88,12 @@ class Explanation:
         The differences are due to rounding in the model's precision. They are about 1e-6 in float32, 1e-13 in float64,
         and larger with ``precision = "bf16"``.
         """
-        amounts = {"past_items": self.past_items, "facts": self.facts, "users": self.users, "other": self.other_terms}
-        sums = {name: float(frame["contribution"].sum()) for name, frame in amounts.items()}
-        item_side = sums["facts"] + sums["users"] + sums["other"] + sum(self.item_own.values())
+        tables = ("past_items", "user_facts", "facts", "users", "other_terms")
+        sums = {name: float(getattr(self, name)["contribution"].sum()) for name in tables}
+        item_side = sums["facts"] + sums["users"] + sums["other_terms"] + sum(self.item_own.values())
         return {
             "components": self.score - float(self.components["contribution"].sum()),
-            "user_side": self.score - sums["past_items"] - self.user_own,
+            "user_side": self.score - sums["past_items"] - sums["user_facts"] - self.user_own,
             "item_side": self.score - item_side,
         }
 
@@ -117,6 +121,7 @@ class Explanation:
             "rank": self.rank,
             "ranked_items": self.n_ranked,
             "components": [self._row(row) for row in self.components.to_dict("records")],
+            "user_facts": self._user_facts(top),
             "user_own": self._row({"contribution": self.user_own}),
             "item_own": [self._row({"component": k, "contribution": v}) for k, v in self.item_own.items()],
             "gate": {
@@ -125,10 +130,27 @@ class Explanation:
                 "collaborative": self._row({"contribution": collaborative}),
             },
             **{name: self._cut(frame, top) for name, frame in labelled.items()},
+            "facts_of_users": self._facts_of_users(),
             "other_terms": [self._row(row) for row in self.other_terms.to_dict("records")],
             "paths": {kind: self._paths(kind, top) for kind in self.path_totals},
             "rounding": self.rounding,
         }
+
+    def _user_facts(self, top: int) -> dict[str, Any]:
+        """The strongest facts and links of the user, the sum of the others, and the sum of all."""
+        labels = [
+            self._label("users", node) if via == "link" else self._entity_label(node)
+            for via, node in zip(self.user_facts["via"].head(top), self.user_facts["node"].head(top), strict=True)
+        ]
+        named = pd.DataFrame(labels, columns=["id", "name"])
+        cut = self._cut(_join(named, self.user_facts, "node"), top)
+        every = {"count": len(self.user_facts), "contribution": float(self.user_facts["contribution"].sum())}
+        return {**cut, "all": self._row(every)}
+
+    def _facts_of_users(self) -> dict[str, Any]:
+        """The number and the sum of the facts that users have about the item; they are among the other terms."""
+        rows = self.other_terms[self.other_terms["via"] == "user fact"]
+        return self._row({"count": len(rows), "contribution": float(rows["contribution"].sum())})
 
     def _row(self, row: dict[Any, Any]) -> dict[str, Any]:
         return {**row, "share": self.share(row["contribution"])}
