@@ -1,4 +1,4 @@
-"""``hakg evaluate``: full ranking of a trained run, beside popularity and chance."""
+"""``hakg evaluate`` measures the full ranking of a trained run beside popularity and chance."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluate_command(
 
 
 def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list[str]:
-    """All metrics of each scorer, then some of them by group, at the first cut."""
+    """All metrics of each scorer, and then some of them by group, at the first cut."""
     model = results["model"]
     masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
     among = f"; {model.n_candidates:,} cold items ranked" if cold else ""

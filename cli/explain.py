@@ -1,4 +1,4 @@
-"""``hakg explain``: where the score of a user and an item comes from."""
+"""``hakg explain`` shows where the score of a user and an item comes from."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def explain_command(
 ) -> None:  # fmt: skip
     """Show where the score of a user and an item comes from.
 
-    The score is taken apart exactly, once by the user's past items and once by the item's facts and users, and what
-    past items and the item share is listed as paths. docs/explain.md defines every number.
+    The command takes the score apart exactly: once by the user's past items, and once by the item's facts and users.
+    Paths show what past items and the item share. docs/explain.md defines every number.
     """
     import pandas as pd
 
@@ -98,7 +98,7 @@ def _sections(about: dict[str, Any]) -> list[str]:
 
 
 def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of what the item's side has beside facts and users."""
+    """Rows for the parts of the item's side other than facts and users."""
     title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
     rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
     others = [row for row in about["components"] if row["component"] not in own]
@@ -109,7 +109,7 @@ def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _unnamed(about: dict[str, Any]) -> list[str]:
-    """A remark where the data set has no names for the entities that were shown."""
+    """A remark if the data set has no names for entities that were shown."""
     shown_ones = [(row["entity_id"], row["entity_name"]) for row in about["facts"]["rows"]]
     shown_ones += [(row["entity"]["id"], row["entity"]["name"]) for row in about["paths"]["entity"]["rows"]]
     without = [original for original, name in shown_ones if original == name]

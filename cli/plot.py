@@ -1,4 +1,4 @@
-"""``hakg plot``: pictures of a run."""
+"""``hakg plot`` draws pictures of a run."""
 
 from __future__ import annotations
 

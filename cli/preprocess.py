@@ -1,4 +1,4 @@
-"""``hakg preprocess``: raw data -> a data set."""
+"""``hakg preprocess`` makes a data set from raw data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _ALL_READER_OPTIONS = set[str]().union(*_READER_OPTIONS.values())
 
 
 def _table_options(command: Any) -> Any:
-    """The options that name columns of tables."""
+    """Add the options that name columns of tables."""
     for name, default in reversed(_TABLE_COLUMNS.items()):
         flag, what = "--" + name.replace("_", "-"), name.removesuffix("_col").replace("_", " ")
         help_text = f"Tables: column of the {what}" + (f" (default {default!r})." if default else ", if there is one.")
@@ -151,7 +151,7 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
 
 
 def _refuse_idle_options(source: str, kind: str) -> None:
-    """Options that would do nothing are errors."""
+    """Raise UsageError for options that would do nothing."""
     ctx = click.get_current_context()
     for parameter in ctx.command.params:
         name = str(parameter.name)
@@ -165,7 +165,7 @@ def _refuse_idle_options(source: str, kind: str) -> None:
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
-    """Remarks of the card on its data set."""
+    """Remarks of the card about its data set."""
     from hakg_dgl.data.cards import check_counts, load_card
 
     card = load_card(source)
@@ -174,7 +174,7 @@ def _remarks(source: str, counts: dict[str, int]) -> list[str]:
 
 
 def _download(source: str, reading: dict[str, Any]) -> Path:
-    """The files of a card, in the cache."""
+    """Download the files of a card to the cache."""
     from hakg_dgl.data.cards import load_card
     from hakg_dgl.data.downloads import fetch
 

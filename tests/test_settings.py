@@ -130,7 +130,7 @@ OTHER = {
     "degree_exponent": 0.75, "gate_l2": 0.5, "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard",
     "ease_l2": (3.0,), "weight_decay": 0.0,
 }  # fmt: skip
-"""A value for every setting that is no model's default."""
+"""A value for every setting that is not the default of any model."""
 
 
 @pytest.mark.parametrize("kind", ALL)
