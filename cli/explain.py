@@ -161,9 +161,8 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
         title = {"entity": "paths over a shared entity", "user": "paths over a shared user"}[kind]
         rows = [{title: _path(row), **_amount(row), **_also_of(row)} for row in part["rows"]] or [{title: "none"}]
         every, few = part["all"], part["shown"]
-        total = (
-            f"These {few['count']:,} make up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
-        )
+        shown_ones = "This path makes" if few["count"] == 1 else f"These {few['count']:,} make"
+        total = f"{shown_ones} up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
         sections.append(table(rows) + (f"\n{total}" if part["rows"] else ""))
     return sections
 

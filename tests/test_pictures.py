@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from planted import tree_of
+from small_demo import small_settings
 
-from hakg_dgl import RunFolder, load_dataset
+from hakg_dgl import RunFolder, Trainer, load_dataset
+from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.figures.depth import depth_agreement
 from hakg_dgl.figures.pictures import NAMES, pictures
 from hakg_dgl.figures.subject import Subject
@@ -29,6 +31,17 @@ def test_the_picture_of_the_tree_compares_runs(monkeypatch: pytest.MonkeyPatch, 
 def test_a_flat_model_of_two_dimensions_is_drawn(planted_runs: Path) -> None:
     subject = Subject(RunFolder(planted_runs / "flat"), load_dataset(planted_runs / "D"), "output")
     assert next(picture.name for picture in pictures(subject)) == "disk"
+
+
+@pytest.mark.parametrize("formulation", ["released", "paper"])
+def test_the_caption_says_whether_there_are_cones(planted: Dataset, tmp_path: Path, formulation: str) -> None:
+    chosen = small_settings(epochs=1, dim=2, formulation=formulation)
+    Trainer(planted, chosen, run=tmp_path / "run").fit()
+    disk = next(pictures(Subject(RunFolder(tmp_path / "run"), planted)))
+    shown = {text.get_text() for text in disk.figure.legends[0].get_texts()}
+    assert ("its entailment cone" in shown) == (formulation == "paper")
+    assert ("Cones have K = " in disk.caption) == (formulation == "paper")
+    assert ("so no cones are drawn" in disk.caption) == (formulation == "released")
 
 
 def test_the_names_of_pictures_are_known(planted_run: Subject) -> None:

@@ -95,7 +95,7 @@ def depth_agreement(where: Positions, tree: pd.DataFrame, n_items: int) -> Depth
 
 
 @styled
-def depth_figure(agreements: dict[str, DepthAgreement]) -> Any:
+def planted_depth_figure(agreements: dict[str, DepthAgreement]) -> Any:
     """Distance to the origin by depth in the planted tree, a panel for each of the named agreements.
 
     Returns

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hakg_dgl.figures.curves import curves_figure
-from hakg_dgl.figures.depth import depth_agreement, depth_figure
+from hakg_dgl.figures.depth import depth_agreement, planted_depth_figure
 from hakg_dgl.figures.disk import disk_figure, shows_cones
 from hakg_dgl.figures.disk_layout import disk_layout
 from hakg_dgl.figures.groups import groups_figure
@@ -80,7 +80,7 @@ def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) ->
 def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions]) -> Iterator[Picture]:
     dataset, layout = subject.dataset, disk_layout(where)
     place = "Poincaré disk" if where.hyperbolic else "plane"
-    caption = f"{layout.caption} Coloured: the attributes with most items below them, and what is below one of them."
+    caption = f"{layout.caption} Each colour is an attribute with many items, and all that is below it alone."
     if shows_cones(where):
         caption += f" Cones have K = {where.aperture:g}."
     elif layout.exact:
@@ -95,23 +95,20 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
         yield Picture("relations", "Relations", _relations_caption(order), relations_figure(order))
     if subject.tree is not None:
         every = {subject.folder.path.name: where, **beside}
-        found = {
-            f"{name} ({_geometry(of)})": depth_agreement(of, subject.tree, dataset.n_items)
-            for name, of in every.items()
-        }
-        texts = [
-            f"{name}: Spearman {agreement.spearman:+.3f} of at most {agreement.highest:+.3f}, "
-            f"attributes alone {agreement.attributes:+.3f} of {agreement.highest_attributes:+.3f}, "
-            "median distances from the root to the items "
-            + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
-            for name, agreement in found.items()
-        ]
-        caption = (
-            "The demo's tree is known: a model that has found it puts deeper nodes farther out. "
-            + "; ".join(texts)
-            + "."
-        )
-        yield Picture("depth", "Depth in the planted tree", caption, depth_figure(found))
+        yield _planted_depth(every, subject.tree, dataset.n_items)
+
+
+def _planted_depth(every: dict[str, Positions], tree: pd.DataFrame, n_items: int) -> Picture:
+    found = {f"{name} ({_geometry(of)})": depth_agreement(of, tree, n_items) for name, of in every.items()}
+    texts = [
+        f"{name}: Spearman {agreement.spearman:+.3f} of at most {agreement.highest:+.3f}, "
+        f"attributes alone {agreement.attributes:+.3f} of {agreement.highest_attributes:+.3f}, "
+        "median distances from the root to the items "
+        + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
+        for name, agreement in found.items()
+    ]
+    caption = f"The demo's tree is known. A model that has found it puts deeper nodes farther out. {'; '.join(texts)}."
+    return Picture("depth", "Depth in the planted tree", caption, planted_depth_figure(found))
 
 
 def _relations_caption(order: pd.DataFrame) -> str:
@@ -121,8 +118,9 @@ def _relations_caption(order: pd.DataFrame) -> str:
         f"{plain_relation(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)
     ]
     return (
-        "Left: Krackhardt's score of each relation, as by hakg info; relations by size, with their triples. Attribute "
-        f"closer, and what is below it in its cone: {'; '.join(shares) or 'no such pairs'}."
+        "On the left is Krackhardt's score of each relation, as in hakg info, with the number of triples; the largest "
+        "relations come first. The shares of pairs with the attribute closer to the origin, and of pairs with the "
+        f"lower entity in the attribute's cone, are: {'; '.join(shares) or 'no such pairs'}."
     )
 
 
@@ -140,5 +138,5 @@ def _curves_caption(subject: Subject) -> str:
     caption = "" if subject.best_epoch is None else f"Epoch {subject.best_epoch} was kept, the best"
     caption += f" by {subject.settings.training.select_by}. " if caption else ""
     if any("refit" in line for line in subject.folder.metrics):
-        caption += "Shaded: trained again on train and validation, for as many epochs."
+        caption += "In the shaded part the model was trained again on train and validation, for as many epochs."
     return caption.strip()
