@@ -217,7 +217,7 @@ def test_a_trial_that_kills_its_worker_each_time_is_given_up(demo: Dataset, tmp_
     """Three workers that ended in the middle, each of which left a running trial with an id that is no more."""
     study = begin(tmp_path / "study", demo)
     for killed in range(3):
-        trial = study._claim(DEAD, 1)
+        trial = study._claims.claim(DEAD, 1)
         assert trial is not None
         assert trial.number == killed
     report = Study(tmp_path / "study", demo).run(2)

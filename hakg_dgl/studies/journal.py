@@ -60,7 +60,7 @@ class _JournalLock:
 
 
 def open_journal(path: Path) -> Journal:
-    """Open a journal, which is made if there is none.
+    """Open a journal; it is made if there is none.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def open_journal(path: Path) -> Journal:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise CheckpointError(
-            f"{path}{_first_bad_line(path)}: is damaged, or no journal of a study ({error!r})\n"
+            f"{path}{_first_bad_line(path)}: is damaged, or not the journal of a study ({error!r})\n"
             "Remove that line to lose what it says, restore the file, or tune into another folder."
         ) from error
     finally:
@@ -120,7 +120,7 @@ def _cut_torn_line(path: Path) -> bool:
 
 
 def _first_bad_line(path: Path) -> str:
-    """``, line N`` of the first line that is no JSON object, empty if there is none."""
+    """``, line N`` for the first line that is not a JSON object; empty if every line is one."""
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             if not isinstance(json.loads(line), dict):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError
 from hakg_dgl.models.recommender import ClosedFormRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.journal import CUT_LINES
@@ -84,16 +83,13 @@ def write_report(path: Path, report: dict[str, Any], settings: Settings) -> None
 
     Raises
     ------
-    CheckpointError
+    OSError
         If the folder cannot be written; earlier files are then as they were.
     """
-    try:
-        if report["best"]:
-            write_text(path / "best.toml", settings.replace(report["best"]["settings"]).to_toml())
-        write_json(path / "report.json", report)
-        write_text(path / "report.md", as_markdown(report))
-    except OSError as error:
-        raise CheckpointError(f"{path}: the report cannot be written: {error.strerror}; the trials are safe") from error
+    if report["best"]:
+        write_text(path / "best.toml", settings.replace(report["best"]["settings"]).to_toml())
+    write_json(path / "report.json", report)
+    write_text(path / "report.md", as_markdown(report))
 
 
 def ranked(report: dict[str, Any]) -> list[dict[str, Any]]:
