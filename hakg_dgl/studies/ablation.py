@@ -30,11 +30,11 @@ class AblationProgress:
     Attributes
     ----------
     done, total
-        Runs of this call that are over, and how many there are.
+        The number of runs of this call that are over, and of all its runs.
     running
-        Name of the run that trains in this process, None if none does.
+        The title of the run that trains in this process, None if none does.
     epoch, epochs
-        Its epoch, and the most there will be.
+        The epoch of that run, and the most that there will be.
     """
 
     done: int
@@ -48,28 +48,28 @@ OnProgress = Callable[[AblationProgress], None]
 
 
 class AblationStudy:
-    """Trains the full model and each of :data:`~hakg_dgl.studies.variants.VARIANTS` with several seeds.
+    """Trains the full model and each variant that its class declares with several seeds.
 
     Checkpoints are selected on the validation split; the test split is measured once, at the end of each run.
 
     Parameters
     ----------
     path
-        The folder; made if it is not there.
+        The folder; it is made if it is not there.
     dataset
-        With a validation and a test split.
+        A data set with a validation and a test split.
     settings
-        Of the full model. Default: those of the study, or of the package for a new one.
+        The settings of the full model. Default: those of the study, or of the package for a new one.
     seeds
-        Added to those that the study has. Default: those, or 2020, 2021 and 2022 for a new one.
+        Seeds that are added to those of the study. Default: none, or 2020, 2021 and 2022 for a new study.
     data_path
-        Where the data set lies, noted in the runs for later commands.
+        Where the data set lies; the runs note it for later commands.
 
     Raises
     ------
     ConfigError
-        If the model is not HAKG, the protocol is not ``validation``, the data set has no validation or test split, or
-        the study has other settings.
+        If the model has no variants, the protocol is not ``validation``, the data set has no validation or test
+        split, or the study has other settings.
     IntegrityError
         If the study belongs to another data set.
     CheckpointError
@@ -144,13 +144,13 @@ class AblationStudy:
         Parameters
         ----------
         only
-            Names of variants; all, if there is none. The report is on all that are finished.
+            The names of variants to train; by default, all are. The report is on all that are finished.
         workers
-            Processes; 1 trains in this one.
+            The number of processes; 1 trains in this one.
         threads
-            Of each worker; by default, this process's are shared out.
+            The threads of each worker; by default, those of this process are shared out.
         resamples
-            Of the bootstrap.
+            The number of resamples of the bootstrap.
         on_progress
             Called after each step with one worker, and when a run is over.
 

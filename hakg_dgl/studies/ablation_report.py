@@ -1,4 +1,4 @@
-"""What a study found: ``report.json`` and ``report.csv`` for programs, ``report.md`` and ``report.tex`` for people."""
+"""What an ablation found: ``report.json`` and ``report.csv`` for programs, ``report.md`` and ``report.tex`` to read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def summary(
     dataset: Dataset,
     resamples: int,
 ) -> dict[str, Any]:
-    """What is known so far.
+    """What the finished runs show so far.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _about(run: PlannedRun) -> dict[str, Any]:
 
 
 def _rows(tables: Mapping[str, Comparison]) -> pd.DataFrame:
-    """A row a table, group and metric, unrounded; differences from the full model where it is another."""
+    """A row for each table, group and metric, unrounded; with differences where the model is not the full one."""
     columns = ["table", "group", "metric", "runs", "mean", "sd", "low", "high", "difference", "difference_low",
                "difference_high", "p_bootstrap", "p_bootstrap_holm", "p_test", "p_test_holm", "wins", "ties",
                "losses"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The journal of a study: Optuna's, one JSON object a line, appended under a lock file; nothing in it can run code."""
+"""The journal of a search, as Optuna writes it: a JSON object a line, appended under a lock. It cannot run code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "hakg"
 CUT_LINES = "journal_lines_cut"
-"""User attribute of the study that counts lines cut off by a kill, and so left out."""
+"""The user attribute of Optuna's study that counts the lines that a kill cut off, which are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _lock_file(path: Path) -> Path:
 
 
 class _JournalLock:
-    """A lock as Optuna's journal takes it, which ends with a killed process at once."""
+    """A lock in the form that Optuna's journal takes; it ends at once when its process is killed."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(_lock_file(path))

@@ -136,7 +136,7 @@ class _Pool:
         )
 
     def has_ended(self, connection: Connection) -> bool:
-        """Whether the process behind a connection is no more."""
+        """Whether the process behind a connection has ended."""
         return not self._processes[connection].is_alive()
 
     def __exit__(self, *error: object) -> None:

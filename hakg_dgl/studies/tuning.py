@@ -40,11 +40,11 @@ class StudyProgress:
     Attributes
     ----------
     done, running, total
-        Trials that are over and that are running, and how many there will be (None: as time allows).
+        The number of trials that are over, that are running, and that there will be (None: as time allows).
     best, best_trial
         The best value of the metric and the trial that has it, None before the first is completed.
     epoch
-        Last evaluated epoch of the trial running in this process, None if none does.
+        The last evaluated epoch of the trial that runs in this process, None if none does.
     """
 
     done: int
@@ -67,13 +67,13 @@ class Study:
     Parameters
     ----------
     path
-        The folder; made if it is not there.
+        The folder; it is made if it is not there.
     dataset
-        With a validation split.
+        A data set with a validation split.
     settings
-        Those that are not searched. Default: those of the study, or of the package for a new one.
+        The settings that are not searched. Default: those of the study, or of the package for a new one.
     space
-        What is searched. Default: that of the study, or :meth:`SearchSpace.default` for a new one.
+        What is searched. Default: the space of the study, or :meth:`SearchSpace.default` for a new one.
     data_path
         Where the data set lies, for the commands that the report names.
     prune
@@ -148,13 +148,13 @@ class Study:
         Parameters
         ----------
         trials
-            How many the study shall have, those of earlier calls included; None for no limit.
+            How many trials the study shall have, those of earlier calls included; None for no limit.
         seconds
-            No trial is begun after so many.
+            The time after which no trial is begun.
         workers
-            Processes; 1 works in this one.
+            The number of processes; 1 works in this one.
         threads
-            Of each worker; by default, this process's are shared out.
+            The threads of each worker; by default, those of this process are shared out.
         on_progress
             Called after each evaluation, or twice a second with several workers.
 
@@ -281,7 +281,7 @@ class Study:
 
 
 def _work_on(path: Path, dataset: Dataset, trials: int | None, deadline: float | None, threads: int | None) -> None:
-    """What each process of a study does."""
+    """What each process of a search does."""
     Study(path, dataset).work(trials, deadline, threads)
 
 
