@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -20,7 +21,14 @@ from dense import on_one_thread
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import AblationProgress, AblationStudy, Settings, compare, evaluate, load_scorer
-from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.errors import (
+    CheckpointError,
+    ConfigError,
+    FormatVersionError,
+    HakgError,
+    IntegrityError,
+    NumericalError,
+)
 from hakg_dgl.locks import sole_holder
 from hakg_dgl.studies.ablation_figures import _percent
 from hakg_dgl.studies.runs import METRICS, user_metrics
@@ -164,6 +172,28 @@ def test_several_workers_come_to_the_same_result(study: Any, tmp_path: Path) -> 
     _, report, _ = study
     made = AblationStudy(tmp_path / "study", DEMO, SETTINGS, seeds=(1, 2))
     assert results(made.run(FEW, workers=2, threads=1, resamples=100)) == results(report)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_an_error_and_what_is_finished_stays(study: Any, tmp_path: Path) -> None:
+    _, report, _ = study
+    killed: list[int | None] = []
+
+    def kill(progress: AblationProgress) -> None:
+        if progress.done == 1:
+            for victim in multiprocessing.active_children():
+                killed.append(victim.pid)
+                victim.kill()
+
+    made = AblationStudy(tmp_path / "study", DEMO, SETTINGS, seeds=(1, 2))
+    with pytest.raises(HakgError, match=r"a worker was killed; where memory ran out, take fewer \(--workers\)"):
+        made.run(FEW, workers=2, threads=1, resamples=100, on_progress=kill)
+    assert len(killed) == 2
+    assert not multiprocessing.active_children()
+    assert not (made.path / "study.lock").exists()
+    part = json.loads((made.path / "report.json").read_text())
+    assert 1 <= len(part["runs"]) < 6
+    assert results(made.run(FEW, resamples=100)) == results(report)
 
 
 @pytest.mark.slow
