@@ -61,7 +61,7 @@ def run_calls(
     Parameters
     ----------
     work
-        A function of a module.
+        A function at the top level of a module.
     calls
         The arguments of each call, after those that are shared. Calls begin in this order.
     shared
@@ -79,12 +79,10 @@ def run_calls(
         busy = {connection: _hand_out(connection, waiting) for connection in pool.start(min(workers, len(calls)))}
         while busy:
             for connection in [ready for ready in wait(list(busy), POLL) if isinstance(ready, Connection)]:
-                over = pool.received(connection, busy.pop(connection))
-                if waiting and pool.has_ended(connection):
-                    (connection,) = pool.start(1)
+                ended(pool.received(connection, busy.pop(connection)))
                 if waiting:
-                    busy[connection] = _hand_out(connection, waiting)
-                ended(over)
+                    free = pool.start(1)[0] if pool.has_ended(connection) else connection
+                    busy[free] = _hand_out(free, waiting)
             tick()
 
 
