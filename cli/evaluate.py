@@ -111,7 +111,18 @@ def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list
             ("item_popularity", ["n_items", "n_relevant"], ["recall", "share"]),
         ):
             parts += [_group_table(results, kind, counts, f"{metric}@{k}") for metric in metrics]
+        parts += [_novelty_table(results, f"{metric}@{k}") for metric in ("recall", "ndcg", "share")]
     return parts
+
+
+def _novelty_table(results: dict[str, Evaluation], metric: str) -> str:
+    """A metric for all items, those with and those without interactions before the split."""
+    rows = []
+    for same_group in zip(*((result.groups or {})["item_novelty"] for result in results.values()), strict=True):
+        first = same_group[0]
+        row = {"group": first["group"], "items": first["n_items"], "relevant": first["n_relevant"]}
+        rows.append(row | {name: group[metric] for name, group in zip(results, same_group, strict=True)})
+    return f"{metric} of warm and cold items\n{table(rows)}"
 
 
 def _group_table(results: dict[str, Evaluation], kind: str, counts: list[str], metric: str) -> str:

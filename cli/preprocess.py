@@ -105,11 +105,24 @@ def _table_options(command: Any) -> Any:
 @click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
 @click.option(
     "--split",
-    type=click.Choice(["random", "temporal", "leave-one-out", "given"]),
-    help="How the test split is made (default: given where the source has one, otherwise random).",
+    type=click.Choice(["random", "temporal", "leave-one-out", "cold-items", "given"]),
+    help="How the test split is made (default: given where the source has one, otherwise random); 'cold-items' "
+    "holds out items with all of their interactions.",
 )
-@click.option("--valid", type=float, default=0.1, show_default=True, help="Share of training rows for validation.")
-@click.option("--test", type=float, default=0.2, show_default=True, help="Share of each user's rows for testing.")
+@click.option(
+    "--valid",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of training rows (cold-items: of items) for validation.",
+)
+@click.option(
+    "--test",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Share of each user's rows (cold-items: of items) for testing.",
+)
 @click.option("--seed", type=int, default=2020, show_default=True, help="Seed of the splits, and of the demo.")
 def preprocess_command(source: str, out: Path, **options: Any) -> None:
     """Read, check and convert raw data into a data set.
