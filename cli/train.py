@@ -100,10 +100,16 @@ def train_command(
 def _best(result: dict[str, Any]) -> str:
     """The selected epoch, or the selected settings of a model that has no epochs."""
     number, n, selected = result["best_epoch"], result["epochs_run"], result.get("selected")
+    beside = _listed(result.get("chosen", {}))
     if selected is None:
-        return f"Best epoch {number} of {n}"
-    chosen = ", ".join(f"{key} = {value:g}" for key, value in selected.items())
+        return f"Best epoch {number} of {n}" + (f", with {beside}" if beside else "")
+    chosen = ", ".join(filter(None, (_listed(selected), beside)))
     return f"Best of {n} choices: {chosen}" if chosen else "Nothing to choose"
+
+
+def _listed(values: dict[str, float]) -> str:
+    """``a = 1, b = 0.5``."""
+    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
 
 
 def _refuse_occupied(folder: RunFolder, resume: bool, overwrite: bool) -> None:

@@ -49,8 +49,10 @@ def test_every_variant_changes_settings_or_is_the_full_model(preset: str) -> Non
     settings = Settings.resolve(preset=preset)
     same = {variant.name for variant in variants_of(Settings()) if is_full(variant, settings)}
     assert same >= {"full", settings.model.formulation, f"layers-{settings.model.layers}"}
-    assert ("no-linear" in same) == (settings.model.linear_weight == 0)
-    assert same <= {"full", "paper", "released", "no-linear", *(f"layers-{depth}" for depth in range(1, 5))}
+    assert ("no-linear" in same) == (not settings.model.has_linear_term)
+    assert ("no-facts-term" in same) == (not settings.model.has_facts_term)
+    depths = {f"layers-{depth}" for depth in range(1, 5)}
+    assert same <= {"full", "paper", "released", "no-linear", "no-facts-term"} | depths
     assert {"euclidean", "no-angle", "no-gate", "no-dual"} <= {v.name for v in chosen_variants(settings)}
     assert [v.name for v in chosen_variants(settings)] == [
         "full",
@@ -134,7 +136,7 @@ def test_the_tables_say_the_same_in_every_format(study: Any) -> None:
                 assert f"{mean:.4f}" in latex
     assert table["difference"].isna().sum() == 4  # of the full model
     assert "selected on the validation split by ndcg@20, then trained again on train and validation" in markdown
-    assert "6 of 20 runs are finished: groups may have different seeds." in markdown
+    assert "6 of 22 runs are finished: groups may have different seeds." in markdown
     assert latex.count(r"\begin{tabular}") == 4
     assert "`gate=false`" in markdown
 

@@ -270,8 +270,11 @@ def test_a_run_that_says_odd_things_of_itself(change: Change, message: Message) 
     ("key", "value"), [("dim", "5"), ("degree_exponent", "1.5"), ("linear_weight", "1.5"), ("score", '"fused"')]
 )
 def test_settings_changed_after_training(key: str, value: str) -> None:
-    edit("R/config.toml", lambda data: re.sub(rf"(?m)^{key} = .*".encode(), f"{key} = {value}".encode(), data))
-    problem = rf"R/config.toml: was changed after training: {key} \(was [^,]+, now [^,]+\); set it back, or train again"
+    written = rf"(?ms)^{key} = (?:\[.*?^\]|[^\n]*)".encode()
+    edit("R/config.toml", lambda data: re.sub(written, f"{key} = {value}".encode(), data))
+    shown = r"(?:[^,]+|\[.+\])"
+    changed = rf"{key} \(was {shown}, now {shown}\)"
+    problem = f"R/config.toml: was changed after training: {changed}; set it back, or train again"
     refuse(re.compile(problem), *EVALUATE)
 
 

@@ -55,9 +55,9 @@ def graph(dataset: Dataset) -> Any:
 
 def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
     """By default ranked by both cosines alone."""
-    chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, **settings}
+    chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, "facts_weight": 0.0, **settings}
     model = HAKG(graph, HAKGSettings(**chosen), seed=1, dtype=dtype)
-    model.fit_linear_term()
+    model.fit_terms()
     return model
 
 
@@ -352,7 +352,7 @@ def test_the_linear_term_is_a_component_with_a_weight_for_each_past_item(dataset
     found = Explainer(model, dataset)(7, 31)
     assert list(found.components["component"])[-1] == "linear item-item term"
     assert float(found.components["contribution"].iloc[-1]) != 0.0
-    weights = 3.0 * model.linear_left @ model.linear_right[31]
+    weights = 3.0 * model.terms.linear_left @ model.terms.linear_right[31]
     by_item = found.past_items.set_index("item")["linear"]
     assert np.allclose(by_item, weights[torch.tensor(by_item.index)].numpy())
     assert set(found.other_terms["via"]) == {"linear"}

@@ -45,7 +45,7 @@ def graph_with_users(*, facts=True, links=True):
 
 
 def model_of(graph, path="torch", updates=None, **settings):
-    settings = {"dim": 4, "layers": 2, "linear_weight": 0.0, "kernels": path, **settings}
+    settings = {"dim": 4, "layers": 2, "linear_weight": 0.0, "facts_weight": 0.0, "kernels": path, **settings}
     return HAKG(graph, HAKGSettings(**settings), seed=3, dtype=torch.float64, updates=updates)
 
 
@@ -163,7 +163,7 @@ def test_an_edge_type_of_ones_own_takes_part_by_one_line_and_never_silently(path
 def test_explanations_add_up_with_facts_and_links(settings, present):
     """On both sides of every pair, with facts of users about items among the edges."""
     model = model_of(graph_with_users(**present), settings.get("kernels", "torch"), **{"layers": 2, **settings})
-    model.fit_linear_term()
+    model.fit_terms()
     users, items = model.ranking_vectors()
     breakdown, seen = model.breakdown(), set()
     for user in range(8):

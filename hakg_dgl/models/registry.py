@@ -29,6 +29,12 @@ BUILT_IN = {
     "ease": "hakg_dgl.models.ease:EASE",
     "bpr-mf": "hakg_dgl.models.bpr_mf:BPRMF",
     "lightgcn": "hakg_dgl.models.lightgcn:LightGCN",
+    "facts-profile": "hakg_dgl.models.facts_profile:FactsProfile",
+    "ease-facts": "hakg_dgl.models.ease_facts:EASEFacts",
+    "ease+facts": "hakg_dgl.models.beside_facts:EASEBesideFacts",
+    "item-knn+facts": "hakg_dgl.models.beside_facts:ItemKNNBesideFacts",
+    "bpr-mf+facts": "hakg_dgl.models.beside_facts:BPRMFBesideFacts",
+    "lightgcn+facts": "hakg_dgl.models.beside_facts:LightGCNBesideFacts",
 }
 """Name -> ``module:class``."""
 

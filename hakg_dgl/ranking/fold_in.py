@@ -106,6 +106,28 @@ class SumOfRows:
         return total * indptr.diff().clamp_min(1).to(total.dtype).pow(-self.power).unsqueeze(1)
 
 
+@dataclass(frozen=True)
+class Ones:
+    """A column of ones, for a bias of items.
+
+    Attributes
+    ----------
+    dtype
+        Of the column.
+    """
+
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        """One."""
+        return 1
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, 1]``."""
+        return torch.ones(len(indptr) - 1, 1, dtype=self.dtype, device=indptr.device)
+
+
 class EmbeddingFoldIn:
     """Folds users into a model that ranks by inner products.
 

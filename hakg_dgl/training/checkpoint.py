@@ -59,6 +59,7 @@ class Standing:
     step: int = 0
     step_loss: float = 0.0
     step_seconds: float = 0.0
+    chosen: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoint:

@@ -27,7 +27,8 @@ from hakg_dgl.models.explanation import (
     frame_of,
 )
 from hakg_dgl.models.hakg.network import Network
-from hakg_dgl.models.hakg.trace import Edges, Trace
+from hakg_dgl.models.hakg.terms import POWER
+from hakg_dgl.models.hakg.trace import Edges, Trace, wide
 
 
 class UserSide:
@@ -266,22 +267,47 @@ class LinearPart:
     name = "linear item-item term"
 
     def __init__(self, trace: Trace, network: Network) -> None:
-        self.trace, self.weight = trace, network.settings.linear_weight
-        self.left, self.right = (
-            network.linear_left.detach().cpu().double(),
-            network.linear_right.detach().cpu().double(),
-        )
+        self.trace, terms = trace, network.terms
+        self.left, self.right = wide(terms.linear_left) * wide(terms.weights)[0], wide(terms.linear_right)
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
         """One term a past item."""
         items = self.trace.past_items(user)
-        values = self.weight * (self.left[items] @ self.right[item])
+        return _by_past_item("linear", items, self.left[items] @ self.right[item])
+
+
+class FactsPart:
+    """The term over facts: how like each past item is by its facts; and the bias of a new item."""
+
+    name = "likeness by facts"
+
+    def __init__(self, trace: Trace, network: Network) -> None:
+        self.trace, terms = trace, network.terms
+        weights, new = wide(terms.weights), (network.packed.interactions.col_degree == 0).cpu()
+        self.facts = wide(terms.facts)
+        self.weights, self.biases = torch.where(new, weights[2], weights[1]), weights[3] * new
+
+    @torch.no_grad()
+    def terms(self, user: int, item: int) -> Terms:
+        """One term a past item; the bias is the item's own."""
+        items = self.trace.past_items(user)
+        values = self.facts[items] @ self.facts[item] * self.weights[item] / max(1, len(items)) ** POWER
+        found, bias = _by_past_item("facts", items, values), self.biases[item].unsqueeze(0)
         return Terms(
-            float(values.sum()),
-            frame_of(USER_COLUMNS, "linear", items, values),
-            frame_of(ITEM_COLUMNS, "linear", -1, items, values),
+            found.value + float(bias),
+            pd.concat([found.from_user, frame_of(USER_COLUMNS, "own", -1, bias)], ignore_index=True),
+            pd.concat([found.from_item, frame_of(ITEM_COLUMNS, "own", -1, -1, bias)], ignore_index=True),
         )
+
+
+def _by_past_item(way: str, items: Tensor, values: Tensor) -> Terms:
+    """A term that each past item has a share of."""
+    return Terms(
+        float(values.sum()),
+        frame_of(USER_COLUMNS, way, items, values),
+        frame_of(ITEM_COLUMNS, way, -1, items, values),
+    )
 
 
 class HAKGBreakdown:
@@ -296,13 +322,16 @@ class HAKGBreakdown:
     """
 
     def __init__(self, network: Network) -> None:
+        network.settle()
         self.trace = Trace(network)
         sides = UserSides(self.trace)
         self.components: list[Component] = [KnowledgePart(self.trace, sides)]
         if self.trace.item is not None:
             self.components.append(CollaborativePart(self.trace, sides))
-        if network.settings.linear_weight > 0.0:
+        if network.terms.linear_left.shape[1]:
             self.components.append(LinearPart(self.trace, network))
+        if network.terms.facts.shape[1]:
+            self.components.append(FactsPart(self.trace, network))
 
     def past_items(self, user: int) -> Tensor:
         """The user's items in the graph, int64 ``[n]``."""

@@ -107,8 +107,8 @@ class Trace:
         degree = {node_type: self._degree(node_type, graph) for node_type in ("entity", "user")}
         user, entity = network.user.detach(), network.entity.detach()
         item = network.item.detach() if network.settings.dual_item_embeddings else None
-        self.user, self.entity = _wide(user), _wide(entity[:n_items])
-        self.item = None if item is None else _wide(item)
+        self.user, self.entity = wide(user), wide(entity[:n_items])
+        self.item = None if item is None else wide(item)
         for number in range(n_layers):
             n_heads = n_items if number == n_layers - 1 else network.graph.n_entities
             received = network.layer(number, network.executor, user, entity, item, n_heads)
@@ -118,13 +118,13 @@ class Trace:
                 "entity": entity_factor / degree["entity"][:n_heads],
                 "user": user_factor / degree["user"],
             }
-            user_factor = user_factor * _wide(network.inverse_degree("row"))
+            user_factor = user_factor * wide(network.inverse_degree("row"))
             new_item, item_factor = None, None
             if received[2] is not None and self.item is not None:
                 new_item, item_factor = _normalised(received[2])
-                self.item += _wide(new_item)
+                self.item += wide(new_item)
                 if self.settings.formulation == "paper":
-                    item_factor = item_factor * _wide(network.inverse_degree("col"))
+                    item_factor = item_factor * wide(network.inverse_degree("col"))
             self.layers.append(
                 _Layer(
                     user.cpu(), entity.cpu(), None if item is None else item.cpu(),
@@ -132,8 +132,8 @@ class Trace:
                 )
             )  # fmt: skip
             user, entity, item = new_user, new_entity, new_item
-            self.user += _wide(user)
-            self.entity += _wide(entity[:n_items])
+            self.user += wide(user)
+            self.entity += wide(entity[:n_items])
 
     def past_items(self, user: int) -> Tensor:
         """The user's items in the graph, int64 ``[n]``."""
@@ -219,7 +219,7 @@ def _refuse_other_edges(network: Network) -> None:
         )
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """A copy in float64 on the CPU."""
     return x.detach().to("cpu", torch.float64, copy=True)
 
@@ -234,4 +234,4 @@ def _gate_matrices(network: Network, layer: int) -> tuple[Tensor, Tensor] | None
     """``A_l``, ``B_l`` in float64; None without a gate."""
     if not (network.settings.gate and network.settings.dual_item_embeddings):
         return None
-    return _wide(network.gate_item[layer]), _wide(network.gate_entity[layer])
+    return wide(network.gate_item[layer]), wide(network.gate_entity[layer])
