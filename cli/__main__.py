@@ -1,4 +1,4 @@
-"""``python -m hakg_dgl.cli``, for where the command ``hakg`` is not on the path."""
+"""``python -m hakg_dgl.cli`` does the same as ``hakg``, also if that command is not on the path."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""``hakg ablate``: a data set -> the publication's study on it."""
+"""``hakg ablate`` makes the publication's study on a data set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _AblateCommand(click.Command):
     """Takes ``--seeds 1 2 3`` as well as ``--seeds 1,2,3``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the numbers after ``--seeds`` to one value, and parse."""
+        """Join the numbers after ``--seeds`` to one value, and parse the arguments."""
         if "--seeds" in args:
             start = args.index("--seeds") + 1
             numbers = list(takewhile(_is_seed, args[start:]))
@@ -113,7 +113,7 @@ def ablate_command(
 
 
 def _rows(found: dict[str, Any], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row a model: means, and how far they are from the full model's, with corrected p values."""
+    """A row for each model: means, and their differences from the full model, with corrected p values."""
     apart = {(row["group"], row["metric"]): row for row in found["differences"]}
     for group in found["groups"]:
         row: dict[str, Any] = {"model": group["label"], "runs": len(group["runs"])}
@@ -126,7 +126,7 @@ def _rows(found: dict[str, Any], metrics: Sequence[str]) -> Iterator[dict[str, A
 
 @contextmanager
 def _runs_bar() -> Iterator[Callable[[AblationProgress], None]]:
-    """A bar over the runs, with the epoch of the one that trains here."""
+    """Show a bar over the runs, with the epoch of the run that trains here."""
     with bar(desc="preparing", unit="run") as shown_bar:
 
         def report(progress: AblationProgress) -> None:

@@ -1,4 +1,4 @@
-"""``hakg compare``: groups of runs beside each other, with what is chance and what is not."""
+"""``hakg compare`` compares groups of runs and says which differences may be chance."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def compare_command(
 
 
 def _labelled(runs: Sequence[Path], labels: Sequence[str]) -> list[tuple[Path, str | None]]:
-    """Every run with its label: those of ``--label`` need not be named before, and may be."""
+    """Every run with its label; runs of ``--label`` may also be named as arguments."""
     named: list[tuple[Path, str | None]] = []
     for item in labels:
         label, _, places = item.partition("=")
@@ -127,7 +127,7 @@ def _labelled(runs: Sequence[Path], labels: Sequence[str]) -> list[tuple[Path, s
 
 
 def _open(runs: Sequence[tuple[Path, str | None]], data: Path | None, split: str) -> list[tuple[RunCard, OpenedRun]]:
-    """Open every run on the data set of the first, which is read once."""
+    """Open every run with the data set of the first run, which is read once."""
     from hakg_dgl.ranking.run_groups import RunCard
     from hakg_dgl.training.loading import model_splits
     from hakg_dgl.training.run_folder import RunFolder
@@ -149,7 +149,7 @@ def _measured(
     metrics: Sequence[str],
     device: str,
 ) -> dict[str, dict[str, Evaluation]]:
-    """Evaluate one run after the other; label -> name -> evaluation."""
+    """Evaluate one run after the other; returns label -> name -> evaluation."""
     measured: dict[str, dict[str, Evaluation]] = {label: {} for label in groups}
     with bar([(label, card.name) for label, cards in groups.items() for card in cards], unit="run") as todo:
         for label, name in todo:
@@ -173,7 +173,7 @@ def _refuse_seen(run: str, split: str, seen: Sequence[str]) -> None:
 def _yardsticks(
     evaluator: Evaluator, dataset: Dataset, seeds: Sequence[int], metrics: Sequence[str]
 ) -> dict[str, dict[str, Evaluation]]:
-    """Popularity once, and chance with every seed of the runs."""
+    """Evaluate popularity once, and chance with every seed of the runs."""
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
     chance = {f"random {seed}": RandomScorer(dataset.n_users, dataset.n_items, seed) for seed in seeds}
@@ -184,7 +184,7 @@ def _yardsticks(
 
 
 def _slim(result: Evaluation, metrics: Sequence[str]) -> Evaluation:
-    """The evaluation without columns that are not asked for: many runs of many users are held at once."""
+    """The evaluation without columns that are not needed, because many runs of many users are held at once."""
     assert result.per_user is not None
     return replace(result, per_user=result.per_user[["user", *dict.fromkeys(metrics)]].copy())
 
@@ -204,7 +204,7 @@ def _text(found: Comparison, form: str) -> str:
 
 
 def _about(groups: Mapping[str, Sequence[RunCard]]) -> list[dict[str, Any]]:
-    """What each run is, for JSON."""
+    """A description of each run, for JSON."""
     return [
         {"run": card.name, "group": label, "notes": list(card.notes), "settings": card.settings}
         for label, cards in groups.items()

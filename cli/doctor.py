@@ -1,4 +1,4 @@
-"""``hakg doctor``: what is installed, and which kernels would run."""
+"""``hakg doctor`` says what is installed, and which kernels run here."""
 
 from __future__ import annotations
 

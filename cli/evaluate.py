@@ -1,4 +1,4 @@
-"""``hakg evaluate``: full ranking of a trained run, beside popularity and chance."""
+"""``hakg evaluate`` measures the full ranking of a trained run beside popularity and chance."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluate_command(
 
 
 def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list[str]:
-    """All metrics of each scorer, then some of them by group, at the first cut."""
+    """All metrics of each scorer, and then some of them by group, at the first cut."""
     model = results["model"]
     masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
     among = f"; {model.n_candidates:,} cold items ranked" if cold else ""
@@ -111,7 +111,18 @@ def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list
             ("item_popularity", ["n_items", "n_relevant"], ["recall", "share"]),
         ):
             parts += [_group_table(results, kind, counts, f"{metric}@{k}") for metric in metrics]
+        parts += [_novelty_table(results, f"{metric}@{k}") for metric in ("recall", "ndcg", "share")]
     return parts
+
+
+def _novelty_table(results: dict[str, Evaluation], metric: str) -> str:
+    """A metric for all items, those with and those without interactions before the split."""
+    rows = []
+    for same_group in zip(*((result.groups or {})["item_novelty"] for result in results.values()), strict=True):
+        first = same_group[0]
+        row = {"group": first["group"], "items": first["n_items"], "relevant": first["n_relevant"]}
+        rows.append(row | {name: group[metric] for name, group in zip(results, same_group, strict=True)})
+    return f"{metric} of warm and cold items\n{table(rows)}"
 
 
 def _group_table(results: dict[str, Evaluation], kind: str, counts: list[str], metric: str) -> str:

@@ -1,4 +1,4 @@
-"""``hakg explain``: where the score of a user and an item comes from."""
+"""``hakg explain`` shows where the score of a user and an item comes from."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ def explain_command(
 ) -> None:  # fmt: skip
     """Show where the score of a user and an item comes from.
 
-    The score is taken apart exactly, once by the user's past items and once by the item's facts and users, and what
-    past items and the item share is listed as paths. docs/explain.md defines every number.
+    The command takes the score apart exactly: once by the user's past items, and once by the item's facts and users.
+    Paths show what past items and the item share. docs/explain.md defines every number.
     """
     import pandas as pd
 
     from hakg_dgl.data.id_maps import IdMap
-    from hakg_dgl.figures.explanation import require_matplotlib, save_picture
+    from hakg_dgl.figures.explanation import save_picture
+    from hakg_dgl.figures.style import require_matplotlib
     from hakg_dgl.insight.explain import Explainer, require_explained
     from hakg_dgl.ranking.candidates import known_items
 
     if picture is not None:
-        require_matplotlib()
+        require_matplotlib(instead="leave --picture out")
     with stages(2) as begin:
         begin("loading")
         opened = open_run(run, data)
@@ -73,7 +74,7 @@ def explain_command(
 
 
 def _sections(about: dict[str, Any]) -> list[str]:
-    from hakg_dgl.insight.explain import introduced
+    from hakg_dgl.insight.explanation import introduced
 
     gate = about["gate"]
     heading = (
@@ -83,6 +84,8 @@ def _sections(about: dict[str, Any]) -> list[str]:
     )
     components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]
     sections = [heading, table(components), _past_items(about)]
+    if about["user_facts"]["all"]["count"]:
+        sections.append(_item_side("facts and links of the user", about["user_facts"], _user_fact))
     if gate["collaborative_weight"]:
         sections.append(
             f"Gate: collaborative embeddings of the past items weigh {gate['collaborative_weight']:.0%} on average. "
@@ -95,15 +98,18 @@ def _sections(about: dict[str, Any]) -> list[str]:
 
 
 def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of what the item's side has beside facts and users."""
+    """Rows for the parts of the item's side other than facts and users."""
     title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
     rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
     others = [row for row in about["components"] if row["component"] not in own]
-    return rows + [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+    rows += [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+    if about["facts_of_users"]["count"]:
+        rows.append({title: "facts of users about the item", **_amount(about["facts_of_users"])})
+    return rows
 
 
 def _unnamed(about: dict[str, Any]) -> list[str]:
-    """A remark where the data set has no names for the entities that were shown."""
+    """A remark if the data set has no names for entities that were shown."""
     shown_ones = [(row["entity_id"], row["entity_name"]) for row in about["facts"]["rows"]]
     shown_ones += [(row["entity"]["id"], row["entity"]["name"]) for row in about["paths"]["entity"]["rows"]]
     without = [original for original, name in shown_ones if original == name]
@@ -126,6 +132,8 @@ def _past_items(about: dict[str, Any]) -> str:
     if part["others"]["count"]:
         rest = part["others"]
         rows.append({"past item": f"{rest['count']:,} others", **{way: rest[way] for way in ways}, **_amount(rest)})
+    if about["user_facts"]["all"]["count"]:
+        rows.append({"past item": "the user's facts and links", **_amount(about["user_facts"]["all"])})
     rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
     return table(rows, ["past item", "gate", *ways, "contribution", "share"])
 
@@ -153,9 +161,8 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
         title = {"entity": "paths over a shared entity", "user": "paths over a shared user"}[kind]
         rows = [{title: _path(row), **_amount(row), **_also_of(row)} for row in part["rows"]] or [{title: "none"}]
         every, few = part["all"], part["shown"]
-        total = (
-            f"These {few['count']:,} make up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
-        )
+        shown_ones = "This path makes" if few["count"] == 1 else f"These {few['count']:,} make"
+        total = f"{shown_ones} up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
         sections.append(table(rows) + (f"\n{total}" if part["rows"] else ""))
     return sections
 
@@ -163,7 +170,7 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
 def _path(row: dict[str, Any]) -> str:
     start, end = _named(row["past_item"]), "the item"
     if "user" in row:
-        from hakg_dgl.insight.explain import introduced
+        from hakg_dgl.insight.explanation import introduced
 
         return f"{start} - {introduced('user', _named(row['user']))} - {end}"
     ours, theirs = row["past_fact"], row["item_fact"]
@@ -178,6 +185,12 @@ def _arrow(fact: dict[str, Any], *, back: bool = False) -> str:
 
 def _fact(row: dict[str, Any]) -> str:
     return f"{_arrow(row)} {_named(row, 'entity_')}"
+
+
+def _user_fact(row: dict[str, Any]) -> str:
+    from hakg_dgl.insight.explanation import introduced
+
+    return f"{_arrow(row)} {introduced('user', _named(row)) if row['via'] == 'link' else _named(row)}"
 
 
 def _named(row: dict[str, Any], prefix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""``hakg export``: a model's vectors and the ids they belong to, for other programs."""
+"""``hakg export`` writes a model's vectors, and the ids that they belong to, for other programs."""
 
 from __future__ import annotations
 

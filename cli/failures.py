@@ -1,4 +1,4 @@
-"""What goes wrong, in one or a few lines on stderr and an exit code: 2 for bad input, 130 or 143 for a signal."""
+"""Errors as a few lines on stderr and an exit code: 2 for bad input, 130 or 143 for a signal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Failure(click.ClickException):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which schedulers send: the command ends as by Ctrl-C, but with exit code 143."""
+    """SIGTERM, which schedulers send; the command ends as with Ctrl-C, but with exit code 143."""
 
 
 class HakgGroup(click.Group):
@@ -60,7 +60,7 @@ def after_interrupt(advice: str) -> None:
 
 @contextmanager
 def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
-    """Have the first Ctrl-C or SIGTERM call ``ask``; the work is then to raise KeyboardInterrupt soon.
+    """Have the first Ctrl-C or SIGTERM call ``ask``; the work must then raise KeyboardInterrupt soon.
 
     The second signal raises it at once.
     """
@@ -85,7 +85,7 @@ def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handle signals this way, then as before, in the main thread only; ignored signals (nohup) stay ignored."""
+    """Handle signals in this way within the block, in the main thread only; ignored signals (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -129,7 +129,7 @@ def explain(error: Exception, command: str | None = None) -> str | None:
 
 
 def _smaller(command: str | None) -> str:
-    """What makes a command take less memory."""
+    """A sentence that says how the command takes less memory."""
     return _SMALLER.get(command or "", "Close other programs, or use a machine with more memory")
 
 
@@ -149,7 +149,7 @@ _REMEDIES = {
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which a file's content may have brought into a message."""
+    """The text without control characters, which the content of a file may have brought into a message."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""Writing results: under a temporary name first, then renamed, so that a file is whole or absent."""
+"""Writes results under a temporary name and renames them, so that a file is whole or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
 class ResultPath(click.Path):
-    """A file to write: the name and the folder are checked before any work is done.
+    """A file to write, whose name and folder are checked before any work is done.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def write_tables(blocks: Iterable[pd.DataFrame], path: Path) -> int:
 
 @contextmanager
 def _errors_naming(path: Path) -> Iterator[None]:
-    """Make the folder, and let errors name the file that was asked for instead of its temporary."""
+    """Make the folder, and let errors name the file itself instead of its temporary name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""``hakg info``: what a data set is like."""
+"""``hakg info`` describes a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remarks of the library about pictures, as notes on stderr."""
+"""Shows remarks of the library about pictures as notes on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 @contextmanager
 def font_notes() -> Iterator[None]:
-    """Show what is said about missing letters as a note, once for each package to install; pass other warnings on."""
+    """Show warnings of missing letters as notes, one for each package to install; pass other warnings on."""
     from hakg_dgl.figures.fonts import MissingGlyphsWarning
 
     with warnings.catch_warnings(record=True) as caught:

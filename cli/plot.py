@@ -1,4 +1,4 @@
-"""``hakg plot``: pictures of a run."""
+"""``hakg plot`` draws pictures of a run."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def plot_command(
     else is refused.
     """
     from hakg_dgl.errors import ConfigError
-    from hakg_dgl.figures.pictures import PAGE, draw_pictures, refuse_foreign
+    from hakg_dgl.figures.picture_folder import PAGE, draw_pictures, refuse_foreign
     from hakg_dgl.figures.style import require_matplotlib
-    from hakg_dgl.figures.subject import Subject
+    from hakg_dgl.figures.subject import Subject, require_positions
     from hakg_dgl.training.circumstances import choose_device
 
     require_matplotlib()
@@ -60,12 +60,11 @@ def plot_command(
         subject = Subject(opened.folder, opened.dataset, values, choose_device(device))
         others = {}
         for path in beside:
-            if subject.tree is None or subject.positions is None:
-                raise ConfigError(f"{run}: --beside compares runs of HAKG on the demo, whose tree is known")
-            other = Subject(open_run(path, data).folder, opened.dataset, values, choose_device(device)).positions
-            if other is None:
-                raise ConfigError(f"{path}: is not a run of HAKG, so it has no distances to compare")
-            others[str(path)] = other
+            if subject.tree is None:
+                raise ConfigError(f"{run}: --beside compares runs on the demo, the only data set whose tree is known")
+            require_positions(subject)
+            other = Subject(open_run(path, data).folder, opened.dataset, values, choose_device(device))
+            others[str(path)] = require_positions(other)
         begin("drawing")
         drawn = draw_pictures(subject, out, kinds=kinds, page=page, dpi=dpi, beside=others)
     for note in opened.notes:

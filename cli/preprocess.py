@@ -1,4 +1,4 @@
-"""``hakg preprocess``: raw data -> a data set."""
+"""``hakg preprocess`` makes a data set from raw data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _ALL_READER_OPTIONS = set[str]().union(*_READER_OPTIONS.values())
 
 
 def _table_options(command: Any) -> Any:
-    """The options that name columns of tables."""
+    """Add the options that name columns of tables."""
     for name, default in reversed(_TABLE_COLUMNS.items()):
         flag, what = "--" + name.replace("_", "-"), name.removesuffix("_col").replace("_", " ")
         help_text = f"Tables: column of the {what}" + (f" (default {default!r})." if default else ", if there is one.")
@@ -105,11 +105,24 @@ def _table_options(command: Any) -> Any:
 @click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
 @click.option(
     "--split",
-    type=click.Choice(["random", "temporal", "leave-one-out", "given"]),
-    help="How the test split is made (default: given where the source has one, otherwise random).",
+    type=click.Choice(["random", "temporal", "leave-one-out", "cold-items", "given"]),
+    help="How the test split is made (default: given where the source has one, otherwise random); 'cold-items' "
+    "holds out items with all of their interactions.",
 )
-@click.option("--valid", type=float, default=0.1, show_default=True, help="Share of training rows for validation.")
-@click.option("--test", type=float, default=0.2, show_default=True, help="Share of each user's rows for testing.")
+@click.option(
+    "--valid",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of training rows (cold-items: of items) for validation.",
+)
+@click.option(
+    "--test",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Share of each user's rows (cold-items: of items) for testing.",
+)
 @click.option("--seed", type=int, default=2020, show_default=True, help="Seed of the splits, and of the demo.")
 def preprocess_command(source: str, out: Path, **options: Any) -> None:
     """Read, check and convert raw data into a data set.
@@ -151,7 +164,7 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
 
 
 def _refuse_idle_options(source: str, kind: str) -> None:
-    """Options that would do nothing are errors."""
+    """Raise UsageError for options that would do nothing."""
     ctx = click.get_current_context()
     for parameter in ctx.command.params:
         name = str(parameter.name)
@@ -165,7 +178,7 @@ def _refuse_idle_options(source: str, kind: str) -> None:
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
-    """Remarks of the card on its data set."""
+    """Remarks of the card about its data set."""
     from hakg_dgl.data.cards import check_counts, load_card
 
     card = load_card(source)
@@ -174,7 +187,7 @@ def _remarks(source: str, counts: dict[str, int]) -> list[str]:
 
 
 def _download(source: str, reading: dict[str, Any]) -> Path:
-    """The files of a card, in the cache."""
+    """Download the files of a card to the cache."""
     from hakg_dgl.data.cards import load_card
     from hakg_dgl.data.downloads import fetch
 

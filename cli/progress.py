@@ -1,4 +1,4 @@
-"""Progress on stderr: bars where that is a terminal, plain lines elsewhere, nothing with ``--quiet``."""
+"""Progress on stderr: bars on a terminal, plain lines elsewhere, nothing with ``--quiet``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUIET = "hakg_dgl.quiet"
 
 
 def quiet_option(command: Any) -> Any:
-    """``--quiet`` of the commands that may take long."""
+    """Add the option ``--quiet`` to a command that may take long."""
     return click.option(
         "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Show no progress on standard error."
     )(command)
@@ -69,7 +69,7 @@ def stages(total: int) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
-    """One bar a file, as ``hakg_dgl.fetch`` calls it: name, bytes so far, bytes in all."""
+    """A bar for each file; ``hakg_dgl.fetch`` calls the result with a name, bytes so far and bytes in all."""
     bars: dict[str, Any] = {}
 
     def report(name: str, done: int, total: int | None) -> None:
@@ -113,7 +113,7 @@ def epochs(select_by: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def _note(notes: dict[str, str], progress: Progress, select_by: str) -> None:
-    """Change what is known of loss and metric by what a step or an epoch has shown."""
+    """Update loss and metric with the values of a step or an epoch."""
     if not math.isnan(progress.loss):  # a model in closed form has no loss
         notes["loss"] = f"{progress.loss:.4f}"
     if progress.metrics:

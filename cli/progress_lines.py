@@ -1,4 +1,4 @@
-"""Progress as plain lines, for standard error that is not a terminal: a log file, a pipe, a scheduler's output."""
+"""Progress as plain lines, if standard error is not a terminal but a log file, a pipe or a scheduler's output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MEBIBYTE = 1 << 20
 
 
 class Lines:
-    """What a tqdm bar is on a terminal, with the methods of it that the commands call.
+    """The counterpart of a tqdm bar, with those methods of a bar that the commands call.
 
     A thread writes a line whenever none has been written for half a minute, so that a step which takes an hour is seen
     to be at work. Nothing is written in the first half minute, and nothing once the total is reached.
@@ -49,7 +49,7 @@ class Lines:
             threading.Thread(target=self._write_regularly, daemon=True).start()
 
     def __enter__(self) -> Lines:
-        """Itself; the end of the block closes it."""
+        """Return itself; the end of the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,10 +71,10 @@ class Lines:
         self.n += n
 
     def unpause(self) -> None:
-        """Do nothing: lines show no speed, which is what a bar's method is about."""
+        """Do nothing; on a bar this method is about the speed, which lines do not show."""
 
     def set_description_str(self, desc: str, refresh: bool = True) -> None:
-        """Change what is going on."""
+        """Change the text that says what is going on."""
         self.desc = desc
 
     def set_postfix(self, values: Mapping[str, object], refresh: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""``hakg recommend``: the best items of users, by their original ids."""
+"""``hakg recommend`` lists the best items of users by their original ids."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import Scorer, UserItems
 
 _ROWS_AT_ONCE = 1 << 17
-"""Rows that are written at once: row groups of Parquet are best of about this size."""
+"""Number of rows that are written at once; row groups of Parquet are best at about this size."""
 _EMPTY = "every item that may be listed is known already. Add --include-seen to list those too."
 _USERS_NAMED = 3
-"""Users without a list that a note names."""
+"""Number of users without a list that a note names."""
 
 
 @click.command(
@@ -110,7 +110,7 @@ def recommend_command(
 def _candidates(
     dataset: Dataset, ids: Sequence[str], file: Path | None, where: Sequence[str], item_col: str
 ) -> np.ndarray | None:
-    """Items that may be listed: those named, in the file or as options, of which all conditions are true."""
+    """Items that may be listed: the named ones, in the file or as options, for which all conditions hold."""
     import numpy as np
 
     from hakg_dgl.data.id_files import read_item_ids
@@ -125,13 +125,13 @@ def _candidates(
         found = having if found is None else np.intersect1d(found, having)
         if not len(found):
             raise DataError(
-                f"of the items named none has {' and '.join(where)}", remedy="Name others, or no condition."
+                f"of the items named none has {' and '.join(where)}", remedy="Name other items, or no condition."
             )
     return found
 
 
 _Users = tuple["np.ndarray", "np.ndarray", "UserItems", "Scorer", list[str]]
-"""Original ids of a scorer's users, the users asked for, what all have, the scorer, and notes."""
+"""Original ids of a scorer's users, the chosen users, the items that all have, the scorer, and notes."""
 
 
 def _trained_users(opened: OpenedRun, wanted: Sequence[str], device: str) -> _Users:
@@ -160,7 +160,7 @@ def _folded_users(opened: OpenedRun, wanted: Sequence[str], file: Path, reading:
 
 
 def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> np.ndarray:
-    """The users with these original ids, each once; all, if none is named."""
+    """The users with these original ids, without repeats; all users if none is named."""
     import numpy as np
     import pandas as pd
 
@@ -173,7 +173,7 @@ def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> n
 
 
 def _served(blocks: Iterator[pd.DataFrame], waiting: np.ndarray) -> Iterator[pd.DataFrame]:
-    """The same blocks, counted on a bar; users who get an item are no longer marked as waiting."""
+    """Pass blocks on and count them on a bar; users who get an item are no longer marked as waiting."""
     with bar(total=int(waiting.sum()), unit="user") as progress:
         for block in blocks:
             waiting[block["user"].to_numpy()] = False
@@ -182,7 +182,7 @@ def _served(blocks: Iterator[pd.DataFrame], waiting: np.ndarray) -> Iterator[pd.
 
 
 def _with_original_ids(blocks: Iterator[pd.DataFrame], users: np.ndarray, dataset: Dataset) -> Iterator[pd.DataFrame]:
-    """Blocks with original ids and the items' names."""
+    """Blocks with original ids and the names of the items."""
     items, names = dataset.items["original_id"].to_numpy(), dataset.items["name"].to_numpy()
     for block in blocks:
         item = block["item"].to_numpy()
@@ -192,7 +192,7 @@ def _with_original_ids(blocks: Iterator[pd.DataFrame], users: np.ndarray, datase
 
 
 def _report_empty(users: Sequence[str], *, on_stdout: bool) -> None:
-    """Say for which users nothing is left: in place of their lists, or beside the file or the JSON lines."""
+    """Say for which users nothing is left, in place of their lists or beside the file or the JSON lines."""
     if on_stdout:
         for user in users:
             click.echo(f"User {user}\nNothing is left to list: {_EMPTY}\n")
@@ -202,7 +202,7 @@ def _report_empty(users: Sequence[str], *, on_stdout: bool) -> None:
 
 
 def _joined(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The same rows in larger blocks: with many items, the lists of few users are made at once."""
+    """The same rows in larger blocks; with many items, a block has the lists of few users."""
     import pandas as pd
 
     waiting: list[pd.DataFrame] = []

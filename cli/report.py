@@ -1,4 +1,4 @@
-"""Text for people: tables, counts in words."""
+"""Text for people: tables, and counts in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] | None = None) -> str:
-    """Rows under a header, text to the left, numbers to the right; columns are those of the first row by default."""
+    """Rows under a header, text on the left and numbers on the right; columns are by default those of the first row."""
     rows = list(rows)
     columns = list(columns or (rows[0] if rows else ()))
     cells = [columns, *([shown(row.get(column)) for column in columns] for row in rows)]
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 
 def counted(report: Mapping[str, int]) -> list[str]:
-    """What was repaired or remarked while reading, a line each: ``192,701 test repeats dropped``."""
+    """A line for each repair or remark while reading, such as ``192,701 test repeats dropped``."""
     return [f"{count:,} {what.replace('_', ' ')}" for what, count in report.items() if count and what != _SEED]
 
 

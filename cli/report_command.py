@@ -1,4 +1,4 @@
-"""``hakg report``: one HTML page on a run."""
+"""``hakg report`` writes one HTML page on a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a trained run together with its data set."""
+"""Opens a trained run together with its data set."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class OpenedRun:
 
     @property
     def protocol(self) -> str:
-        """How the checkpoint was selected."""
+        """The protocol by which the checkpoint was selected."""
         return str(self.folder.settings.training.protocol)
 
     @property
     def notes(self) -> list[str]:
-        """What every report on this run has to say."""
+        """Remarks that every report on this run has to show."""
         unfinished = not self.folder.result_file.exists()
         return [
             *protocol_notes(self.protocol),
@@ -80,11 +80,11 @@ def protocol_notes(protocol: str) -> list[str]:
 
 
 def list_length() -> click.IntRange:
-    """``--k``: beyond a million a list is a mistake, and would not fit in memory."""
+    """The type of ``--k``; a list beyond a million is a mistake, and would not fit in memory."""
     return click.IntRange(1, 1_000_000)
 
 
 def device_option(command: Any) -> Any:
-    """``--device`` of the commands that load a model."""
+    """Add the option ``--device`` to a command that loads a model."""
     choice = click.Choice(["auto", "cpu", "cuda"])
     return click.option("--device", type=choice, default="auto", show_default=True, help="Where to rank.")(command)

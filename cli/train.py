@@ -1,4 +1,4 @@
-"""``hakg train``: a data set -> a trained run."""
+"""``hakg train`` trains a model on a data set."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PRESETS = (
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, with its settings; --epochs may be raised.")
-@click.option("--overwrite", is_flag=True, help="Train anew where OUT holds a run already; that run is lost.")
+@click.option("--overwrite", is_flag=True, help="Train anew if OUT already holds a run; that run is lost.")
 def train_command(
     data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
     overwrite: bool, **settings_given: Any,
@@ -98,12 +98,18 @@ def train_command(
 
 
 def _best(result: dict[str, Any]) -> str:
-    """What was selected: an epoch, or the settings of a model that has no epochs."""
+    """The selected epoch, or the selected settings of a model that has no epochs."""
     number, n, selected = result["best_epoch"], result["epochs_run"], result.get("selected")
+    beside = _listed(result.get("chosen", {}))
     if selected is None:
-        return f"Best epoch {number} of {n}"
-    chosen = ", ".join(f"{key} = {value:g}" for key, value in selected.items())
+        return f"Best epoch {number} of {n}" + (f", with {beside}" if beside else "")
+    chosen = ", ".join(filter(None, (_listed(selected), beside)))
     return f"Best of {n} choices: {chosen}" if chosen else "Nothing to choose"
+
+
+def _listed(values: dict[str, float]) -> str:
+    """``a = 1, b = 0.5``."""
+    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
 
 
 def _refuse_occupied(folder: RunFolder, resume: bool, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""``hakg tune``: a data set -> a study, whose best settings ``hakg train`` takes."""
+"""``hakg tune`` searches for settings on a data set; ``hakg train`` takes the best ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def tune_command(
 
 @contextmanager
 def _trials_bar(select_by: str) -> Iterator[Callable[[StudyProgress], None]]:
-    """A bar over the trials, with the best value so far and the epoch of the one that runs here."""
+    """Show a bar over the trials, with the best value so far and the epoch of the trial that runs here."""
     with bar(desc="preparing", unit="trial") as shown:
 
         def report(progress: StudyProgress) -> None:

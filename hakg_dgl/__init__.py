@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hakg_dgl.errors import HakgError
     from hakg_dgl.graph.dgl_graph import build_heterograph, from_dgl, to_dgl
     from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
-    from hakg_dgl.insight.explain import Explainer, Explanation, explain
+    from hakg_dgl.insight.explain import Explainer, explain
+    from hakg_dgl.insight.explanation import Explanation
     from hakg_dgl.insight.export import export
     from hakg_dgl.models.hakg import HAKG, HAKGLossSettings, HAKGSettings
     from hakg_dgl.models.recommender import Recommender
@@ -62,7 +63,8 @@ _HOMES = {
     "errors": ("HakgError",),
     "graph.dgl_graph": ("build_heterograph", "from_dgl", "to_dgl"),
     "graph.heterograph": ("HeteroGraph", "build_graph"),
-    "insight.explain": ("Explainer", "Explanation", "explain"),
+    "insight.explain": ("Explainer", "explain"),
+    "insight.explanation": ("Explanation",),
     "insight.export": ("export",),
     "models.hakg": ("HAKG", "HAKGLossSettings", "HAKGSettings"),
     "models.recommender": ("Recommender",),

@@ -175,7 +175,7 @@ def zipped(data: bytes, *, name: str = "train.txt", mode: int = 0, method: int =
 
 
 def tarred(kind: bytes, target: str = "") -> bytes:
-    """A tar archive with one member that is no file."""
+    """A tar archive with one member that is not a file."""
     buffer, about = io.BytesIO(), tarfile.TarInfo("train.txt")
     about.type, about.linkname = kind, target
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -919,7 +919,7 @@ def run_cases() -> Iterator[Case]:
         )
         yield run(
             f"{file} is a pipe",
-            f"R/{file}: (is damaged|is no plain file)",
+            f"R/{file}: (is damaged|is not a plain file)",
             replaced_by(os.mkfifo, f"R/{file}"),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from hypothesis import settings
 
 if "--without-dgl" in sys.argv:  # before anything imports DGL; programs that tests start read it too
     os.environ["HAKG_WITHOUT_DGL"] = "1"
-pytest.register_assert_rewrite("bad_input")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+pytest.register_assert_rewrite("bad_input", "planted")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
+from planted import planted, planted_run, planted_runs  # noqa: E402, F401 (fixtures)
 
-# Machines that run tests are shared: a slow example is no failure.
+# Machines that run tests are shared, so a slow example is not a failure.
 settings.register_profile("hakg", deadline=None)
 settings.load_profile("hakg")
 

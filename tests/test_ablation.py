@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -20,7 +21,14 @@ from dense import on_one_thread
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import AblationProgress, AblationStudy, Settings, compare, evaluate, load_scorer
-from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
+from hakg_dgl.errors import (
+    CheckpointError,
+    ConfigError,
+    FormatVersionError,
+    HakgError,
+    IntegrityError,
+    NumericalError,
+)
 from hakg_dgl.locks import sole_holder
 from hakg_dgl.studies.ablation_figures import _percent
 from hakg_dgl.studies.runs import METRICS, user_metrics
@@ -41,8 +49,10 @@ def test_every_variant_changes_settings_or_is_the_full_model(preset: str) -> Non
     settings = Settings.resolve(preset=preset)
     same = {variant.name for variant in variants_of(Settings()) if is_full(variant, settings)}
     assert same >= {"full", settings.model.formulation, f"layers-{settings.model.layers}"}
-    assert ("no-linear" in same) == (settings.model.linear_weight == 0)
-    assert same <= {"full", "paper", "released", "no-linear", *(f"layers-{depth}" for depth in range(1, 5))}
+    assert ("no-linear" in same) == (not settings.model.has_linear_term)
+    assert ("no-facts-term" in same) == (not settings.model.has_facts_term)
+    depths = {f"layers-{depth}" for depth in range(1, 5)}
+    assert same <= {"full", "paper", "released", "no-linear", "no-facts-term"} | depths
     assert {"euclidean", "no-angle", "no-gate", "no-dual"} <= {v.name for v in chosen_variants(settings)}
     assert [v.name for v in chosen_variants(settings)] == [
         "full",
@@ -126,7 +136,7 @@ def test_the_tables_say_the_same_in_every_format(study: Any) -> None:
                 assert f"{mean:.4f}" in latex
     assert table["difference"].isna().sum() == 4  # of the full model
     assert "selected on the validation split by ndcg@20, then trained again on train and validation" in markdown
-    assert "6 of 20 runs are finished: groups may have different seeds." in markdown
+    assert "6 of 22 runs are finished: groups may have different seeds." in markdown
     assert latex.count(r"\begin{tabular}") == 4
     assert "`gate=false`" in markdown
 
@@ -167,9 +177,31 @@ def test_several_workers_come_to_the_same_result(study: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_killed_worker_is_an_error_and_what_is_finished_stays(study: Any, tmp_path: Path) -> None:
+    _, report, _ = study
+    killed: list[int | None] = []
+
+    def kill(progress: AblationProgress) -> None:
+        if progress.done == 1:
+            for victim in multiprocessing.active_children():
+                killed.append(victim.pid)
+                victim.kill()
+
+    made = AblationStudy(tmp_path / "study", DEMO, SETTINGS, seeds=(1, 2))
+    with pytest.raises(HakgError, match=r"a worker was killed; where memory ran out, take fewer \(--workers\)"):
+        made.run(FEW, workers=2, threads=1, resamples=100, on_progress=kill)
+    assert len(killed) == 2
+    assert not multiprocessing.active_children()
+    assert not (made.path / "study.lock").exists()
+    part = json.loads((made.path / "report.json").read_text())
+    assert 1 <= len(part["runs"]) < 6
+    assert results(made.run(FEW, resamples=100)) == results(report)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    """While the second worker is still being started, which is when a pool of processes would hang."""
+    """While runs are trained; test_pool.py has the same while processes are being started."""
     DEMO.save(tmp_path / "D")
     out = tmp_path / "study"
     long = ("--set", "epochs=100000", "--set", "patience=100000", "--device", "cpu")
@@ -182,7 +214,7 @@ def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path, number: si
         start_new_session=True,
     ) as process:
         for _ in range(1200):
-            if process.poll() is not None or list(out.rglob("metrics.jsonl")):
+            if process.poll() is not None or list((out / "runs" / "full").rglob("metrics.jsonl")):
                 break
             time.sleep(0.1)
         if number == signal.SIGINT:  # which a terminal sends to all

@@ -51,7 +51,8 @@ ELSEWHERE = "Choose another place, or empty it yourself."
             "--split fair",
             usage(
                 "preprocess",
-                "Invalid value for '--split': 'fair' is not one of 'random', 'temporal', 'leave-one-out', 'given'.",
+                "Invalid value for '--split': 'fair' is not one of 'random', 'temporal', 'leave-one-out', "
+                "'cold-items', 'given'.",
             ),
         ),
         (
@@ -68,7 +69,10 @@ def test_preprocess_options(options: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("preprocess demo --split given", "the source has no split to keep\nChoose random, temporal or leave-one-out."),
+        (
+            "preprocess demo --split given",
+            "the source has no split to keep\nChoose random, temporal, leave-one-out or cold-items.",
+        ),
         (
             "preprocess tables --interactions i.csv --triples t.csv --rating-col stars --rating-threshold 6",
             f"rating_threshold: no interaction is rated 6 or more\n{RELAX}",

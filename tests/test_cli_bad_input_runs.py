@@ -225,7 +225,7 @@ def test_no_run(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("command", [EVALUATE, ("recommend", "R", "--user", "0")], ids=["evaluate", "recommend"])
 def test_files_of_a_run_that_are_missing_or_damaged(file: str, command: tuple[str, ...]) -> None:
     whole = Path("R", file).read_bytes()
-    pattern = f"(?:{NO_TOML}\nMend the file, or train again.|{CHANGED})" if file == "config.toml" else DAMAGED
+    pattern = f"(?:{NO_TOML}\nFix the file, or train again.|{CHANGED})" if file == "config.toml" else DAMAGED
     for data in (b"\xff\x00garbage", whole[: len(whole) // 2], whole[:1], b""):
         Path("R", file).write_bytes(data)
         refuse(re.compile(f"R/{file}: {pattern}"), *command)
@@ -270,8 +270,11 @@ def test_a_run_that_says_odd_things_of_itself(change: Change, message: Message) 
     ("key", "value"), [("dim", "5"), ("degree_exponent", "1.5"), ("linear_weight", "1.5"), ("score", '"fused"')]
 )
 def test_settings_changed_after_training(key: str, value: str) -> None:
-    edit("R/config.toml", lambda data: re.sub(rf"(?m)^{key} = .*".encode(), f"{key} = {value}".encode(), data))
-    problem = rf"R/config.toml: was changed after training: {key} \(was [^,]+, now [^,]+\); set it back, or train again"
+    written = rf"(?ms)^{key} = (?:\[.*?^\]|[^\n]*)".encode()
+    edit("R/config.toml", lambda data: re.sub(written, f"{key} = {value}".encode(), data))
+    shown = r"(?:[^,]+|\[.+\])"
+    changed = rf"{key} \(was {shown}, now {shown}\)"
+    problem = f"R/config.toml: was changed after training: {changed}; set it back, or train again"
     refuse(re.compile(problem), *EVALUATE)
 
 
@@ -454,7 +457,7 @@ def test_training_and_a_full_disk() -> None:
         result.stderr,
         re.compile(
             r"R2/\w+.safetensors: cannot be written: [^\n]+; what the run saved earlier is intact\n"
-            "Free space or mend permissions, then continue with --resume, or train in another folder.",
+            "Free space or fix permissions, then continue with --resume, or train in another folder.",
         ),
     )
     left = contents(Path.cwd())

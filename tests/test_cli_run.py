@@ -184,7 +184,7 @@ def test_evaluate_agrees_with_training_and_stands_beside_the_yardsticks(tmp_path
     for scorer in ("model", "popularity", "random"):
         assert set(measured[scorer]["metrics"]) == METRICS
         assert measured[scorer]["mask"] == ["train", "valid"]
-        assert set(measured[scorer]["groups"]) == {"user_activity", "item_popularity"}
+        assert set(measured[scorer]["groups"]) == {"user_activity", "item_popularity", "item_novelty"}
     assert measured["random"]["metrics"]["recall@20"] < 0.05 < measured["popularity"]["metrics"]["recall@20"]
     valid = evaluated(tmp_path, run, "--split", "valid")
     assert valid["model"]["mask"] == ["train"]
@@ -197,7 +197,7 @@ def test_the_table_of_evaluate(run: Path) -> None:
     assert ["metric", "model", "popularity", "random"] in lines
     assert [line[0] for line in lines if line and line[0].startswith("recall@")] == ["recall@5", "recall@10"] + [
         "recall@5"
-    ] * 2
+    ] * 3
     assert "ndcg@5 by user activity" in text
     assert "share@5 by item popularity" in text
     assert "by user activity" not in succeed("evaluate", run, "--no-groups").stdout

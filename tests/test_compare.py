@@ -73,7 +73,7 @@ def test_labels_force_groups_and_mixtures_are_noted():
     groups, notes = group_runs(runs)
     assert {label: len(group) for label, group in groups.items()} == {"mine": 2, "hakg": 2}
     assert notes == [
-        "Group 'mine' has runs that differ in lr: its sd is not of chance alone.",
+        "Group 'mine' has runs that differ in lr: its sd is not due to chance alone.",
         "Group 'hakg' has several runs with one seed: its sd is too small.",
     ]
     with pytest.raises(ConfigError, match="the label 'hakg' names two groups"):
@@ -392,8 +392,8 @@ def bad_label(text: str) -> str:
         ("a1 --label x", bad_label("x")),
         ("a1 --label =b1", bad_label("=b1")),
         ("a1 --label x=b1,", bad_label("x=b1,")),
-        ("a1 --label x=b1 --label y=b1", "b1: the run is given twice; it counts once, so name it once"),
-        ("a1 b1 ./a1", "a1: the run is given twice; it counts once, so name it once"),
+        ("a1 --label x=b1 --label y=b1", "b1: the run is given twice; name it once"),
+        ("a1 b1 ./a1", "a1: the run is given twice; name it once"),
         (
             "a1 b1 --metric auc@5",
             "there is no metric 'auc@5'; write one of recall, ndcg, precision, hit, mrr and a cut of 1 to a million, "
@@ -407,13 +407,13 @@ def bad_label(text: str) -> str:
             "a1 published",
             "the runs have different protocols ('validation': a1; 'published': published): those of 'published' were "
             "selected on the test split, which favours them\n"
-            "Compare runs of one protocol, or add --mixed-protocols, and every output says so.",
+            "Compare runs of one protocol, or add --mixed-protocols; every output then says so.",
         ),
         (
             "a1 other1",
             re.compile(
                 r"other1: the run was trained on data set 'demo' \(digest \w{12}\), a1 on 'demo' \(digest \w{12}\)\n"
-                "Compare runs of one data set; one that was split or filtered otherwise is another."
+                "Compare runs of one data set. Another split or another filter makes another data set."
             ),
         ),
         (

@@ -132,6 +132,15 @@ def test_without_dgl_the_message_names_both_routes(tmp_path: Path) -> None:
     assert "conda env create -f environment.yml" in result.stdout
 
 
+@pytest.mark.parametrize(("python", "named"), [((3, 12), None), ((3, 13), "3.13"), ((3, 14), "3.14")])
+def test_a_python_without_a_wheel_is_named(python: tuple[int, int], named: str | None) -> None:
+    message = dgl_gate._absent(python)
+    assert message.startswith("DGL is not installed")
+    assert ("wheel" in message) == (named is not None)
+    if named is not None:
+        assert f"no wheel for Python {named}: what needs DGL needs Python 3.12 or older" in message
+
+
 @pytest.mark.parametrize("hidden", [["packaging", "setuptools"], ["networkx"]], ids=" ".join)
 def test_a_missing_need_of_dgl_is_named(hidden: list[str]) -> None:
     result = run_python(HIDE.format(hidden=hidden) + CAUGHT)

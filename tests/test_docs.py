@@ -133,7 +133,7 @@ def test_the_model_page_states_the_constants_as_they_are() -> None:
         in content
     )
     stated = (guards.NORM_FLOOR, guards.ROW_NORM_FLOOR, guards.ARTANH_MARGIN, guards.TANH_LIMIT, guards.ANGLE_MARGIN)
-    assert stated == (1e-15, 1e-12, 1e-5, 15.0, 1e-6), "mend the table of guards in docs/model.md"
+    assert stated == (1e-15, 1e-12, 1e-5, 15.0, 1e-6), "fix the table of guards in docs/model.md"
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 
 def table(heading: str) -> list[dict[str, str]]:
     """Rows of the first table below a heading of docs/settings.md, by column."""
-    section = re.split(rf"\n##+ {heading}\n", prose(SETTINGS_PAGE))[1]
+    section = re.split(rf"\n##+ {re.escape(heading)}\n", prose(SETTINGS_PAGE))[1]
     section = re.split(r"\n##", section)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
@@ -156,7 +156,7 @@ def documented(kind: str = "hakg") -> dict[str, dict[str, str]]:
 
 
 SECTIONS = ("model", "loss", "training", "run")
-OTHERS = [kind for kind in BUILT_IN if kind not in ("hakg", "popularity")]
+OTHERS = [kind for kind in BUILT_IN if kind not in ("hakg", "popularity", "facts-profile")]
 KEYS = [(kind, key) for kind in ("hakg", *OTHERS) for key in documented(kind)]
 
 

@@ -139,6 +139,20 @@ def test_groups_equal_the_loop_over_users(seed):
         assert row["n_users"] == len(found)
         assert row[f"recall@{k}"] == (pytest.approx(np.mean(found), rel=1e-12) if found else None)
         assert row[f"share@{k}"] == pytest.approx(np.mean([len(group & set(ranked[u])) / k for u in users]), rel=1e-12)
+    known = set(data.pairs("train", "valid")[:, 1].tolist())
+    by_novelty = result.groups["item_novelty"]
+    groups = {"all": set(range(data.n_items)), "warm": known, "cold": set(range(data.n_items)) - known}
+    assert [row["group"] for row in by_novelty] == list(groups)
+    for row, group in zip(by_novelty, groups.values(), strict=True):
+        mine = [u for u in users if relevant[u] & group]
+        found = [metrics_by_hand([i if i in group else -1 for i in ranked[u]], relevant[u] & group, k) for u in mine]
+        assert (row["n_items"], row["n_users"]) == (len(group), len(mine))
+        assert row["n_relevant"] == sum(len(relevant[u] & group) for u in mine)
+        for metric in (f"recall@{k}", f"ndcg@{k}"):
+            expected = pytest.approx(np.mean([values[metric] for values in found]), rel=1e-12) if found else None
+            assert row[metric] == expected
+        assert row[f"share@{k}"] == pytest.approx(np.mean([len(group & set(ranked[u])) / k for u in users]), rel=1e-12)
+    assert by_novelty[0][f"ndcg@{k}"] == pytest.approx(result.metrics[f"ndcg@{k}"], rel=1e-12)
     assert json.loads(json.dumps(result.to_dict()))["groups"] == result.groups
 
 

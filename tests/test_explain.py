@@ -23,11 +23,13 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.edge_types import INTERACTED_BY
-from hakg_dgl.insight.explain import Explainer, Explanation, explain, introduced
+from hakg_dgl.insight.explain import Explainer, explain
+from hakg_dgl.insight.explanation import Explanation, introduced
 from hakg_dgl.models.explanation import Terms
 from hakg_dgl.models.hakg import HAKG, HAKGSettings
 from hakg_dgl.models.hakg import explanation as decomposition
-from hakg_dgl.models.hakg.explanation import HAKGBreakdown, Trace
+from hakg_dgl.models.hakg.explanation import HAKGBreakdown
+from hakg_dgl.models.hakg.trace import Trace
 
 PAIRS = [(0, 0), (7, 31), (59, 49)]
 SWITCHES = [
@@ -53,9 +55,9 @@ def graph(dataset: Dataset) -> Any:
 
 def untrained(graph: Any, dtype: torch.dtype = torch.float64, **settings: Any) -> HAKG:
     """By default ranked by both cosines alone."""
-    chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, **settings}
+    chosen = {"dim": 6, "layers": 3, "score": "separate", "linear_weight": 0.0, "facts_weight": 0.0, **settings}
     model = HAKG(graph, HAKGSettings(**chosen), seed=1, dtype=dtype)
-    model.fit_linear_term()
+    model.fit_terms()
     return model
 
 
@@ -350,7 +352,7 @@ def test_the_linear_term_is_a_component_with_a_weight_for_each_past_item(dataset
     found = Explainer(model, dataset)(7, 31)
     assert list(found.components["component"])[-1] == "linear item-item term"
     assert float(found.components["contribution"].iloc[-1]) != 0.0
-    weights = 3.0 * model.linear_left @ model.linear_right[31]
+    weights = 3.0 * model.terms.linear_left @ model.terms.linear_right[31]
     by_item = found.past_items.set_index("item")["linear"]
     assert np.allclose(by_item, weights[torch.tensor(by_item.index)].numpy())
     assert set(found.other_terms["via"]) == {"linear"}

@@ -73,7 +73,7 @@ def dense_vectors(model: HAKG, counts: Tensor) -> Tensor:
 @pytest.mark.parametrize("formulation", ["released", "paper"])
 @pytest.mark.parametrize("score", ["fused", "separate", "inner"])
 def test_vectors_are_those_of_the_dense_definition(formulation: Any, score: Any, switch: dict[str, Any]) -> None:
-    model = model_of(formulation=formulation, layers=3, score=score, linear_weight=0.0, **switch)
+    model = model_of(formulation=formulation, layers=3, score=score, linear_weight=0.0, facts_weight=0.0, **switch)
     draw = torch.Generator().manual_seed(1)
     counts = (torch.rand(9, model.graph.n_items, generator=draw) < 0.4).double()
     counts[4] = 0.0  # who has nothing
@@ -99,7 +99,7 @@ def test_with_the_own_items_and_the_parameters_the_trained_user_comes_out(
 
 def test_the_linear_term_of_a_new_user_is_that_of_a_trained_one_with_the_same_items() -> None:
     model = model_of(linear_weight=2.0, linear_rank=4)
-    model.fit_linear_term()
+    model.set_terms({**model.terms.first_choice(), "facts_weight": 0.4, "new_items_weight": 0.3, "new_items_bias": 0.2})
     found, (users, items) = model.fold_in().fold_in(*own_lists(model)), model.ranking_vectors()
     assert found.shape == users.shape
     assert items.shape[1] > 6

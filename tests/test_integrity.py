@@ -33,7 +33,7 @@ def replace_table(folder: Path, table: str, frame: pd.DataFrame, *, digest: bool
         (folder / "dataset.json").write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("strategy", ["random", "temporal", "leave-one-out"])
+@pytest.mark.parametrize("strategy", ["random", "temporal", "leave-one-out", "cold-items"])
 def test_splits_are_disjoint_by_construction(strategy: str) -> None:
     dataset = small_demo(split=strategy, valid=0.2, test=0.2)
     parts = [set(map(tuple, dataset.pairs(split))) for split in SPLITS]

@@ -17,10 +17,11 @@ from small_demo import small_demo
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.figures.hierarchy import Positions, child_edges
+from hakg_dgl.figures.branches import child_edges
 from hakg_dgl.figures.interactive import interactive_page, page_data
 from hakg_dgl.figures.markup import page as page_of
 from hakg_dgl.figures.popularity import item_popularity
+from hakg_dgl.models.positions import Positions
 
 EVIL = "</script><img src=x onerror=alert(1)><!-- <script> ' \" & \u2028 ü"
 

@@ -55,7 +55,7 @@ def assert_same(ours, theirs, *inputs):
 
 
 def dense_hinge(x, z, negatives, margin):
-    """Row by row, negative by negative; the count is no function of the inputs."""
+    """Row by row, negative by negative; the count is not a function of the inputs."""
     totals = []
     for row, chosen in zip(x, negatives, strict=True):
         cosines = torch.stack([row @ z[j] for j in chosen])

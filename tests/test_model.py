@@ -41,7 +41,7 @@ switches = pytest.mark.parametrize(
 
 
 def model_of(path, dtype=torch.float64, graph=GRAPH, **settings):
-    settings = {"dim": 4, "layers": 2, "kernels": path, "linear_weight": 0.0, **settings}
+    settings = {"dim": 4, "layers": 2, "kernels": path, "linear_weight": 0.0, "facts_weight": 0.0, **settings}
     return HAKG(graph.heterograph(), HAKGSettings(**settings), seed=3, dtype=dtype)
 
 
@@ -345,7 +345,7 @@ def test_a_switch_leaves_the_other_parameters_as_drawn():
 def test_either_kind_of_graph_will_do(path):
     """With eleven relations, whose names sort differently from their numbers."""
     graph = odd_graph()
-    settings = HAKGSettings(dim=4, layers=3, linear_weight=0.0, kernels=path)
+    settings = HAKGSettings(dim=4, layers=3, linear_weight=0.0, facts_weight=0.0, kernels=path)
     own = HAKG(graph.heterograph(), settings, seed=3, dtype=torch.float64)
     dgls = HAKG(to_dgl(graph.heterograph()), settings, seed=3, dtype=torch.float64)
     assert_same(

@@ -74,6 +74,9 @@ def test_dgl_is_asked_for_only_where_it_has_a_wheel() -> None:
     (dgl,) = [requirement for requirement in CORE if requirement.name == "dgl"]
     asked = {python for python in PYTHONS if dgl.marker is None or dgl.marker.evaluate({"python_version": python})}
     assert asked == {"3.10", "3.11", "3.12"}
+    newest = re.search(r"_NEWEST_PYTHON = \((\d+), (\d+)\)", (REPOSITORY / "hakg_dgl/graph/dgl_gate.py").read_text())
+    assert newest, "the gate names the newest Python with a wheel"
+    assert max(asked, key=Version) == ".".join(newest.groups())
     assert all(SpecifierSet(PROJECT["requires-python"]).contains(python) for python in PYTHONS)
 
 

@@ -55,6 +55,7 @@ def build(z: dict[str, np.ndarray], path: str, dtype: torch.dtype, margin: float
         layers=int(z["layers"]),
         score="fused",
         linear_weight=0.0,
+        facts_weight=0.0,
         degree_exponent=0.0,
         kernels=path,  # type: ignore[arg-type]
     )

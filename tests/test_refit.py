@@ -87,6 +87,7 @@ def test_the_refit_is_a_training_on_both_splits_for_the_selected_number_of_epoch
         both, small_settings(epochs=result["best_epoch"], protocol="published", eval_every=1000, patience=1000)
     )
     trainer.fit()
+    trainer.model.take(result["chosen"])
     mine = weights(whole)
     for name, tensor in trainer.model.state_dict().items():
         torch.testing.assert_close(mine[name], tensor, rtol=0, atol=0)

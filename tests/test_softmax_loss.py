@@ -133,12 +133,12 @@ def test_without_interactions_the_linear_term_is_zero() -> None:
 
 def test_ranking_vectors_are_the_learned_score_plus_the_linear_term() -> None:
     dataset = small_demo()
-    chosen = small_settings(linear_weight=3.0, linear_l2=10.0, linear_rank=1000, dtype="float64")
+    chosen = small_settings(linear_weight=3.0, linear_l2=10.0, linear_rank=1000, facts_weight=0.0, dtype="float64")
     model = build_model(dataset, chosen, torch.device("cpu"), ("train",))
     plain_user, plain_item = model.score_vectors(model.propagate())
     user, item = model.ranking_vectors()
     torch.testing.assert_close(user @ item.T, plain_user @ plain_item.T)  # not solved for: zero
-    model.fit_linear_term()
+    model.fit_terms()
     user, item = model.ranking_vectors()
     indptr, items = (torch.tensor(a) for a in dataset.positives("train"))
     x = torch.zeros(dataset.n_users, dataset.n_items, dtype=torch.float64)
@@ -153,7 +153,7 @@ def test_a_trained_run_keeps_its_linear_term(tmp_path: Path) -> None:
     trainer = Trainer(dataset, small_settings(linear_weight=3.0, refit=True), run=tmp_path / "run")
     result = trainer.fit()
     model = load_model(tmp_path / "run", dataset)
-    assert model.linear_left.any()
+    assert model.terms.linear_left.any()
     metrics = evaluate(EmbeddingScorer(*model.ranking_vectors()), dataset).metrics
     assert metrics == result["metrics"]["test"]
-    assert "linear_left" not in dict(model.named_parameters())
+    assert "terms.linear_left" not in dict(model.named_parameters())

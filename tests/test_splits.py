@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.splits import carve_validation, held_out, k_core, rating_threshold
+from hakg_dgl.data.synthetic import DemoSettings, generate_demo
 from hakg_dgl.errors import DataError
+from hakg_dgl.ranking.evaluation import cold_items
 
 pair_lists = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), unique=True, max_size=40)
 strategies = st.sampled_from(["random", "temporal", "leave-one-out"])
@@ -98,3 +101,37 @@ def test_rating_threshold():
     assert rating_threshold(rated, 3.5)["item"].tolist() == [2, 3]
     with pytest.raises(DataError, match="no ratings"):
         rating_threshold(frame([(0, 1)]), 3.5)
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=pair_lists, fraction=st.floats(0, 0.99), seed=st.integers(0, 9))
+def test_cold_items_are_held_out_whole(rows, fraction, seed):
+    interactions = frame(rows)
+    mask = held_out(interactions, "cold-items", fraction, np.random.default_rng(seed))
+    held, kept = set(interactions["item"][mask]), set(interactions["item"][~mask])
+    assert held.isdisjoint(kept)
+    n = len(held | kept)
+    assert len(held) == (min(n - 1, int(n * fraction + 0.5)) if n else 0)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = held_out(interactions.iloc[order], "cold-items", fraction, np.random.default_rng(seed))
+    assert set(interactions["item"].iloc[order][shuffled]) == held
+
+
+def test_every_item_is_as_likely_to_be_held_out():
+    interactions = frame([(user, item) for item in range(8) for user in range(item + 1)])
+    generator = np.random.default_rng(1)
+    drawn = np.zeros(8)
+    for _ in range(2000):
+        mask = held_out(interactions, "cold-items", 0.25, generator)
+        drawn[interactions["item"][mask].unique()] += 1
+    assert drawn.sum() == 2 * 2000
+    assert abs(drawn / 2000 - 0.25).max() < 0.05
+
+
+def test_validation_of_cold_items_is_of_other_items():
+    demo = preprocess(generate_demo(DemoSettings.load()), PreprocessOptions(split="cold-items", test=0.2, valid=0.1))
+    items = {split: set(demo.pairs(split)[:, 1]) for split in ("train", "valid", "test")}
+    assert items["test"].isdisjoint(items["train"] | items["valid"])
+    assert items["valid"].isdisjoint(items["train"])
+    assert len(items["test"]) == round(0.2 * sum(map(len, items.values())))
+    assert cold_items(demo, "test").tolist() == sorted(items["test"])

@@ -7,12 +7,15 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from bad_input import COMMAND
 from click.testing import CliRunner, Result
 from small_demo import small_demo, small_settings, with_interactions
 
@@ -217,7 +220,7 @@ def test_a_trial_that_kills_its_worker_each_time_is_given_up(demo: Dataset, tmp_
     """Three workers that ended in the middle, each of which left a running trial with an id that is no more."""
     study = begin(tmp_path / "study", demo)
     for killed in range(3):
-        trial = study._claim(DEAD, 1)
+        trial = study._claims.claim(DEAD, 1)
         assert trial is not None
         assert trial.number == killed
     report = Study(tmp_path / "study", demo).run(2)
@@ -352,3 +355,43 @@ def test_an_interruption_says_how_to_continue(
     assert signal.getsignal(signal.SIGTERM) == before
     report = json.loads((out / "report.json").read_bytes())
     assert (report["counts"]["repeated"], report["counts"]["waiting"]) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_workers_give_their_trials_back_when_the_command_is_interrupted(
+    data: Path, demo: Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "study"
+    long = ("--set", "epochs=100000", "--set", "patience=100000", "--device", "cpu")
+    command = [*COMMAND, "tune", str(data), "--out", str(out), "--workers", "2", "--threads", "1", *FIXED, *long]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until and evaluated_trials(out) < 2:
+            time.sleep(0.1)
+        if number == signal.SIGINT:  # which a terminal sends to all
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        try:
+            stdout, stderr = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == (130 if number == signal.SIGINT else 143), stderr
+    assert "Traceback" not in stderr
+    assert f"Interrupted. Continue with: hakg tune {data} --out {out}" in stderr
+    assert stdout == ""
+    report = json.loads((out / "report.json").read_bytes())
+    assert (report["counts"]["repeated"], report["counts"]["waiting"]) == (2, 2)
+    assert not list((out / "workers").iterdir())
+
+
+def evaluated_trials(study: Path) -> int:
+    """How many trials have a value in the journal of a study that others work on."""
+    journal = study / "journal.jsonl"
+    whole, _, _ = (journal.read_text() if journal.exists() else "").rpartition("\n")
+    lines = whole.splitlines()
+    return len({line["trial_id"] for line in map(json.loads, lines) if "intermediate_value" in line})

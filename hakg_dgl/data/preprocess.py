@@ -32,13 +32,14 @@ class PreprocessOptions:
     rating_threshold
         Only interactions rated this or more are positives; None takes every interaction as one (implicit feedback).
     split
-        ``random``, ``temporal``, ``leave-one-out`` or ``given``; None is ``given`` where the source has a split,
-        otherwise ``random``.
+        ``random``, ``temporal``, ``leave-one-out``, ``cold-items`` or ``given``; None is ``given`` where the source has
+        a split, otherwise ``random``.
     valid
         Fraction of each user's training interactions that become the validation split; 0 for none. Not used where
-        the given split has a validation part.
+        the given split has a validation part. With ``cold-items``, the fraction of the items left for training.
     test
-        Fraction of each user's interactions that become the test split; used by ``random`` and ``temporal``.
+        Fraction of each user's interactions that become the test split; used by ``random`` and ``temporal``. With
+        ``cold-items``, the fraction of the items whose interactions all do.
     seed
         Of the random choices.
     drop_unlinked
@@ -96,7 +97,9 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     report = dict(raw.report)
     strategy = options.split or ("given" if "split" in raw.interactions else "random")
     if strategy == "given" and "split" not in raw.interactions:
-        raise DataError("the source has no split to keep", remedy="Choose random, temporal or leave-one-out.")
+        raise DataError(
+            "the source has no split to keep", remedy="Choose random, temporal, leave-one-out or cold-items."
+        )
     if strategy != "given":
         raw_interactions = raw.interactions.drop(columns="split", errors="ignore")
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from hakg_dgl.errors import DataError
 
-STRATEGIES = ("random", "temporal", "leave-one-out", "given")
+STRATEGIES = ("random", "temporal", "leave-one-out", "cold-items", "given")
 
 Mask = npt.NDArray[np.bool_]
 
@@ -48,7 +48,7 @@ def rating_threshold(interactions: pd.DataFrame, least: float) -> pd.DataFrame:
 
 
 def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generator: np.random.Generator) -> Mask:
-    """Choose the interactions to hold out; every user keeps at least one.
+    """Choose the interactions to hold out; every user keeps at least one, but for ``cold-items``.
 
     Parameters
     ----------
@@ -58,7 +58,9 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
         - ``random``: ``fraction`` of each user's interactions, drawn without replacement;
         - ``temporal``: the latest ``fraction`` of each user's; equal timestamps count in their original order;
         - ``leave-one-out``: one of each user with two or more: the last where there are timestamps, else a random one;
-          ``fraction`` is not used.
+          ``fraction`` is not used;
+        - ``cold-items``: all interactions of ``fraction`` of the items, drawn without replacement, so that what is held
+          out is new. A user who has nothing else keeps nothing.
 
         A fraction of n interactions is ``floor(fraction n + 1/2)``, and at most n - 1.
     fraction
@@ -77,8 +79,10 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     ValueError
         For another strategy, or a fraction outside [0, 1).
     """
-    if strategy not in ("random", "temporal", "leave-one-out") or not 0 <= fraction < 1:
+    if strategy not in STRATEGIES or strategy == "given" or not 0 <= fraction < 1:
         raise ValueError(f"cannot hold out {fraction!r} by {strategy!r}")
+    if strategy == "cold-items":
+        return _of_drawn_items(interactions, fraction, generator)
     timed = "timestamp" in interactions
     if strategy == "temporal" and not timed:
         raise DataError(
@@ -102,14 +106,24 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     return mask
 
 
+def _of_drawn_items(interactions: pd.DataFrame, fraction: float, generator: np.random.Generator) -> Mask:
+    """The interactions of a fraction of the items; at least one item is left out of it."""
+    item, items = pd.factorize(interactions["item"], sort=True)  # a draw does not depend on the order of rows
+    n = min(len(items) - 1, int(np.floor(len(items) * fraction + 0.5))) if len(items) else 0
+    drawn = np.zeros(len(items), dtype=bool)
+    drawn[generator.permutation(len(items))[:n]] = True
+    mask: Mask = drawn[item]
+    return mask
+
+
 def carve_validation(
     train: pd.DataFrame, fraction: float, generator: np.random.Generator, *, strategy: str = "random"
 ) -> Mask:
     """Choose the part of the training interactions that becomes the validation split.
 
     As the test split was made, so that validation resembles it: the latest interactions for ``temporal``, one of each
-    user for ``leave-one-out``, otherwise (``given`` included) a random fraction of each user's. Every user keeps at
-    least one training interaction.
+    user for ``leave-one-out``, all of a fraction of the items for ``cold-items``, otherwise (``given`` included) a
+    random fraction of each user's. But for ``cold-items``, every user keeps at least one training interaction.
 
     Returns
     -------

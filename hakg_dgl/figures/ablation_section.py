@@ -1,4 +1,4 @@
-"""The results of a study by ``hakg ablate`` for the report: its numbers are read, tables and pictures made anew."""
+"""The section of the report on a study by ``hakg ablate``: reads its numbers, makes tables and pictures anew."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def ablation_section(study: str | Path, dataset: Dataset) -> dict[str, Any]:
     Parameters
     ----------
     study
-        Folder with ``report.json``.
+        The folder with ``report.json``.
     dataset
-        The study must be on this data set.
+        The data set that the study must be on.
 
     Returns
     -------

@@ -35,7 +35,7 @@ def curves_figure(lines: Sequence[dict[str, Any]], *, best_epoch: int | None = N
     Parameters
     ----------
     lines
-        Of ``metrics.jsonl``, at least one.
+        Lines of ``metrics.jsonl``, at least one.
     best_epoch
         The epoch that was kept.
     select_by

@@ -1,4 +1,4 @@
-"""An explanation as a picture; needs Matplotlib, an optional dependency (extra ``plot``)."""
+"""An explanation as a picture; this needs Matplotlib, an optional dependency (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -12,45 +12,34 @@ import pandas as pd
 
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.shared_items import short_relation
-from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.figures.fonts import use_fonts
-from hakg_dgl.insight.explain import Explanation, introduced
+from hakg_dgl.figures.style import require_matplotlib
+from hakg_dgl.insight.explanation import Explanation, introduced
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _NEGATIVE, _GREY = "#d55e00", "#8a8a8a"
-_OWN = "own parameters"
-
-
-def require_matplotlib() -> None:
-    """Raise MissingDependencyError unless Matplotlib can be imported."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib, "
-            "or leave --picture out"
-        ) from error
+_OWN, _FACTS = "own parameters", "facts and links"
 
 
 def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
-    """The picture: the strongest past items and, below, what the whole score adds up from; on the right paths.
+    """The picture: the strongest past items, below them the parts of the whole score, and paths on the right.
 
-    Paths are those over shared entities or, where there are none, over shared users; edges between the same two nodes
-    are drawn as one, their sum. Every bar is split by what carries the past items' evidence: ``knowledge``,
+    Paths lead over shared entities or, if there are none, over shared users. Edges between the same two nodes are drawn
+    as one, with their sum. Every bar is split by what carries the past items' evidence: ``knowledge``,
     ``collaborative``, ``linear`` and whatever else components have. The bars of the lower panel are the past items
-    shown, the others, the user's own parameters, and their sum, the score.
+    shown, the others, the user's own parameters, and the sum of these, which is the score.
 
     Parameters
     ----------
     explanation
-        What to draw.
+        The explanation to draw.
     items, paths
-        How many bars and paths at most.
+        The largest numbers of bars and paths.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not registered with pyplot, so nothing is left open. Its axes are the past items, the whole, the paths.
+        A figure that pyplot does not know, so that nothing stays open. Its axes are past items, whole score and paths.
 
     Raises
     ------
@@ -78,7 +67,7 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
 
 
 def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, paths: int = 8) -> None:
-    """Write the picture of :func:`draw` to a file whose ending tells the format (svg, png, pdf); whole or not at all.
+    """Write the picture of :func:`draw` to a file, whole or not at all; the ending tells the format (svg, png, pdf).
 
     The same explanation gives the same file.
     """
@@ -105,7 +94,7 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
 
 
 def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
-    """Past items on one panel; the sums of these and of the others, the user's own and the score on the other."""
+    """Draw past items on one panel, and on the other their sum, that of the others, the user's own and the score."""
     past = explanation.past_items
     parts = past[[name for name in past if name not in ("item", "gate", "contribution")]]
     names = explanation.dataset.items["name"].iloc[past["item"].head(count)]
@@ -114,16 +103,21 @@ def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
     sums = {f"these {count:,}" if count > 1 else "this one": parts.head(count).sum()} if count else {}
     if len(past) > count:
         sums[f"{len(past) - count:,} others"] = parts.iloc[count:].sum()
-    own = pd.Series({_OWN: explanation.user_own})
-    rows = pd.DataFrame({**sums, "the user's own": own, "whole score": parts.sum().add(own, fill_value=0.0)}).T
+    own, ways = pd.Series({_OWN: explanation.user_own}), [*parts, _OWN]
+    whole_score = parts.sum().add(own, fill_value=0.0)
+    if len(explanation.user_facts):
+        facts = pd.Series({_FACTS: explanation.user_facts["contribution"].sum()})
+        sums["the user's facts"], ways = facts, [*parts, _FACTS, _OWN]
+        whole_score = whole_score.add(facts, fill_value=0.0)
+    rows = pd.DataFrame({**sums, "the user's own": own, "whole score": whole_score}).T
     whole.set_title("The whole score", fontsize=10)
-    _stacked(whole, rows.reindex(columns=[*parts, _OWN]).fillna(0.0), list(rows.index))
+    _stacked(whole, rows.reindex(columns=ways).fillna(0.0), list(rows.index))
     whole.set_xlabel("contribution to the score", fontsize=8)
     whole.legend(fontsize=8, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.3), columnspacing=1.0)
 
 
 def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
-    """A bar a row with its parts one after the other, negative ones to the left; the sum stands beside it."""
+    """Draw a bar for each row with its parts side by side, negative ones to the left; the sum stands beside it."""
     places = range(len(rows))
     for number, name in enumerate(rows):
         values = rows[name].to_numpy()
@@ -143,7 +137,7 @@ def _stacked(axes: Any, rows: pd.DataFrame, labels: list[str]) -> None:
 
 
 def _paths(explanation: Explanation, over: str, count: int) -> pd.DataFrame:
-    """The strongest paths over ``entity`` or ``user``; those between the same two nodes are one."""
+    """The strongest paths over ``entity`` or ``user``; paths between the same two nodes are one."""
     found = explanation.paths[explanation.paths["via"] == over]
     ends = ["past_item", "node"]
     strongest = found.groupby(ends, sort=False)["contribution"].sum().sort_values(ascending=False, kind="stable")
@@ -156,7 +150,7 @@ def _paths(explanation: Explanation, over: str, count: int) -> pd.DataFrame:
 
 
 def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame) -> None:
-    """Past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
+    """Draw past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
     axes.axis("off")
     if paths.empty:
         axes.text(0.5, 0.5, "no shared entity or user", ha="center", color=_GREY, transform=axes.transAxes)
@@ -186,7 +180,7 @@ def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame
 
 
 def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
-    """Heights of past items and of entities, each near what it is linked to, so that few lines cross."""
+    """Heights of past items and of entities; each is near what it is linked to, so that few lines cross."""
 
     def spread(order: list[int]) -> dict[int, float]:
         return {key: (place + 0.5) / len(order) for place, key in enumerate(order)}
@@ -199,7 +193,7 @@ def _places(paths: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: float) -> None:
-    """Lines to the right by one column, each with its relation along it."""
+    """Draw lines to the next column on the right, each with its relation along it."""
     dataset, largest = explanation.dataset, lines["contribution"].abs().max() or 1.0
     columns = (lines[name].tolist() for name in ("y", "to", "contribution", "relation"))
     for y, to, contribution, relation in zip(*columns, strict=True):
@@ -218,7 +212,7 @@ def _lines(axes: Any, explanation: Explanation, lines: pd.DataFrame, start: floa
 
 
 def _entity(explanation: Explanation, node: int) -> str:
-    """The name of a shared entity; where there is only an id, how many items have it, and one of them."""
+    """The name of a shared entity; if it has only an id, how many items have it, and one of them."""
     dataset, shared = explanation.dataset, explanation.shared
     row = (dataset.items if node < dataset.n_items else dataset.entities).iloc[node]
     if row["name"] != row["original_id"] or node < dataset.n_items:
@@ -239,5 +233,5 @@ def _wrapped(name: str) -> str:
 
 
 def _short(label: dict[str, Any], length: int = 30) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are no XML
-    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # no mathematics
+    name = "".join(letter if letter.isprintable() else "?" for letter in label["name"])  # others are not allowed in XML
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")  # a dollar starts a formula

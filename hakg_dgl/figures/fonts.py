@@ -1,4 +1,4 @@
-"""Fonts for names in any script: installed ones that have the letters stand in where the usual font lacks them."""
+"""Fonts for names in any script: installed fonts that have the letters stand in where the usual font lacks them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class MissingGlyphsWarning(UserWarning):
     Parameters
     ----------
     letters
-        Those that no font has.
+        The letters that no font has.
     example
-        A text that holds some of them.
+        A text with some of these letters.
 
     Attributes
     ----------
     package
-        What to install: a package of Debian and Ubuntu.
+        The package of Debian and Ubuntu to install.
     """
 
     def __init__(self, letters: Iterable[str], example: str) -> None:
@@ -46,10 +46,10 @@ def use_fonts(figure: Any, *, warn: bool) -> None:
     Parameters
     ----------
     figure
-        Matplotlib's, complete and not yet drawn.
+        A figure of Matplotlib, complete and not yet drawn.
     warn
-        Whether letters that no font has give a :class:`MissingGlyphsWarning`. An SVG holds text, for which whoever
-        opens it has fonts.
+        Whether letters that no font has give a :class:`MissingGlyphsWarning`. For an SVG they need not: it holds
+        text, and the program that opens it has fonts of its own.
     """
     from matplotlib.text import Text
 
@@ -71,8 +71,8 @@ def use_fonts(figure: Any, *, warn: bool) -> None:
 def fallback_families(letters: set[str]) -> tuple[list[str], set[str]]:
     """Families of installed fonts that have letters, and the letters that none of them has.
 
-    The family that has most of the letters comes first, then the one that has most of the others, and so on; of equal
-    ones a family of the usual weight is taken, then the first by name.
+    The family with most of the letters comes first, then the family with most of the other letters, and so on. Among
+    equal families one of the usual weight is taken, and then the first by name.
     """
     families: list[str] = []
     left = set(letters)
@@ -92,7 +92,7 @@ def fallback_families(letters: set[str]) -> tuple[list[str], set[str]]:
 
 
 def _families() -> dict[str, int]:
-    """Upright families with their weight nearest to the usual one; those of the usual weight first, then by name."""
+    """Upright families with their weight nearest to the usual one; families of the usual weight come first."""
     from matplotlib.font_manager import fontManager, weight_dict
 
     weights: dict[str, int] = {}
@@ -114,7 +114,7 @@ def _find_new_fonts() -> None:
         if path not in known:
             try:
                 fontManager.addfont(path)
-            except (OSError, RuntimeError, UnicodeError):  # a damaged font, or of a kind that cannot be drawn
+            except (OSError, RuntimeError, UnicodeError):  # the font is damaged, or cannot be drawn
                 continue
 
 

@@ -23,7 +23,7 @@ def groups_figure(evaluations: Mapping[str, Evaluation], *, metric: str = "ndcg"
         Name of the scorer (``model``, ``popularity``, ``random``) -> its evaluation, all with groups and of the same
         split and users. The first cut is shown.
     metric
-        Shown for groups of users.
+        The metric that is shown for groups of users.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The hierarchy as one HTML page: hover for names, search, follow children; nothing is fetched from anywhere."""
+"""The hierarchy as one HTML page that shows names, searches, and follows children; it fetches nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.dataset import Dataset, Int64
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.figures.disk import Layout, disk_layout, largest_branches
-from hakg_dgl.figures.hierarchy import Int64, child_edges
+from hakg_dgl.figures.branches import child_edges, largest_branches
+from hakg_dgl.figures.disk_layout import Layout, disk_layout
 from hakg_dgl.figures.markup import page
 from hakg_dgl.figures.popularity import item_popularity
 from hakg_dgl.figures.style import CYCLE
@@ -26,19 +26,19 @@ _MOST_EDGES = 200_000
 def interactive_page(where: Positions, dataset: Dataset, *, limit: int = LIMIT, title: str | None = None) -> str:
     """The page as text.
 
-    It shows items and the entities above or below them; of more than ``limit`` those with the most neighbours in the
-    hierarchy are kept, and popular items before others. The page says how many are left out.
+    It shows items and the entities above or below them. Of more than ``limit`` it keeps those with the most neighbours
+    in the hierarchy, and popular items before others. The page says how many are left out.
 
     Parameters
     ----------
     where
-        Where the entities lie.
+        Positions of the entities.
     dataset
-        For edges, names and popularity.
+        The data set with the edges, names and popularity.
     limit
-        Points at most.
+        The largest number of points.
     title
-        Default: the name of the data set.
+        The title of the page; by default the name of the data set.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def interactive_page(where: Positions, dataset: Dataset, *, limit: int = LIMIT, 
 
 
 def page_data(where: Positions, dataset: Dataset, *, limit: int = LIMIT) -> dict[str, Any]:
-    """What the page holds, as JSON values; lists have an entry a point, edges are pairs of places in them."""
+    """The content of the page as JSON values; lists have an entry for each point, edges are pairs of places in them."""
     edges, layout = child_edges(dataset), disk_layout(where)
     branches = largest_branches(edges, dataset.n_entities, dataset.n_items, most=len(CYCLE))
     kept, omitted = _choose(edges, dataset, limit)

@@ -24,11 +24,11 @@ class Table:
     Attributes
     ----------
     columns
-        Names, from left to right.
+        Names of the columns, from left to right.
     numeric
-        Columns that hold numbers only, which stand to the right.
+        Columns that hold only numbers; they are aligned to the right.
     rows
-        Column -> value; a column that a row lacks is shown as a dash.
+        Rows as column -> value; a column that a row lacks is shown as a dash.
     """
 
     columns: tuple[str, ...]
@@ -50,9 +50,9 @@ def page(template: str, **values: Any) -> str:
     Parameters
     ----------
     template
-        Name of a file in this folder, such as ``report.html.jinja``.
+        The name of a file in this folder, such as ``report.html.jinja``.
     values
-        What the template shows. Text is escaped; only ``markupsafe.Markup`` stands as it is.
+        Values that the template shows. Text is escaped; only ``markupsafe.Markup`` stays as it is.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def page(template: str, **values: Any) -> str:
 def written(value: Any) -> Any:
     """A value as pages show it.
 
-    Numbers have separators or four digits, nothing is a dash, and control characters in text are question marks.
+    Numbers have separators or four digits, a missing value is a dash, and control characters become question marks.
     Markup stays as it is. The result is not yet escaped.
     """
     if isinstance(value, Markup):
@@ -90,7 +90,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # What a browser's JSON.parse reads: no NaN. All but ASCII is escaped, so that lone surrogates can be written.
+    # JSON.parse of a browser reads no NaN. All but ASCII is escaped, so that lone surrogates can be written.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 

@@ -1,43 +1,40 @@
-"""All pictures of a run, and the folder of ``hakg plot``."""
+"""All pictures of a run, with their captions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hakg_dgl.atomic_files import write_text
-from hakg_dgl.errors import DataError
 from hakg_dgl.figures.curves import curves_figure
-from hakg_dgl.figures.disk import disk_figure, disk_layout
+from hakg_dgl.figures.depth import depth_agreement, planted_depth_figure
+from hakg_dgl.figures.disk import disk_figure, shows_cones
+from hakg_dgl.figures.disk_layout import disk_layout
 from hakg_dgl.figures.groups import groups_figure
-from hakg_dgl.figures.hierarchy import depth_agreement, depth_figure, relation_order, relations_figure
-from hakg_dgl.figures.interactive import interactive_page
 from hakg_dgl.figures.popularity import popularity_figure, popularity_fits
-from hakg_dgl.figures.style import DPI, plain_relation, require_matplotlib, save_figure
+from hakg_dgl.figures.relations import relation_order, relations_figure
+from hakg_dgl.figures.style import plain_relation, require_matplotlib
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.positions import Positions
 
-KINDS = ("png", "svg")
 NAMES = ("disk", "popularity", "relations", "depth", "curves", "groups")
-PAGE = "hierarchy.html"
+"""Names of all pictures; a run has some of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture with what there is to say about it.
+    """A picture with its title and caption.
 
     Attributes
     ----------
     name
-        Of its files.
+        The name of its files, without an ending.
     title, caption
-        What it shows, and how to read it, with the numbers it rests on.
+        Texts that say what it shows and how to read it, with the numbers behind it.
     figure
-        Matplotlib's.
+        The figure of Matplotlib.
     """
 
     name: str
@@ -47,14 +44,14 @@ class Picture:
 
 
 def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) -> Iterator[Picture]:
-    """Draw what the run allows, one after the other: of baselines the curves and the groups.
+    """Draw the pictures that a run has, one after the other; baselines have only curves and groups.
 
     Parameters
     ----------
     subject
         The run.
     beside
-        Name -> positions of further models of the same data set, for the picture of the planted tree.
+        Positions of further models of the same data set by name, for the picture of the planted tree.
 
     Raises
     ------
@@ -81,13 +78,14 @@ def pictures(subject: Subject, beside: Mapping[str, Positions] | None = None) ->
 
 
 def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions]) -> Iterator[Picture]:
-    dataset, aperture = subject.dataset, where.aperture
-    layout = disk_layout(where)
+    dataset, layout = subject.dataset, disk_layout(where)
     place = "Poincaré disk" if where.hyperbolic else "plane"
-    caption = f"{layout.caption} Coloured: the attributes with most items below them, and what is below one of them."
-    if layout.exact:
-        caption += f" Cones have K = {aperture:g}."
-    yield Picture("disk", f"Entities and items in the {place}", caption, disk_figure(where, dataset, aperture=aperture))
+    caption = f"{layout.caption} Each colour is an attribute with many items, and all that is below it alone."
+    if shows_cones(where):
+        caption += f" Cones have K = {where.aperture:g}."
+    elif layout.exact:
+        caption += " The released angle loss compares the tangent vectors, not these points, so no cones are drawn."
+    yield Picture("disk", f"Entities and items in the {place}", caption, disk_figure(where, dataset))
     yield Picture(
         "popularity", "Distance to the origin and popularity", _popularity_caption(where, subject),
         popularity_figure(where, dataset),
@@ -97,23 +95,20 @@ def _hierarchy(subject: Subject, where: Positions, beside: dict[str, Positions])
         yield Picture("relations", "Relations", _relations_caption(order), relations_figure(order))
     if subject.tree is not None:
         every = {subject.folder.path.name: where, **beside}
-        found = {
-            f"{name} ({_geometry(of)})": depth_agreement(of, subject.tree, dataset.n_items)
-            for name, of in every.items()
-        }
-        texts = [
-            f"{name}: Spearman {agreement.spearman:+.3f} of at most {agreement.highest:+.3f}, "
-            f"attributes alone {agreement.attributes:+.3f} of {agreement.highest_attributes:+.3f}, "
-            "median distances from the root to the items "
-            + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
-            for name, agreement in found.items()
-        ]
-        caption = (
-            "The demo's tree is known: a model that has found it puts deeper nodes farther out. "
-            + "; ".join(texts)
-            + "."
-        )
-        yield Picture("depth", "Depth in the planted tree", caption, depth_figure(found))
+        yield _planted_depth(every, subject.tree, dataset.n_items)
+
+
+def _planted_depth(every: dict[str, Positions], tree: pd.DataFrame, n_items: int) -> Picture:
+    found = {f"{name} ({_geometry(of)})": depth_agreement(of, tree, n_items) for name, of in every.items()}
+    texts = [
+        f"{name}: Spearman {agreement.spearman:+.3f} of at most {agreement.highest:+.3f}, "
+        f"attributes alone {agreement.attributes:+.3f} of {agreement.highest_attributes:+.3f}, "
+        "median distances from the root to the items "
+        + ", ".join(f"{median:.2f}" for median in agreement.levels["median"])
+        for name, agreement in found.items()
+    ]
+    caption = f"The demo's tree is known. A model that has found it puts deeper nodes farther out. {'; '.join(texts)}."
+    return Picture("depth", "Depth in the planted tree", caption, planted_depth_figure(found))
 
 
 def _relations_caption(order: pd.DataFrame) -> str:
@@ -123,8 +118,9 @@ def _relations_caption(order: pd.DataFrame) -> str:
         f"{plain_relation(name)} {closer:.1%} and {inside:.1%}" for name, closer, inside in zip(*columns, strict=True)
     ]
     return (
-        "Left: Krackhardt's score of each relation, as by hakg info; relations by size, with their triples. Attribute "
-        f"closer, and what is below it in its cone: {'; '.join(shares) or 'no such pairs'}."
+        "On the left is Krackhardt's score of each relation, as in hakg info, with the number of triples; the largest "
+        "relations come first. The shares of pairs with the attribute closer to the origin, and of pairs with the "
+        f"lower entity in the attribute's cone, are: {'; '.join(shares) or 'no such pairs'}."
     )
 
 
@@ -142,77 +138,5 @@ def _curves_caption(subject: Subject) -> str:
     caption = "" if subject.best_epoch is None else f"Epoch {subject.best_epoch} was kept, the best"
     caption += f" by {subject.settings.training.select_by}. " if caption else ""
     if any("refit" in line for line in subject.folder.metrics):
-        caption += "Shaded: trained again on train and validation, for as many epochs."
+        caption += "In the shaded part the model was trained again on train and validation, for as many epochs."
     return caption.strip()
-
-
-def draw_pictures(
-    subject: Subject,
-    out: str | Path,
-    *,
-    kinds: Sequence[str] = KINDS,
-    page: bool = True,
-    dpi: int = DPI,
-    beside: Mapping[str, Positions] | None = None,
-) -> list[Picture]:
-    """Write all pictures of a run to a folder, and the interactive page where the run has positions.
-
-    Parameters
-    ----------
-    subject, beside
-        See :func:`pictures`.
-    out
-        Folder; files that an earlier call wrote are replaced or removed.
-    kinds
-        ``png``, ``svg`` or both.
-    page
-        Write :data:`PAGE` too.
-    dpi
-        Dots an inch.
-
-    Returns
-    -------
-    list of Picture
-
-    Raises
-    ------
-    DataError
-        If ``out`` holds other files.
-    MissingDependencyError
-        If Matplotlib is missing.
-    OSError
-        If the folder cannot be written.
-    """
-    out = Path(out)
-    refuse_foreign(out)
-    drawn = list(pictures(subject, beside))
-    files = {out / f"{picture.name}.{kind}": picture.figure for picture in drawn for kind in kinds}
-    text = interactive_page(subject.positions, subject.dataset) if page and subject.positions is not None else None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file, figure in files.items():
-            save_figure(figure, file, dpi=dpi)
-        if text is not None:
-            write_text(out / PAGE, text)
-        for name in _ours() - {file.name for file in files} - ({PAGE} if text is not None else set()):
-            (out / name).unlink(missing_ok=True)  # of an earlier run
-    except OSError as error:
-        error.filename = str(out)
-        raise
-    return drawn
-
-
-def refuse_foreign(out: Path) -> None:
-    """Raise DataError unless ``out`` is free or a folder that holds nothing but such pictures."""
-    if not out.exists() and not out.is_symlink():
-        return
-    remedy = "Choose another place, or empty it yourself."
-    if not out.is_dir() or out.is_symlink():
-        problem = "is a link, which is not replaced" if out.is_symlink() else "exists and is not a folder"
-        raise DataError(problem, path=out, remedy=remedy)
-    if foreign := sorted({entry.name for entry in out.iterdir()} - _ours()):
-        raise DataError(f"holds something else than pictures, such as {foreign[0]!r}", path=out, remedy=remedy)
-
-
-def _ours() -> set[str]:
-    return {PAGE, *(f"{name}.{kind}" for name in NAMES for kind in KINDS)}

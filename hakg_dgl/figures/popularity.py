@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import Float64, Int64, rank_correlation
+from hakg_dgl.data.dataset import Dataset, Int64
+from hakg_dgl.figures.correlation import rank_correlation
 from hakg_dgl.figures.style import BLUE, RASTER_ABOVE, VERMILION, new_figure, styled
-from hakg_dgl.models.positions import Positions
+from hakg_dgl.models.positions import Float64, Positions
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class ExponentialFit:
     Attributes
     ----------
     scale, rate
-        a and b; popular items lie closer to the origin where b is negative.
+        The numbers a and b; popular items lie closer to the origin if b is negative.
     r_squared
-        Of the logarithms: the share of their variance that the trend explains.
+        The share of the variance of the logarithms that the trend explains.
     spearman
         Rank correlation of popularity and distance, which assumes no shape.
     items
-        Items it was fitted to.
+        The number of items that the trend was fitted to.
     """
 
     scale: float
@@ -42,14 +42,14 @@ class ExponentialFit:
         return self.scale * np.exp(self.rate * distance)
 
     def __str__(self) -> str:
-        """As pictures and commands show it."""
+        """The trend as pictures and commands show it."""
         return (
             f"popularity = {self.formula('distance')}, R² {self.r_squared:.2f}, Spearman {self.spearman:+.2f}, "
             f"{self.items:,} items"
         )
 
     def formula(self, variable: str = "d") -> str:
-        """The right-hand side."""
+        """The right-hand side of the trend."""
         scale = f"{self.scale:,.0f}" if 100.0 <= self.scale < 1e7 else f"{self.scale:.3g}"
         return f"{scale} exp({self.rate:.3g} {variable})"
 

@@ -1,4 +1,4 @@
-"""One HTML page with all there is to say about a run; nothing in it is fetched from anywhere."""
+"""One HTML page with all there is to say about a run; the page fetches nothing."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def report_page(
     subject
         The run.
     notes
-        What must be said about its numbers, at the top.
+        Remarks about the numbers, for the top of the page.
     ablation
-        Folder of a study on the same data set by ``hakg ablate``, to show its results.
+        Folder of a study by ``hakg ablate`` on the same data set; the page shows its results.
     examples
-        Users to show recommendations for.
+        Number of users to show recommendations for.
     begin
-        Called with the name of each step when it begins.
+        A function that is called with the name of each step when the step begins.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _lead(subject: Subject) -> str:
 
 
 def _headline(subject: Subject) -> dict[str, str]:
-    """What stands large at the top; empty if there is no split to measure on."""
+    """Metrics that stand large at the top; empty if there is no split to measure on."""
     if not subject.evaluations:
         return {}
     first = subject.evaluations["model"]

@@ -15,7 +15,8 @@ from hakg_dgl.figures.explanation import draw
 from hakg_dgl.figures.markup import NumberText, table
 from hakg_dgl.figures.style import inline_svg
 from hakg_dgl.figures.subject import Subject
-from hakg_dgl.insight.explain import Explainer, Explanation, introduced
+from hakg_dgl.insight.explain import Explainer
+from hakg_dgl.insight.explanation import Explanation, introduced
 from hakg_dgl.ranking.lists import recommend
 
 _TOP = 5
@@ -29,13 +30,13 @@ def example_lists(subject: Subject, count: int) -> dict[str, Any]:
     subject
         The run.
     count
-        Users to show.
+        The number of users to show.
 
     Returns
     -------
     dict
         ``users``, each with ``heading``, ``list`` (a table) and ``why`` (None without an explanation); ``explained``,
-        whether the model takes its scores apart; ``why_none``, what to say if there are no users.
+        whether the model takes its scores apart; ``why_none``, the text to show if there are no users.
     """
     dataset = subject.dataset
     users = _example_users(dataset.pairs("train")[:, 0], dataset.n_users, count)
@@ -106,6 +107,9 @@ def _past_items(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     rest = about["past_items"]["others"]
     if rest["count"]:
         past.append({"past item": f"{rest['count']:,} others", **_amount(rest)})
+    facts = about["user_facts"]["all"]
+    if facts["count"]:
+        past.append({"past item": "the user's facts and links", **_amount(facts)})
     return [*past, {"past item": "the user's own parameters", **_amount(about["user_own"])}]
 
 

@@ -1,4 +1,4 @@
-"""What the report says about the data set, the settings, the training and the metrics of a run."""
+"""Tables of the report: the data set, the settings, the training and the metrics of a run."""
 
 from __future__ import annotations
 

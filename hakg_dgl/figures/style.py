@@ -1,6 +1,6 @@
 """What all pictures share: a palette that colour-blind people can tell apart, plain axes, files that repeat.
 
-Figures are Matplotlib's (extra ``plot``), made without pyplot, so nothing is left open and no display is needed.
+Matplotlib (extra ``plot``) makes the figures. Pyplot is not used, so no figure stays open and no display is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RASTER_ABOVE = 2000
 """Points beyond this number are drawn as pixels within an SVG, which would be slow to open otherwise."""
 
 DPI = 150
-"""Dots an inch of PNG files, and of what is drawn as pixels in SVG files."""
+"""Dots per inch of PNG files, and of what is drawn as pixels in SVG files."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -44,13 +44,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def require_matplotlib() -> None:
-    """Raise MissingDependencyError unless Matplotlib can be imported."""
+def require_matplotlib(*, instead: str = "") -> None:
+    """Raise MissingDependencyError unless Matplotlib can be imported.
+
+    Parameters
+    ----------
+    instead
+        What people without it can do, for the end of the message.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib"
+            + (f", or {instead}" if instead else "")
         ) from error
 
 
@@ -58,7 +65,7 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Any]) -> Callable[P, Any]:
-    """Let a function that makes a figure work in the common style; MissingDependencyError without Matplotlib."""
+    """Make a function draw its figure in the common style; it raises MissingDependencyError without Matplotlib."""
 
     @functools.wraps(draw)
     def within(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -79,9 +86,9 @@ def new_figure(
     Parameters
     ----------
     width, height
-        In inches.
+        Size in inches.
     rows, columns
-        Of axes.
+        Numbers of rows and columns of axes.
     like
         Further options of ``Figure.subplots``.
 
@@ -89,7 +96,7 @@ def new_figure(
     -------
     matplotlib.figure.Figure
     numpy.ndarray of matplotlib.axes.Axes
-        ``[rows, columns]``.
+        The axes, ``[rows, columns]``.
     """
     from matplotlib.figure import Figure
 
@@ -98,7 +105,7 @@ def new_figure(
 
 
 def save_figure(figure: Any, path: str | Path, *, dpi: int = DPI) -> None:
-    """Write a figure to a ``.png`` or ``.svg`` file, whole or not at all; the same figure gives the same file."""
+    """Write a figure to a ``.png`` or ``.svg`` file, whole or not at all; equal figures give equal files."""
     path = Path(path)
     content = _rendered(figure, path.suffix.removeprefix("."), path.stem, dpi)
     replace_file(path, lambda temporary: _write_bytes(temporary, content))
@@ -120,7 +127,7 @@ def plain(name: Any, length: int = 28) -> str:
 
 
 def plain_relation(name: Any, length: int = 28) -> str:
-    """A relation's name as pictures show it: of a long dotted one the end, which tells it apart."""
+    """A relation's name as pictures show it; of a long dotted name they show the end, which tells it apart."""
     text = str(name)
     parts = re.split(r"(?<=[./#:])", text)
     while len(text) > length and len(parts) > 1:

@@ -1,4 +1,4 @@
-"""A trained run opened for pictures: its model, where that puts things, and how well it ranks."""
+"""A trained run that is opened for pictures: its model, the positions of its entities, and how well it ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.figures.hierarchy import known_tree
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.figures.depth import known_tree
 from hakg_dgl.models.positions import Positions
 from hakg_dgl.models.recommender import Recommender
+from hakg_dgl.models.registry import models_that
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
@@ -25,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A run and its data set; what is costly is computed when it is first asked for.
+    """A run and its data set; costly parts are computed when they are first asked for.
 
     Attributes
     ----------
     folder
-        The run.
+        The folder of the run.
     dataset
         The data set it was trained on.
     values
-        ``parameters`` or ``output``: which embeddings the pictures show.
+        Embeddings that the pictures show, ``parameters`` or ``output``.
     device
-        Where the model lies.
+        The device of the model.
     """
 
     folder: RunFolder
@@ -66,12 +68,12 @@ class Subject:
 
     @cached_property
     def positions(self) -> Positions | None:
-        """Where the model puts entities and items; None for a model without such places."""
+        """Positions of entities and items; None for a model without positions."""
         return self.model.positions(self.values) if self.model.abilities.positions else None
 
     @cached_property
     def tree(self) -> pd.DataFrame | None:
-        """The tree that was planted in the data set, where that is known."""
+        """The tree that was planted in the data set; None if it is not known."""
         return known_tree(self.dataset)
 
     @cached_property
@@ -84,7 +86,7 @@ class Subject:
 
     @cached_property
     def split(self) -> str | None:
-        """The split that is measured: test, or validation where there is no test and the model has not seen it."""
+        """The split that is measured: test, or validation if there is no test and the model has not seen validation."""
         seen = self.trained.splits
         free = [split for split in ("test", "valid") if split not in seen and len(self.dataset.pairs(split))]
         return free[0] if free else None
@@ -101,3 +103,13 @@ class Subject:
             "random": RandomScorer(self.dataset.n_users, self.dataset.n_items, self.settings.run.seed),
         }
         return {name: evaluator(scorer) for name, scorer in scorers.items()}
+
+
+def require_positions(subject: Subject) -> Positions:
+    """The positions of a run's entities; ConfigError if its model does not place them."""
+    if subject.positions is None:
+        raise ConfigError(
+            f"{subject.folder.path}: model {subject.settings.kind!r} does not place entities in a space, so there are "
+            f"no distances to compare; the models that do: {', '.join(models_that('positions'))}"
+        )
+    return subject.positions

@@ -42,6 +42,7 @@ _GRAPHBOLT = "dgl.graphbolt"
 _GRAPHBOLT_LIBRARY = {"linux": "libgraphbolt_pytorch_{}.so", "darwin": "libgraphbolt_pytorch_{}.dylib"}
 _TORCHDATA_IMPORT = re.compile(r"^\s*(?:from|import)\s+torchdata\.(\w+)", re.MULTILINE)
 _PIP_NAME = {"yaml": "PyYAML", "setuptools": "packaging"}  # DGL turns to setuptools.extern when packaging is missing
+_NEWEST_PYTHON = (3, 12)  # of DGL's wheels and conda builds; pyproject.toml asks for DGL up to there
 _ROUTES = (
     "Install the tested set, from the repository's folder, with either\n"
     "  pip:    python -m pip install -c constraints.txt -e .   (DGL 2.1.0, CPU; Python 3.10 to 3.12)\n"
@@ -67,6 +68,14 @@ class DGLInfo:
     version: str
     location: Path
     shims: tuple[str, ...]
+
+
+def _absent(python: tuple[int, int]) -> str:
+    """The problem if there is no DGL; pip leaves it out on a Python that is newer than DGL's wheels."""
+    if python <= _NEWEST_PYTHON:
+        return "DGL is not installed"
+    here, newest = (".".join(map(str, version)) for version in (python, _NEWEST_PYTHON))
+    return f"DGL is not installed, and it has no wheel for Python {here}: what needs DGL needs Python {newest} or older"
 
 
 def _missing(problem: str) -> MissingDependencyError:
@@ -159,7 +168,7 @@ def _open() -> tuple[str, ...]:
     os.environ["DGLBACKEND"] = backend
     package = _package_folder("dgl")
     if package is None:
-        raise _missing("DGL is not installed")
+        raise _missing(_absent(sys.version_info[:2]))
     faults = _graphbolt_faults(package, torch.__version__)
     return _import_dgl((_stand_in_for_graphbolt(", ".join(faults)),) if faults else ())
 

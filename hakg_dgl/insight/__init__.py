@@ -1,1 +1,1 @@
-"""Why a score is what it is, and embeddings for other programs: explanations, pictures, export."""
+"""Explanations of scores, and export of embeddings for other programs."""

@@ -1,4 +1,4 @@
-"""Embeddings and id maps for other programs: Parquet, ``.npy``, and a manifest that says what is what."""
+"""Embeddings and id maps for other programs: Parquet, ``.npy``, and a manifest that describes the files."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def export(
     """Write a model's vectors and the data set's ids to a folder.
 
     Each table (``users``, ``items``, ``entities``, ``relations``) is a Parquet file with ``original_id``, ``name`` and
-    a column of fixed-size lists for each kind of vector; row i is number i. Each such column is also a ``.npy`` file,
-    ``users.ranking.npy`` for ``ranking`` of ``users``. docs/export.md lists them.
+    a column of fixed-size lists for each kind of vector. Row i has number i. Each such column is also a ``.npy`` file,
+    such as ``users.ranking.npy`` for ``ranking`` of ``users``. docs/export.md lists the files.
 
     Parameters
     ----------
     model
-        A trained model with vectors, or an :class:`~hakg_dgl.ranking.topk.EmbeddingScorer`, of which the ranking
-        vectors are written.
+        A trained model with vectors, or an :class:`~hakg_dgl.ranking.topk.EmbeddingScorer`; of the latter only the
+        ranking vectors are written.
     dataset
         The data set it was trained on.
     out
-        The folder; an earlier export is replaced, anything else is not. It is written beside and then renamed, so it is
-        whole or absent.
+        The folder. An earlier export is replaced, anything else is refused. The files are written to another folder,
+        which is then renamed, so the export is whole or absent.
     about
-        Put into the manifest, JSON values.
+        Further JSON values for the manifest.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def _vectors(model: Recommender | EmbeddingScorer) -> dict[str, dict[str, Array]
     else:
         raise ConfigError(
             f"{_named(model)} ranks without vectors of users and items, so there are none to export; "
-            f"those that have some: {', '.join(models_that('vectors'))}"
+            f"models that have vectors: {', '.join(models_that('vectors'))}"
         )
     return {
         table: {name: np.ascontiguousarray(values.detach().cpu().numpy()) for name, values in columns.items()}
@@ -159,7 +159,7 @@ def _with_inverses(relations: pd.DataFrame) -> pd.DataFrame:
 def _write_tables(
     folder: Path, tables: Mapping[str, pd.DataFrame], vectors: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, Any]:
-    """Write all files; what the manifest says of each."""
+    """Write all files; returns what the manifest says of each."""
     files: dict[str, Any] = {}
     for table, rows in tables.items():
         columns = vectors.get(table, {})

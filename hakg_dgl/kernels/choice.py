@@ -47,12 +47,12 @@ def explain_backend(device: torch.device | str = "cpu") -> BackendChoice:
     device = torch.device(device)
     if device.type != "cuda":
         return BackendChoice("torch", "PyTorch's own operators are the fastest on a CPU wherever measured")
-    problem, mend = _triton_problem(device)
+    problem, faster = _triton_problem(device)
     if problem is None:
         return BackendChoice("triton", "Triton is installed: fused kernels")
     if _dgl_has_cuda():
-        return BackendChoice("dgl", f"{problem}; DGL is built with CUDA", mend)
-    return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", mend)
+        return BackendChoice("dgl", f"{problem}; DGL is built with CUDA", faster)
+    return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", faster)
 
 
 def explain_cuda_graphs(kernels: str = "auto", device: torch.device | str = "cpu") -> str | None:

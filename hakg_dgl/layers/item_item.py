@@ -6,11 +6,13 @@ become inner products of short vectors here, so that a score stays the inner pro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 from torch import Tensor
 
 from hakg_dgl.graph.packed import SparsePattern
@@ -18,6 +20,33 @@ from hakg_dgl.graph.packed import SparsePattern
 FloatArray = NDArray[np.float64]
 DENSE_UP_TO = 2048
 """Users or items, whichever are fewer, up to which all singular vectors are computed at once; beyond, by Lanczos."""
+SUBSPACE_STEPS = 12
+"""Products with a matrix whose rank is below that asked for, which Lanczos cannot do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    r"""The leading singular values and vectors of a matrix M whose columns are items.
+
+    Attributes
+    ----------
+    squared
+        :math:`S^2`, float64 ``[r]``, the largest first.
+    vectors
+        V, float64 ``[n_items, r]``; zero rows for items whose columns are zero.
+    """
+
+    squared: Tensor
+    vectors: Tensor
+
+    def shares(self, l2: float) -> Tensor:
+        r""":math:`D = S^2 / (S^2 + \lambda)`, float64 ``[r]``."""
+        return self.squared / (self.squared + l2)
+
+    def ease_factors(self, l2: float) -> tuple[Tensor, Tensor]:
+        """``left`` and ``right`` of :func:`item_item_factors`, for another λ without another decomposition."""
+        left = self.vectors * self.shares(l2)
+        return left, self.vectors / (1.0 - (left * self.vectors).sum(1, keepdim=True))
 
 
 def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tuple[Tensor, Tensor]:
@@ -45,19 +74,28 @@ def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tupl
         ``left`` and ``right``, float64 ``[n_items, r]`` on the pattern's device, r = min(rank, n_users, n_items).
         Zero rows for items without interaction.
     """
+    return interaction_spectrum(interactions, rank).ease_factors(l2)
+
+
+def interaction_spectrum(interactions: SparsePattern, rank: int) -> Spectrum:
+    """Of the interactions, users x items, on the pattern's device; r = min(rank, n_users, n_items)."""
     pattern = interactions
     n_users, n_items = pattern.n_rows, pattern.n_cols
-    r = min(rank, n_users, n_items)
     indptr, cols = pattern.by_row.indptr.cpu().numpy(), pattern.cols.cpu().numpy()
     matrix = sparse.csr_matrix((np.ones(len(cols)), cols, indptr), (n_users, n_items))
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
+    return _spectrum(matrix, min(rank, n_users, n_items), pattern.cols.device)
+
+
+def fact_spectrum(facts: sparse.csr_matrix, rank: int, device: torch.device) -> Spectrum:
+    """Of :func:`~hakg_dgl.graph.matrices.fact_matrix` ``[n_items, n_facts]``; r = min(rank, n_items, n_facts)."""
+    return _spectrum(facts.T.tocsr(), min(rank, *facts.shape), device)
+
+
+def _spectrum(matrix: sparse.csr_matrix, r: int, device: torch.device) -> Spectrum:
     squared, vectors = _leading(matrix, r)
-    share = squared / (squared + l2)
-    left = vectors * share
-    right = vectors / (1.0 - (left * vectors).sum(1, keepdims=True))
-    device = pattern.cols.device
-    return torch.from_numpy(left).to(device), torch.from_numpy(right).to(device)
+    return Spectrum(torch.from_numpy(squared.copy()).to(device), torch.from_numpy(vectors).to(device))
 
 
 def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
@@ -67,8 +105,11 @@ def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]
         return np.zeros(r), np.zeros((n_cols, r))
     if min(n_rows, n_cols) > max(DENSE_UP_TO, r):
         start = np.ones(min(n_rows, n_cols))  # the search begins at the same vector each time
-        _, values, transposed = svds(matrix, k=r, v0=start, solver="arpack")
-        return np.square(values), transposed.T.copy()
+        try:
+            _, values, transposed = svds(matrix, k=r, v0=start, solver="arpack")
+        except ArpackError:  # there are fewer than r directions
+            return _by_subspace_iteration(matrix, r)
+        return np.square(values[::-1]), np.ascontiguousarray(transposed[::-1].T)
     wide = n_rows < n_cols
     gram = (matrix @ matrix.T if wide else matrix.T @ matrix).toarray()
     squared, vectors = np.linalg.eigh(gram)
@@ -77,3 +118,13 @@ def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]
         scale = np.sqrt(squared)
         vectors = (matrix.T @ vectors) / np.where(scale > 1e-7 * scale.max(), scale, np.inf)
     return squared, np.ascontiguousarray(vectors)
+
+
+def _by_subspace_iteration(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
+    """As :func:`_leading`, of a matrix of any rank (Halko et al. 2011, arXiv 0909.4061, algorithm 4.4)."""
+    basis = np.random.default_rng(0).standard_normal((matrix.shape[1], r))
+    for _ in range(SUBSPACE_STEPS):
+        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+    image = matrix @ basis
+    squared, turn = np.linalg.eigh(image.T @ image)
+    return squared[::-1].clip(min=0.0), np.ascontiguousarray(basis @ turn[:, ::-1])

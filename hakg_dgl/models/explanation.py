@@ -15,6 +15,9 @@ KEPT_PATHS = 10_000
 """Paths of one kind that are kept, the strongest first; their totals count all."""
 
 USER_COLUMNS = ("via", "item", "contribution")
+USER_FACT_COLUMNS = ("via", "item", "node", "contribution")
+FACT_OR_LINK = {"entity": "fact", "user": "link"}
+"""Type of the other end of a user's edge -> what such an edge is called in ``via``."""
 ITEM_COLUMNS = ("via", "relation", "node", "contribution")
 PATH_COLUMNS = ("via", "past_item", "relation", "node", "item_relation", "through_node", "contribution")
 _NONE = torch.empty(0, dtype=torch.int64)
@@ -44,11 +47,15 @@ class Terms:
         The component's part of the score.
     from_user
         ``via``, ``item``, ``contribution``; adds up to ``value``. ``via`` is ``own`` for the user's parameters (item
-        -1), else what carried the past item's evidence: ``knowledge``, ``collaborative``, or a name of the component's.
+        -1), ``fact`` or ``link`` for an edge between the user and an entity or another user (item -1), and otherwise
+        what carried the past item's evidence: ``knowledge``, ``collaborative``, or a name of the component's. Rows of
+        facts and links also have ``node`` (the other end), ``relation`` (its name) and ``inverse`` (whether the other
+        end is the subject); these columns may be missing if there are no such rows.
     from_item
         ``via``, ``relation``, ``node``, ``contribution``; adds up to ``value``. ``via`` is ``own`` for the item's
         parameters, ``fact`` (node: an entity; with the parts ``from_entity``, ``from_relation``, ``from_item`` of the
-        contribution), ``user`` (node: a user; relation -1), or a name of the component's.
+        contribution), ``user`` (node: a user; relation -1), ``user fact`` (node: a user with a fact about the item), or
+        a name of the component's.
     paths
         ``via`` (``entity`` or ``user``), ``past_item``, ``relation``, ``node``, ``item_relation``, ``through_node``,
         ``contribution``: entities or users that a past item and the item share, at most :data:`KEPT_PATHS`.

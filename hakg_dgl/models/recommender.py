@@ -170,6 +170,16 @@ class Pass:
     optimizer: str = "all"
 
 
+class Judge(Protocol):
+    """Says how well scorers rank on the split that selects."""
+
+    def worth(self, scorer: Scorer) -> float:
+        """The metric that selects, in a full ranking."""
+
+    def worth_of_new_items(self, scorer: Scorer) -> float | None:
+        """The same among the items without interactions alone; None where too few of them are chosen to tell."""
+
+
 class Recommender(nn.Module, ABC):
     """A model of the interactions, and maybe of the facts, in a heterograph.
 
@@ -307,6 +317,28 @@ class Recommender(nn.Module, ABC):
         """
         require_tensors(tensors, {name: (value.shape, value.dtype) for name, value in self.state_dict().items()})
         self.load_state_dict(dict(tensors))
+
+    def choose(self, judge: Judge) -> dict[str, float]:
+        """Choose what is not learned but follows from the trained model, such as weights of terms of its score.
+
+        Called once, when training has found its best model.
+
+        Parameters
+        ----------
+        judge
+            What to choose by.
+
+        Returns
+        -------
+        dict
+            The choice, for ``result.json`` and for :meth:`take` of a model that is trained once more; empty where there
+            is nothing to choose.
+        """
+        return {}
+
+    def take(self, chosen: Mapping[str, float]) -> None:
+        """Become the model of a choice that :meth:`choose` of another one made."""
+        return
 
     # --- how it ranks ------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,12 @@ BUILT_IN = {
     "cke": "hakg_dgl.models.cke:CKE",
     "kgin": "hakg_dgl.models.kgin:KGIN",
     "kgat": "hakg_dgl.models.kgat:KGAT",
+    "facts-profile": "hakg_dgl.models.facts_profile:FactsProfile",
+    "ease-facts": "hakg_dgl.models.ease_facts:EASEFacts",
+    "ease+facts": "hakg_dgl.models.beside_facts:EASEBesideFacts",
+    "item-knn+facts": "hakg_dgl.models.beside_facts:ItemKNNBesideFacts",
+    "bpr-mf+facts": "hakg_dgl.models.beside_facts:BPRMFBesideFacts",
+    "lightgcn+facts": "hakg_dgl.models.beside_facts:LightGCNBesideFacts",
 }
 """Name -> ``module:class``."""
 

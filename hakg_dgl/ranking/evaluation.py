@@ -26,6 +26,7 @@ DEFAULT_MASKS = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 
 USER_GROUPS = ("none", "few", "some", "many", "most")
 ITEM_GROUPS = ("cold", "tail", "mid", "head")
+NOVELTY_GROUPS = ("all", "warm", "cold")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Evaluation:
     metrics: dict[str, float]
     """``{"recall@20": ...}``: means over the users evaluated."""
     groups: dict[str, list[dict[str, Any]]] | None = None
-    """``user_activity`` and ``item_popularity``, each a list of rows, if asked for."""
+    """``user_activity``, ``item_popularity`` and ``item_novelty``, each a list of rows, if asked for."""
     per_user: pd.DataFrame | None = None
     """``user``, ``n_train``, ``n_relevant`` and a column a metric, if asked for."""
 
@@ -85,7 +86,7 @@ class Evaluator:
         Splits: items that a user has in one of them are never recommended to that user. Default: ``train`` and
         ``valid`` for ``test``, ``train`` for ``valid``, none for ``train``.
     groups
-        Also report by user activity and by item popularity.
+        Also report by user activity, by item popularity, and for items with and without interactions before the split.
     per_user
         Also return the table of every user's metrics.
     exclude_users
@@ -159,6 +160,9 @@ class Evaluator:
             seen_keys = np.repeat(np.arange(self.n_users), np.diff(seen_indptr)) * self.n_items + seen_items
             relevant = self.users[self._relevant_row] * self.n_items + self._relevant_item
             self.n_masked_relevant = int(_among(torch.from_numpy(relevant), torch.from_numpy(seen_keys)).sum())
+        before = DEFAULT_MASKS[split]
+        known = dataset.pairs(*before)[:, 1] if before else np.arange(self.n_items)
+        self._known_items = np.bincount(known, minlength=self.n_items) > 0
         train_indptr, train_items = dataset.positives("train")
         self._user_counts: IntArray = np.diff(train_indptr)
         self._item_counts: IntArray = np.bincount(train_items, minlength=self.n_items)
@@ -195,6 +199,7 @@ class Evaluator:
             groups = {
                 "user_activity": self._by_user_activity(values),
                 "item_popularity": self._by_item_popularity(items.numpy(), hits.numpy()),
+                "item_novelty": self._by_item_novelty(items, hits),
             }
         table = None
         if self.per_user:
@@ -228,6 +233,29 @@ class Evaluator:
                 chosen = torch.from_numpy(member)
                 means = {metric: float(value[chosen].mean()) for metric, value in values.items()}
                 rows.append({"group": name, **bounds, "n_users": int(member.sum()), **means})
+        return rows
+
+    def _by_item_novelty(self, items: Tensor, hits: Tensor) -> list[dict[str, Any]]:
+        """Metrics of the full ranking with the relevant items of a group: all, warm ones, cold ones."""
+        known = torch.from_numpy(self._known_items)
+        ranked = torch.ones(self.n_items, dtype=torch.bool)
+        if self.candidates is not None:
+            ranked = torch.zeros_like(ranked).index_fill_(0, self.candidates, True)
+        members = dict(zip(NOVELTY_GROUPS, (ranked, ranked & known, ranked & ~known), strict=True))
+        rows: list[dict[str, Any]] = []
+        for name, member in members.items():
+            relevant = member.numpy()[self._relevant_item]
+            counts = torch.from_numpy(np.bincount(self._relevant_row[relevant], minlength=len(self.users)))
+            chosen, listed = counts > 0, member[items.clamp_min(0)] & (items >= 0)
+            row = {"group": name, "n_items": int(member.sum()), "n_users": int(chosen.sum())}
+            row["n_relevant"] = int(counts.sum())
+            for k in self.ks:
+                found = (hits & listed)[chosen, :k]
+                for metric in ("recall", "ndcg"):
+                    value = METRICS[metric](found, counts[chosen], k)
+                    row[f"{metric}@{k}"] = float(value.mean()) if len(value) else None
+                row[f"share@{k}"] = int(listed[:, :k].sum()) / max(1, int((items[:, :k] >= 0).sum()))
+            rows.append(row)
         return rows
 
     def _by_item_popularity(self, items: IntArray, hits: NDArray[np.bool_]) -> list[dict[str, Any]]:

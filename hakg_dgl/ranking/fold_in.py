@@ -1,7 +1,7 @@
-r"""New users without training: vectors and scores that follow from a user's items alone.
+r"""Vectors and scores of new users, computed from their items alone, without training.
 
-A trained model gives every user a vector of parameters and of what propagation gathers from the user's items. A new
-user has the second part only. docs/recommending.md defines it for every model.
+A trained model gives every user a vector that is made of the user's parameters and of what propagation gathers from
+the user's items. A new user has the second part only. docs/recommending.md defines it for every model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class UserPart(Protocol):
 
     @property
     def width(self) -> int:
-        """How many columns."""
+        """The number of columns."""
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
         """``[n, width]`` of n users whose items are ``items[indptr[u]:indptr[u + 1]]``."""
 
 
 class FoldIn(Protocol):
-    """What a trained model makes of users it has not seen."""
+    """Scores a trained model gives to users that it has not seen."""
 
     @property
     def n_items(self) -> int:
@@ -44,22 +44,22 @@ class FoldIn(Protocol):
 
 @dataclass(frozen=True)
 class SumOfUnitMeans:
-    r"""The part that HAKG's propagation gathers.
+    r"""The part of a user's vector that HAKG's propagation gathers.
 
     .. math:: u = \sum_{l=1}^{L} \frac{m^{(l)}}{\|m^{(l)}\|}, \qquad
               m^{(l)} = \frac{1}{|I_u|} \sum_{i \in I_u} f_i^{(l-1)}
 
-    That is :meth:`hakg_dgl.HAKG.propagate` for a user whose parameters are zero, the items' values being those of the
-    trained graph; a user without items has zero.
+    This is :meth:`hakg_dgl.HAKG.propagate` for a user with parameters of zero, and with the items' values of the
+    trained graph. The vector of a user without items is zero.
 
     Attributes
     ----------
     layers
         The fused items :math:`f^{(l)}`, ``[n_items, d]`` each, l = 0..L-1.
     unit
-        Divide u by its norm, for scores that are cosines.
+        Whether to divide u by its norm, for scores that are cosines.
     floor
-        Rows are divided by their L2 norm, or by this where it is larger.
+        The least divisor: rows are divided by their L2 norm, or by this where it is larger.
     """
 
     layers: Sequence[Tensor]
@@ -68,11 +68,11 @@ class SumOfUnitMeans:
 
     @property
     def width(self) -> int:
-        """d."""
+        """The dimension d."""
         return self.layers[0].shape[1]
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
-        """``[n, d]``."""
+        """Vectors ``[n, d]`` of the users."""
         means = [_pooled(layer, indptr, items, "mean") for layer in self.layers]
         total = torch.stack([F.normalize(mean, dim=1, eps=self.floor) for mean in means]).sum(0)
         return F.normalize(total, dim=1, eps=self.floor) if self.unit else total
@@ -85,9 +85,9 @@ class SumOfRows:
     Attributes
     ----------
     table
-        ``[n_items, width]``: t.
+        The rows t, ``[n_items, width]``.
     power
-        p: 0 for the sum, 1/2 for LightGCN's normalisation, 1 for the mean.
+        The power p: 0 for the sum, 1/2 for LightGCN's normalisation, 1 for the mean.
     """
 
     table: Tensor
@@ -95,15 +95,37 @@ class SumOfRows:
 
     @property
     def width(self) -> int:
-        """Columns of the table."""
+        """The number of columns of the table."""
         return self.table.shape[1]
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
-        """``[n, width]``; zero for a user without items."""
+        """Sums ``[n, width]``; zero for a user without items."""
         total = _pooled(self.table, indptr, items, "sum")
         if not self.power:
             return total
         return total * indptr.diff().clamp_min(1).to(total.dtype).pow(-self.power).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Ones:
+    """A column of ones, for a bias of items.
+
+    Attributes
+    ----------
+    dtype
+        Of the column.
+    """
+
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        """One."""
+        return 1
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, 1]``."""
+        return torch.ones(len(indptr) - 1, 1, dtype=self.dtype, device=indptr.device)
 
 
 class EmbeddingFoldIn:
@@ -112,9 +134,9 @@ class EmbeddingFoldIn:
     Parameters
     ----------
     parts
-        What the user vectors consist of, column after column.
+        The parts that the user vectors consist of, column after column.
     item_vectors
-        ``[n_items, d]``: the second of the model's ``ranking_vectors()``.
+        The second of the model's ``ranking_vectors()``, ``[n_items, d]``.
 
     Raises
     ------
@@ -133,7 +155,7 @@ class EmbeddingFoldIn:
 
     @property
     def n_items(self) -> int:
-        """Number of items."""
+        """The number of items."""
         return len(self.item_vectors)
 
     @torch.no_grad()
@@ -190,14 +212,14 @@ class _FoldedScorer:
 
 @dataclass(frozen=True)
 class ScorerFoldIn:
-    """Folds users into a model whose scores are made from the users' items anyway.
+    """Folds users into a model that computes its scores from the users' items anyway.
 
     Attributes
     ----------
     n_items
         Number of items.
     make
-        ``make(indptr, items)``, int64 tensors on the CPU, gives the scorer of those users.
+        A function of ``indptr`` and ``items``, int64 tensors on the CPU, that returns the scorer of those users.
     """
 
     n_items: int
@@ -209,14 +231,14 @@ class ScorerFoldIn:
 
 
 def rows_fold_in(n_items: int, make: Callable[[sparse.csr_matrix], Scorer]) -> ScorerFoldIn:
-    """Folds users into a model that scores from rows of interactions: new rows take the place of the data set's.
+    """Fold users into a model that scores from rows of interactions; new rows take the place of the data set's.
 
     Parameters
     ----------
     n_items
         Number of items.
     make
-        From float64 ones ``[n, n_items]`` to the scorer of those users.
+        A function of float64 ones ``[n, n_items]`` that returns the scorer of those users.
     """
 
     def of_lists(indptr: Tensor, items: Tensor) -> Scorer:
@@ -233,10 +255,10 @@ def checked_lists(indptr: IdArray, items: IdArray, n_items: int) -> tuple[Tensor
         ends = f"{int(bounds[0])} to {int(bounds[-1])}" if bounds.numel() else "empty"
         raise DataError(
             f"indptr is {ends}, and there are {len(rows)} items",
-            remedy="It must go from 0 to the number of items, as Dataset.positives has it.",
+            remedy="It must go from 0 to the number of items; Dataset.positives has such lists.",
         )
     if bool((bounds.diff() < 0).any()):
-        raise DataError("indptr goes down", remedy="It must not, as Dataset.positives has it.")
+        raise DataError("indptr goes down", remedy="It must not go down; Dataset.positives has such lists.")
     return bounds, rows
 
 

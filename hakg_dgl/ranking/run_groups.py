@@ -1,4 +1,4 @@
-"""Which runs are the same but for chance, and what to call them."""
+"""Groups of runs that differ by chance alone, and the names of these groups."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from hakg_dgl.errors import ConfigError, IntegrityError
 Identity: TypeAlias = "tuple[tuple[str, str], ...]"
 
 SAME_GROUP_WHATEVER = ("seed", "device", "tensorboard", "kernels", "cuda_graphs")
-"""Settings that groups are made over: chance, and where and how the same numbers are computed."""
+"""Settings in which the runs of a group may differ: chance, and where and how the same numbers are computed."""
 
 
 @dataclass(frozen=True)
 class RunCard:
-    """What a run is, for grouping it with others."""
+    """What grouping has to know of a run."""
 
     name: str
-    """Its folder."""
+    """The folder of the run."""
     settings: Mapping[str, Mapping[str, Any]]
-    """As ``Settings.to_dict`` has them: those that the model reads."""
+    """The settings that the model reads, as ``Settings.to_dict`` returns them."""
     data: Mapping[str, str]
-    """``name`` and ``digest`` of its data set."""
+    """``name`` and ``digest`` of the data set."""
     notes: tuple[str, ...] = ()
-    """What every report on the run has to say."""
+    """Remarks that every report on the run has to show."""
     label: str | None = None
-    """The group it is put in; None: the group of the runs with equal settings."""
+    """The group that the run is put in; with None it is put in the group of the runs with equal settings."""
 
     @property
     def flat_settings(self) -> dict[str, Any]:
-        """Settings by key alone; keys are unique over the sections."""
+        """Settings by key, without sections; keys are unique over the sections."""
         return {key: value for section in self.settings.values() for key, value in section.items()}
 
 
@@ -42,16 +42,16 @@ def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tup
     Parameters
     ----------
     runs
-        At least one, of one data set.
+        At least one run; all runs are of one data set.
     mixed_protocols
-        Allow runs selected on validation beside runs selected on test.
+        Whether runs selected on validation may stand beside runs selected on test.
 
     Returns
     -------
     groups : dict
-        Label -> its runs, in the order in which the groups first occur.
+        Label -> runs of the group, in the order in which the groups first occur.
     notes : list of str
-        What every report on them has to say.
+        Remarks that every report on the groups has to show.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tup
 
 
 def _identity(run: RunCard) -> Identity:
-    """The settings that make a run what it is, as texts."""
+    """The settings in which the runs of a group agree, as texts."""
     return tuple((k, _shown(v)) for k, v in run.flat_settings.items() if k not in SAME_GROUP_WHATEVER)
 
 
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 
 
 def _automatic_labels(runs: Sequence[RunCard]) -> dict[Identity, str]:
-    """A name for each group: the model where models differ, and the settings in which groups of one model differ."""
+    """A name for each group: the model if models differ, and the settings in which groups of one model differ."""
     settings = {_identity(run): dict(_identity(run)) for run in runs}
     models = {identity: values["kind"] for identity, values in settings.items()}
     labels = {}
@@ -104,7 +104,7 @@ def _refuse_repeated(runs: Sequence[RunCard]) -> None:
     for run in runs:
         place = Path(run.name).resolve()
         if place in seen:
-            raise ConfigError(f"{run.name}: the run is given twice; it counts once, so name it once")
+            raise ConfigError(f"{run.name}: the run is given twice; name it once")
         seen[place] = run
 
 
@@ -116,7 +116,7 @@ def _refuse_other_data(runs: Sequence[RunCard]) -> None:
                 f"the run was trained on data set {run.data['name']!r} (digest {run.data['digest'][:12]}), "
                 f"{first.name} on {first.data['name']!r} (digest {first.data['digest'][:12]})",
                 path=run.name,
-                remedy="Compare runs of one data set; one that was split or filtered otherwise is another.",
+                remedy="Compare runs of one data set. Another split or another filter makes another data set.",
             )
 
 
@@ -130,13 +130,13 @@ def _protocol_notes(runs: Sequence[RunCard], mixed: bool) -> list[str]:
     if not mixed:
         raise ConfigError(
             f"the runs have different protocols ({which}): those of 'published' were selected on the test split, which "
-            "favours them\nCompare runs of one protocol, or add --mixed-protocols, and every output says so."
+            "favours them\nCompare runs of one protocol, or add --mixed-protocols; every output then says so."
         )
     return [f"Mixed protocols ({which}): those of 'published' were selected on the test split, which favours them."]
 
 
 def _run_notes(runs: Sequence[RunCard]) -> list[str]:
-    """Each note of a run once, with the runs it is about unless that is all of them."""
+    """Each note of the runs once, with the names of the runs that have it unless all have it."""
     about: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
@@ -151,7 +151,7 @@ def _group_notes(groups: Mapping[str, Sequence[RunCard]]) -> list[str]:
         settings = [dict(_identity(run)) for run in runs]
         mixed = [key for key in settings[0] if len({values.get(key) for values in settings}) > 1]
         if mixed:
-            notes.append(f"Group {label!r} has runs that differ in {listed(mixed)}: its sd is not of chance alone.")
+            notes.append(f"Group {label!r} has runs that differ in {listed(mixed)}: its sd is not due to chance alone.")
         elif len(set(seeds)) < len(seeds):
             notes.append(f"Group {label!r} has several runs with one seed: its sd is too small.")
     return notes

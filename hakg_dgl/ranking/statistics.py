@@ -1,6 +1,6 @@
 """Statistics of per-user metrics: bootstrap over users, paired tests, correction for several comparisons.
 
-Every function works on columns: ``[n, m]`` holds ``m`` quantities of ``n`` users, and the answer has one entry a
+Every function works on columns: ``[n, m]`` holds ``m`` quantities of ``n`` users, and the answer has one entry for each
 column. docs/comparing.md says what the numbers mean.
 """
 
@@ -20,32 +20,33 @@ PairedTest = Literal["t", "wilcoxon"]
 
 USERS_PER_BLOCK = 1 << 14
 DRAWS_AT_ONCE = 1 << 17
-"""Their counts, 1 MiB, stay in the cache."""
+"""Draws that are counted at once; their counts take 1 MiB and stay in the cache."""
 TIE = 1e-12
-"""Differences up to this are ties: means over seeds of equal metrics differ by rounding."""
+"""Differences up to this are ties, because means over seeds of equal metrics differ by rounding."""
 
 
 def bootstrap_means(
     values: ArrayLike, resamples: int, generator: np.random.Generator, *, draws_at_once: int = DRAWS_AT_ONCE
 ) -> FloatArray:
-    r"""Means of ``n`` users drawn with replacement, once a resample.
+    r"""Means of ``n`` users drawn with replacement, one mean for each resample.
 
     .. math:: m^*_b = \frac1n \sum_u c_{bu} x_u, \qquad c_b \sim \mathrm{Multinomial}(n; 1/n, \dots, 1/n)
 
     (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 6.) A resample draws the same users for all
-    columns, so what is paired stays paired. Drawn are first how many of the ``n`` fall into each block of users, then
-    which ones within it: the same distribution, in a memory that depends on neither ``n`` nor ``resamples``.
+    columns, so what is paired stays paired. The function first draws how many of the ``n`` fall into each block of
+    users, and then which users within it. The distribution is the same, and the memory depends on neither ``n`` nor
+    ``resamples``.
 
     Parameters
     ----------
     values
-        ``[n, m]``, float64.
+        The table ``[n, m]``, float64.
     resamples
-        How many means, at least 1.
+        The number of means, at least 1.
     generator
-        Where the draws come from.
+        The source of the draws.
     draws_at_once
-        About how many; changes nothing in the result but rounding.
+        The approximate number of draws at once; it changes nothing in the result but rounding.
 
     Returns
     -------
@@ -76,14 +77,14 @@ def bootstrap_means(
 
 
 def _counts(n_users: int, draws: NDArray[np.int64], generator: np.random.Generator) -> FloatArray:
-    """How often each user is drawn, ``[len(draws), n_users]``, when row ``b`` draws ``draws[b]`` times."""
+    """Counts ``[len(draws), n_users]`` of how often each user is drawn; row ``b`` draws ``draws[b]`` times."""
     users = generator.integers(n_users, size=draws.sum(), dtype=np.int32)
     cells = users + np.repeat(n_users * np.arange(len(draws)), draws)
     return np.bincount(cells, minlength=len(draws) * n_users).reshape(len(draws), n_users).astype(np.float64)
 
 
 def percentile_intervals(means: FloatArray, level: float = 0.95) -> FloatArray:
-    """Low and high end, ``[2, m]``, of the percentile intervals of resampled means ``[resamples, m]``.
+    """Low and high ends ``[2, m]`` of the percentile intervals of resampled means ``[resamples, m]``.
 
     The ends are the ``(1 - level) / 2`` and ``(1 + level) / 2`` quantiles (Efron and Tibshirani, section 13.3).
 
@@ -103,9 +104,9 @@ def bootstrap_p_values(means: FloatArray, observed: FloatArray) -> FloatArray:
 
     .. math:: p = \frac{1 + \#\{b : |m^*_b - m| \ge |m|\}}{1 + B}
 
-    Shifted by the observed mean ``m``, the resampled means are what chance gives where the true mean is zero (Noreen,
-    *Computer-Intensive Methods for Testing Hypotheses*, 1989). The ones keep p above zero: B resamples cannot show less
-    than 1 / (B + 1).
+    The resampled means, shifted by the observed mean ``m``, are what chance gives if the true mean is zero (Noreen,
+    *Computer-Intensive Methods for Testing Hypotheses*, 1989). The ones in the formula keep p above zero, because B
+    resamples cannot show less than 1 / (B + 1).
     """
     reached = np.abs(means - observed) >= np.abs(observed) * (1 - 1e-9)  # equal but for rounding is reached
     p: FloatArray = (1 + reached.sum(0)) / (1 + len(means))
@@ -113,20 +114,20 @@ def bootstrap_p_values(means: FloatArray, observed: FloatArray) -> FloatArray:
 
 
 def paired_p_values(differences: ArrayLike, test: PairedTest = "t") -> FloatArray:
-    """Two-sided p values ``[m]`` of paired differences ``[n, m]``, by SciPy.
+    """Two-sided p values ``[m]`` of paired differences ``[n, m]``, computed by SciPy.
 
     Parameters
     ----------
     differences
-        One a user, float64.
+        One row for each user, float64.
     test
-        ``t``: Student's paired t-test, of the mean. ``wilcoxon``: the signed-rank test, of the ranks of the
-        differences without their zeros.
+        ``t`` for Student's paired t-test of the mean, ``wilcoxon`` for the signed-rank test of the ranks of the
+        differences without zeros.
 
     Returns
     -------
     NDArray
-        ``[m]`` float64; 1 where no two users differ.
+        P values ``[m]``, float64; 1 for a column without any difference.
 
     Raises
     ------
@@ -150,7 +151,7 @@ def _t_test(differences: FloatArray) -> Any:
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
-    r"""P values corrected for their number, so that the chance of any false alarm among them is kept.
+    r"""P values corrected for their number, so that the chance of any false alarm among them stays what p says.
 
     With :math:`p_{(1)} \le \dots \le p_{(m)}`, the i-th becomes
     :math:`\max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})` (Holm, Scandinavian Journal of Statistics 6(2), 1979).
@@ -158,17 +159,17 @@ def holm(p_values: ArrayLike) -> FloatArray:
     Parameters
     ----------
     p_values
-        ``[m]``, in any order.
+        P values ``[m]``, in any order.
 
     Returns
     -------
     NDArray
-        ``[m]`` float64, in the order given.
+        Corrected p values ``[m]``, float64, in the given order.
 
     Raises
     ------
     DataError
-        If one is not between 0 and 1.
+        If a p value is not between 0 and 1.
     """
     p = np.asarray(p_values, dtype=np.float64).ravel()
     if not ((p >= 0) & (p <= 1)).all():
@@ -180,7 +181,10 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 
 def wins_ties_losses(differences: ArrayLike) -> NDArray[np.int64]:
-    """Users above zero, within rounding of it, and below: ``[3, m]`` int64 of differences ``[n, m]``."""
+    """Numbers of users with a difference above zero, of zero (within rounding) and below zero.
+
+    The result is int64 ``[3, m]`` for differences ``[n, m]``.
+    """
     table = np.asarray(differences, dtype=np.float64)
     wins, losses = (table > TIE).sum(0), (table < -TIE).sum(0)
     return np.stack([wins, len(table) - wins - losses, losses]).astype(np.int64)

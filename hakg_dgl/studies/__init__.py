@@ -1,1 +1,1 @@
-"""Studies in a folder: a search for settings, and an ablation over several seeds."""
+"""Studies in a folder, which go on after interruptions: a search for settings, and an ablation over several seeds."""

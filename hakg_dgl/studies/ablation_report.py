@@ -1,9 +1,9 @@
-"""What a study found: ``report.json`` and ``report.csv`` for programs, ``report.md`` and ``report.tex`` for people."""
+"""What an ablation found: ``report.json`` and ``report.csv`` for programs, ``report.md`` and ``report.tex`` to read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from hakg_dgl.ranking.comparison import Comparison, compare
 from hakg_dgl.ranking.comparison_text import to_latex, to_markdown
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
 from hakg_dgl.studies.ablation_figures import write_figures
-from hakg_dgl.studies.runs import METRICS, PlannedRun, user_metrics
+from hakg_dgl.studies.runs import METRICS, user_metrics
+from hakg_dgl.studies.study import PlannedRun, Standing
 from hakg_dgl.studies.variants import FULL, TABLES, shown_in, variants_of
 from hakg_dgl.training.run_folder import RunFolder
 
@@ -25,24 +26,21 @@ TITLES = {"ablation": "The model without its parts", "depth": "Number of layers"
 
 
 def summary(
-    planned: Sequence[PlannedRun],
+    standing: Standing,
     settings: Settings,
     dataset: Dataset,
-    failures: Mapping[Path, str],
     resamples: int,
 ) -> dict[str, Any]:
-    """What is known so far.
+    """What the finished runs show so far.
 
     Parameters
     ----------
-    planned
-        All runs of the study; the finished ones are compared.
+    standing
+        Where the runs of the study stand; the finished ones are compared.
     settings, dataset
-        Of the full model, and what it was trained on.
-    failures
-        Folder -> why its run failed.
+        The settings of the full model, and what it was trained on.
     resamples
-        Of the bootstrap.
+        The number of resamples of the bootstrap.
 
     Returns
     -------
@@ -51,15 +49,11 @@ def summary(
         ``depth``, each a :class:`~hakg_dgl.Comparison`, or absent while the full model or every other has no finished
         run.
     """
-    finished = [run for run in planned if run.finished]
     measured: dict[str, dict[str, Evaluation]] = {}
     evaluator = Evaluator(dataset, "test", (20,), per_user=True)
-    for run in finished:
-        measured.setdefault(run.variant, {})[f"seed {run.seed}"] = _evaluation(run, dataset, evaluator)
-    notes = [
-        *_notes(planned, finished, settings),
-        *(f"{run.name} failed." for run in planned if run.folder in failures),
-    ]
+    for run in standing.finished:
+        measured.setdefault(run.name, {})[f"seed {run.seed}"] = _evaluation(run, dataset, evaluator)
+    notes = [*_notes(standing, settings), *(f"{run.title} failed." for run, _ in standing.failed)]
     tables: dict[str, Comparison] = {}
     for table in TABLES:
         rows = shown_in(table, settings)
@@ -72,12 +66,8 @@ def summary(
         "settings": settings.to_dict(),
         "metrics": list(METRICS),
         "notes": notes,
-        "runs": [_about(run) for run in finished],
-        "failed": [
-            {"variant": run.variant, "seed": run.seed, "reason": failures[run.folder]}
-            for run in planned
-            if run.folder in failures
-        ],
+        "runs": [_about(run) for run in standing.finished],
+        "failed": [{"variant": run.name, "seed": run.seed, "reason": reason} for run, reason in standing.failed],
         "tables": tables,
     }
 
@@ -116,7 +106,8 @@ def _evaluation(run: PlannedRun, dataset: Dataset, evaluator: Evaluator) -> Eval
     )
 
 
-def _notes(planned: Sequence[PlannedRun], finished: Sequence[PlannedRun], settings: Settings) -> list[str]:
+def _notes(standing: Standing, settings: Settings) -> list[str]:
+    planned, finished = standing.planned, standing.finished
     by = settings.training.select_by
     again = ", then trained again on train and validation for as many epochs" if settings.training.refit else ""
     notes = [
@@ -127,7 +118,7 @@ def _notes(planned: Sequence[PlannedRun], finished: Sequence[PlannedRun], settin
         notes.append(f"{len(finished)} of {len(planned)} runs are finished: groups may have different seeds.")
     if len({run.seed for run in planned}) < 2:
         notes.append("One seed: what chance in training does is not seen.")
-    if not any(run.variant == FULL for run in finished):
+    if not any(run.name == FULL for run in finished):
         notes.append("The full model has no finished run, so there is nothing to compare with.")
     return notes
 
@@ -135,19 +126,19 @@ def _notes(planned: Sequence[PlannedRun], finished: Sequence[PlannedRun], settin
 def _about(run: PlannedRun) -> dict[str, Any]:
     result = RunFolder(run.folder).result
     keys = ("best_epoch", "epochs_run", "stopped", "seconds", "device", "metrics")
-    overrides = next(dict(variant.overrides) for variant in variants_of(run.settings) if variant.name == run.variant)
+    overrides = next(dict(variant.overrides) for variant in variants_of(run.settings) if variant.name == run.name)
     return {
-        "variant": run.variant,
+        "variant": run.name,
         "label": run.label,
         "overrides": overrides,
         "seed": run.seed,
-        "folder": f"runs/{run.variant}/{run.folder.name}",
+        "folder": f"runs/{run.name}/{run.folder.name}",
         **{key: result[key] for key in keys},
     }
 
 
 def _rows(tables: Mapping[str, Comparison]) -> pd.DataFrame:
-    """A row a table, group and metric, unrounded; differences from the full model where it is another."""
+    """A row for each table, group and metric, unrounded; with differences where the model is not the full one."""
     columns = ["table", "group", "metric", "runs", "mean", "sd", "low", "high", "difference", "difference_low",
                "difference_high", "p_bootstrap", "p_bootstrap_holm", "p_test", "p_test_holm", "wins", "ties",
                "losses"]  # fmt: skip

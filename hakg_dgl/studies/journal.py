@@ -1,4 +1,4 @@
-"""The journal of a study: Optuna's, one JSON object a line, appended under a lock file; nothing in it can run code."""
+"""The journal of a search, as Optuna writes it: a JSON object a line, appended under a lock. It cannot run code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "hakg"
 CUT_LINES = "journal_lines_cut"
-"""User attribute of the study that counts lines cut off by a kill, and so left out."""
+"""The user attribute of Optuna's study that counts the lines that a kill cut off, which are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _lock_file(path: Path) -> Path:
 
 
 class _JournalLock:
-    """A lock as Optuna's journal takes it, which ends with a killed process at once."""
+    """A lock in the form that Optuna's journal takes; it ends at once when its process is killed."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(_lock_file(path))
@@ -60,7 +60,7 @@ class _JournalLock:
 
 
 def open_journal(path: Path) -> Journal:
-    """Open a journal, which is made if there is none.
+    """Open a journal; it is made if there is none.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def open_journal(path: Path) -> Journal:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise CheckpointError(
-            f"{path}{_first_bad_line(path)}: is damaged, or no journal of a study ({error!r})\n"
+            f"{path}{_first_bad_line(path)}: is damaged, or not the journal of a study ({error!r})\n"
             "Remove that line to lose what it says, restore the file, or tune into another folder."
         ) from error
     finally:
@@ -120,7 +120,7 @@ def _cut_torn_line(path: Path) -> bool:
 
 
 def _first_bad_line(path: Path) -> str:
-    """``, line N`` of the first line that is no JSON object, empty if there is none."""
+    """``, line N`` for the first line that is not a JSON object; empty if every line is one."""
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             if not isinstance(json.loads(line), dict):

@@ -1,18 +1,10 @@
-"""The runs of a study: one folder each, trained to the end or continued, in one process or several."""
+"""The planned runs of a study: each is trained to the end or continued, in one process or several, and measured."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +13,10 @@ import torch
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import HakgError, NumericalError
-from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
-from hakg_dgl.studies.processes import orphaned
+from hakg_dgl.studies.pool import Ended, orphaned, run_calls
+from hakg_dgl.studies.study import PlannedRun
+from hakg_dgl.studies.threads import on_threads, threads_each
 from hakg_dgl.training.circumstances import choose_device
 from hakg_dgl.training.loading import load_scorer
 from hakg_dgl.training.progress import Progress
@@ -34,47 +27,6 @@ METRICS = ("recall@20", "ndcg@20")
 SAME = 1e-6
 """Means of a table of users and of the run's result that differ by more are of different models."""
 
-Watch = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run of a study.
-
-    Attributes
-    ----------
-    variant, label, seed
-        Which model, and with which seed.
-    folder
-        Where it is trained; ``users.parquet`` in it has the metrics of every user of the test split.
-    settings
-        What it is trained with.
-    """
-
-    variant: str
-    label: str
-    seed: int
-    folder: Path
-    settings: Settings
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.label}, seed {self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        """Whether it was trained to the end."""
-        return RunFolder(self.folder).result_file.exists()
-
-
-@dataclass(frozen=True)
-class Done:
-    """A run that is over: ``failure`` says why, None where it is finished."""
-
-    run: PlannedRun
-    failure: str | None
-
 
 def train_all(
     runs: Sequence[PlannedRun],
@@ -84,11 +36,23 @@ def train_all(
     workers: int,
     threads: int | None,
     watch: Callable[[PlannedRun, Progress], None],
-) -> Iterator[Done]:
-    """Train the runs, in order or side by side, and yield each when it is over.
+    over: Callable[[PlannedRun, str | None], None],
+) -> None:
+    """Train the runs, in order or side by side.
 
-    One that fails for its settings' sake (a loss that becomes NaN, too little memory) is yielded with the reason; what
-    else goes wrong is raised. When the caller stops listening, workers stop after the step they are in.
+    Parameters
+    ----------
+    runs
+        What to train. A run that was begun earlier is continued.
+    dataset, data_path
+        What the runs are trained on, and where it lies, None if it is not on disk.
+    workers, threads
+        The number of processes (1 trains in this one), and the threads of each.
+    watch
+        Called after each step of a run that is trained in this process.
+    over
+        Called when a run is over, with the reason if its settings made it fail: the loss became NaN, or there was too
+        little memory. What else goes wrong is raised, and the other runs stop.
 
     Raises
     ------
@@ -96,77 +60,40 @@ def train_all(
         If a worker was killed, and as training does.
     """
     if workers == 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads or before)
-        try:
+        with on_threads(threads):
             for run in runs:
-                yield Done(run, _attempt(run, dataset, data_path, partial(watch, run)))
-        finally:
-            torch.set_num_threads(before)
+                over(run, _attempt(run, dataset, data_path, partial(watch, run)))
         return
-    context = multiprocessing.get_context("spawn")
-    stop, share = context.Event(), threads or max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(workers, context, _begin, (dataset, data_path, share, stop))
-    try:
-        with _signals_held_back():
-            started: dict[Future[str | None], PlannedRun] = {pool.submit(_work, run): run for run in runs}
-        for future in as_completed(started):
-            yield Done(started[future], future.result())
-    except BrokenProcessPool as error:
-        raise HakgError(
-            "a worker was killed; where memory ran out, take fewer (--workers)\nWhat is finished stays: give the same "
-            "command again to continue."
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+
+    def ended(call: Ended) -> None:
+        if call.killed:
+            raise HakgError(
+                "a worker was killed; where memory ran out, take fewer (--workers)\nWhat is finished stays: give the "
+                "same command again to continue."
+            )
+        if call.error is not None:
+            raise call.error
+        over(runs[call.number], call.value)
+
+    shared = (dataset, data_path, threads_each(workers, threads))
+    run_calls(_train, [(run,) for run in runs], shared=shared, workers=workers, ended=ended)
 
 
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block: the pool would hang if one came while it starts a process.
+def _train(dataset: Dataset, data_path: Path | None, threads: int | None, run: PlannedRun) -> str | None:
+    """What a worker does with a run."""
 
-    Those processes never hear Ctrl-C; this one does, and asks them to stop.
-    """
-    if threading.current_thread() is not threading.main_thread():  # where nothing is interrupted
-        yield
-        return
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for again in received:
-        signal.raise_signal(again)
-
-
-_worker: dict[str, Any] = {}
-"""What a worker process was given when it began."""
-
-
-def _begin(dataset: Dataset, data_path: Path | None, threads: int, stop: Any) -> None:
-    torch.set_num_threads(threads)
-    _worker.update(dataset=dataset, data_path=data_path, stop=stop)
-
-
-def _work(run: PlannedRun) -> str | None:
-    def watch(progress: Progress | None) -> None:
-        if _worker["stop"].is_set() or orphaned():
+    def watch(progress: Progress) -> None:
+        if orphaned():
             raise KeyboardInterrupt
 
-    watch(None)
-    return _attempt(run, _worker["dataset"], _worker["data_path"], watch)
+    with on_threads(threads):
+        return _attempt(run, dataset, data_path, watch)
 
 
-def _attempt(run: PlannedRun, dataset: Dataset, data_path: Path | None, watch: Watch) -> str | None:
-    """Train a run to the end, from where it is; the reason if it fails for its settings' sake."""
+def _attempt(
+    run: PlannedRun, dataset: Dataset, data_path: Path | None, watch: Callable[[Progress], None]
+) -> str | None:
+    """Train a run to the end, from where it stands; returns the reason if its settings make it fail."""
     try:
         trainer = make_trainer(dataset, run.settings, run=run.folder, data_path=data_path, on_progress=watch)
         trainer.fit(resume=RunFolder(run.folder).exists())
@@ -177,9 +104,10 @@ def _attempt(run: PlannedRun, dataset: Dataset, data_path: Path | None, watch: W
 
 
 def user_metrics(run: PlannedRun, dataset: Dataset) -> pd.DataFrame:
-    """``user`` and :data:`METRICS` of every user of the test split, by the best model of a finished run.
+    """``user``, ``n_relevant`` and :data:`METRICS` of every user of the test split, by the best model of a run.
 
-    Measured once and kept beside the run; measured again if the means are not those of the run's result.
+    They are measured once and kept beside the finished run, in ``users.parquet``; they are measured again if their
+    means are not those of the run's result.
     """
     file = run.folder / "users.parquet"
     expected = [RunFolder(run.folder).result["metrics"]["test"][metric] for metric in METRICS]
@@ -187,7 +115,7 @@ def user_metrics(run: PlannedRun, dataset: Dataset) -> pd.DataFrame:
         table = pd.read_parquet(file)
         if np.allclose(table[list(METRICS)].mean(), expected, rtol=0, atol=SAME):
             return table
-    except (OSError, ValueError, KeyError):  # not there, or damaged
+    except (OSError, ValueError, KeyError):  # the file is not there, or damaged
         pass
     scorer = load_scorer(run.folder, dataset, device=choose_device(run.settings.run.device))
     found = Evaluator(dataset, "test", (20,), per_user=True)(scorer).per_user

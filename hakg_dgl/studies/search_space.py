@@ -23,7 +23,7 @@ _FIXED = {
     "protocol": "a search selects on the validation split",
     "select_by": "trials are compared by it",
     "refit": "trials select on the validation split and stop there; `hakg train` refits the best",
-    "device": "it is no property of the model",
+    "device": "it is not a property of the model",
     "tensorboard": "trials write no event files",
 }
 """Settings that are the same in all trials, and why."""
@@ -40,7 +40,7 @@ class Range:
     log
         Whether to draw the logarithm evenly, for settings that matter by their magnitude.
     step
-        Distance between the numbers tried; any number by default, 1 for whole ones.
+        The distance between the numbers that are tried. Default: any number between, or 1 for whole ones.
     """
 
     low: float
@@ -55,7 +55,7 @@ class Range:
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the file."""
+        """The range as a file has it."""
         rest = {"log": True} if self.log else {} if self.step is None else {"step": self.step}
         return {"low": self.low, "high": self.high, **rest}
 
@@ -73,12 +73,12 @@ class Choice:
     values: tuple[Any, ...]
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """A value, drawn by the trial's sampler, to which it is the JSON text."""
+        """A value, drawn by the trial's sampler, which knows the values by their JSON texts."""
         texts = {json.dumps(value): value for value in self.values}
         return texts[trial.suggest_categorical(key, list(texts))]
 
     def to_dict(self) -> list[Any]:
-        """As in the file."""
+        """The choice as a file has it."""
         return [list(value) if isinstance(value, tuple) else value for value in self.values]
 
 
@@ -101,7 +101,7 @@ class SearchSpace:
         Raises
         ------
         ConfigError
-            Naming the file and the key.
+            If the space is wrong; the message names the file and the key.
         """
         values = read_toml(file)
         try:
@@ -119,12 +119,12 @@ class SearchSpace:
             Keys as in settings: ``lr``, ``training.lr``, or in a table ``training``. A mapping with ``low`` and
             ``high``, and ``log = true`` or a ``step`` if wanted, is a range of numbers; a list is a choice.
         settings
-            Those that stay fixed, into which every end and every choice must fit.
+            The settings that stay fixed; every end and every choice must fit to them.
 
         Raises
         ------
         ConfigError
-            For an unknown key, a value that the setting does not allow, or a range or choice that is none.
+            For an unknown key, a value that the setting does not allow, or a range or choice that cannot be read.
         """
         settings = settings or Settings()
         dimensions: dict[str, Range | Choice] = {}
@@ -210,7 +210,7 @@ def _range(key: str, given: Mapping[str, Any], settings: Settings) -> Range:
     low, high = (end[0] if isinstance(end, tuple) and len(end) == 1 else end for end in (low, high))
     for name, end in (("low", low), ("high", high)):
         if isinstance(end, bool) or not isinstance(end, (int, float)):
-            raise ConfigError(f"{key}: {name} = {given[name]!r} is no number; give a list of choices instead")
+            raise ConfigError(f"{key}: {name} = {given[name]!r} is not a number; give a list of choices instead")
     if not low < high:
         raise ConfigError(f"{key}: low = {low!r} is not below high = {high!r}")
     log, step = given.get("log", False), given.get("step")
@@ -244,7 +244,7 @@ def _accepted(key: str, value: Any, settings: Settings, *, only_key: bool = Fals
     """The value as the setting takes it, such as a float for 1; ConfigError if it does not."""
     name = key.rpartition(".")[2]
     if isinstance(value, Mapping):
-        raise ConfigError(f"{key} = {value!r}: is no value of a setting")
+        raise ConfigError(f"{key} = {value!r}: is not a value of a setting")
     try:
         changed = settings.replace({key: value})
     except OverflowError as error:

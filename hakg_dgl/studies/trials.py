@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Trials:
-    """The trials of a journal, counted.
+    """Counts the trials of a journal.
 
     A trial that is over never changes, so each one is read until it is over and then only remembered as a number.
 
@@ -31,7 +31,7 @@ class Trials:
     reasons
         Why trials failed by themselves, in the order in which they were seen.
     any_result
-        Whether a trial was completed or pruned.
+        Whether any trial was completed or pruned.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -46,17 +46,17 @@ class Trials:
 
     @property
     def counted(self) -> int:
-        """Trials without those that were repeated."""
+        """The number of trials without those that were repeated."""
         return self._known - len(self.repetitions)
 
     @property
     def done(self) -> int:
-        """Trials that are over, without those that were repeated, which are over too."""
+        """The number of trials that are over, without those that were repeated."""
         return self.counted - len(self.open)
 
     @property
     def running(self) -> list[optuna.trial.FrozenTrial]:
-        """Trials that a worker, living or dead, is at."""
+        """The trials that a worker, living or dead, is training."""
         return [trial for trial in self.open.values() if trial.state.name == "RUNNING"]
 
     @property

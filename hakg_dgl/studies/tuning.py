@@ -1,49 +1,36 @@
-"""A study: a search for settings that is kept in a folder, goes on after interruptions, and takes several workers."""
+"""The search for settings: trials in a folder, which goes on after interruptions and takes several workers."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
-import warnings
-from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from hakg_dgl.atomic_files import write_json
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError, NumericalError
-from hakg_dgl.locks import in_turn
+from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.models.settings import Settings
-from hakg_dgl.randomness import stream_seed
+from hakg_dgl.studies.claims import Claims
 from hakg_dgl.studies.journal import open_journal, require_optuna
-from hakg_dgl.studies.processes import orphaned, run_processes
+from hakg_dgl.studies.pool import Ended, run_calls
 from hakg_dgl.studies.search_space import SearchSpace
+from hakg_dgl.studies.study import StudyFolder, StudyKind
+from hakg_dgl.studies.threads import on_threads, threads_each
+from hakg_dgl.studies.trial_training import train_trial, without_test
 from hakg_dgl.studies.trials import Trials
 from hakg_dgl.studies.tuning_report import summary, write_report
 from hakg_dgl.studies.workers import Worker
-from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import settings_differences
-from hakg_dgl.training.trainer import make_trainer
 
 if TYPE_CHECKING:
     import optuna
 
-STUDY_FORMAT_VERSION = 1
-RANDOM_TRIALS = 10
-"""Trials drawn at random before the sampler learns from them."""
+KIND = StudyKind("tune", "study", "a study", "tune into another folder", "trials")
 PRUNED_FROM_TRIAL, PRUNED_FROM_EVALUATION = 5, 10
 """Trials that are completed before any is pruned, and evaluations that each trial gets."""
-TRIES = 3
-"""How often a trial is begun whose worker is killed each time."""
-HOPELESS = 10
-"""Failed trials, and not one that has a result, after which a study gives up."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +40,11 @@ class StudyProgress:
     Attributes
     ----------
     done, running, total
-        Trials that are over and that are running, and how many there will be (None: as time allows).
+        The number of trials that are over, that are running, and that there will be (None: as time allows).
     best, best_trial
         The best value of the metric and the trial that has it, None before the first is completed.
     epoch
-        Last evaluated epoch of the trial running in this process, None if none does.
+        The last evaluated epoch of the trial that runs in this process, None if none does.
     """
 
     done: int
@@ -80,13 +67,13 @@ class Study:
     Parameters
     ----------
     path
-        The folder; made if it is not there.
+        The folder; it is made if it is not there.
     dataset
-        With a validation split.
+        A data set with a validation split.
     settings
-        Those that are not searched. Default: those of the study, or of the package for a new one.
+        The settings that are not searched. Default: those of the study, or of the package for a new one.
     space
-        What is searched. Default: that of the study, or :meth:`SearchSpace.default` for a new one.
+        What is searched. Default: the space of the study, or :meth:`SearchSpace.default` for a new one.
     data_path
         Where the data set lies, for the commands that the report names.
     prune
@@ -123,33 +110,25 @@ class Study:
         prune: bool | None = None,
     ) -> None:
         require_optuna()
-        import optuna
-
-        self.path, self.dataset = Path(path), dataset
-        self.about_file, self.journal_file = self.path / "study.json", self.path / "journal.jsonl"
+        self.folder = StudyFolder(path, dataset, KIND)
+        self.path, self.dataset, self.about_file = self.folder.path, dataset, self.folder.about_file
+        self.journal_file = self.path / "journal.jsonl"
         if not len(dataset.pairs("valid")):
             raise ConfigError(
                 f"data set {dataset.name!r} has no valid interactions, by which trials are compared; "
                 "preprocess again with a larger --valid"
             )
-        self._make_folder()
-        with in_turn(self.path / "claims.lock"):
-            if not self.about_file.exists():
+        self.folder.make()
+        with self.folder.in_turn():
+            if not self.folder.exists:
                 self._create(settings, space, data_path, prune)
-        self.settings, self.space, self.data_path, self.prune = self._read()
+        self.settings, self.data_path, (self.space, self.prune) = self.folder.read(_searched)
         self._refuse_changes(settings, space, prune)
         self._seen = without_test(dataset)
         journal = open_journal(self.journal_file)
         self._optuna, self._trials = journal.study, Trials(journal)
-        self._optuna.pruner = (
-            optuna.pruners.MedianPruner(
-                n_startup_trials=PRUNED_FROM_TRIAL,
-                n_warmup_steps=PRUNED_FROM_EVALUATION * self.settings.training.eval_every,
-            )
-            # What a closed-form model reports are choices of settings, none of which leads to the next.
-            if self.prune and issubclass(self.settings.model_class, GradientRecommender)
-            else optuna.pruners.NopPruner()
-        )
+        self._optuna.pruner = self._pruner()
+        self._claims = Claims(self.folder, journal, self._trials, self.space, self.settings.run.seed)
 
     def run(
         self,
@@ -169,13 +148,13 @@ class Study:
         Parameters
         ----------
         trials
-            How many the study shall have, those of earlier calls included; None for no limit.
+            How many trials the study shall have, those of earlier calls included; None for no limit.
         seconds
-            No trial is begun after so many.
+            The time after which no trial is begun.
         workers
-            Processes; 1 works in this one.
+            The number of processes; 1 works in this one.
         threads
-            Of each worker; by default, this process's are shared out.
+            The threads of each worker; by default, those of this process are shared out.
         on_progress
             Called after each evaluation, or twice a second with several workers.
 
@@ -192,17 +171,21 @@ class Study:
             If the folder cannot be written.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        threads = threads or (None if workers == 1 else max(1, torch.get_num_threads() // workers))
-        report = on_progress or (lambda progress: None)
-        try:
+        each = threads_each(workers, threads)
+        progress = on_progress or (lambda progress: None)
+
+        def work() -> None:
             if workers == 1:
-                self.work(trials, deadline, threads, report)
+                self.work(trials, deadline, each, progress)
             else:
-                self._work_together(trials, deadline, workers, threads, report)
-        finally:
-            result = self.report(trials)
-            write_report(self.path, result, self.settings)
-        return result
+                self._work_together(trials, deadline, workers, each, progress)
+
+        def report() -> dict[str, Any]:
+            found = self.report(trials)
+            write_report(self.path, found, self.settings)
+            return found
+
+        return self.folder.work_and_report(work, report)
 
     def work(
         self,
@@ -214,20 +197,14 @@ class Study:
         """Make trials in this process until there are enough, or ``time.monotonic()`` is past the deadline."""
         from optuna.exceptions import UpdateFinishedTrialError
 
-        threads_before = torch.get_num_threads()
-        try:
-            if threads is not None:
-                torch.set_num_threads(threads)
-            with Worker(self.path / "workers") as worker:
-                while deadline is None or time.monotonic() < deadline:
-                    trial = self._claim(worker, trials)
-                    if trial is None:
-                        return
-                    with suppress(UpdateFinishedTrialError):  # taken for dead, and the trial given to another worker
-                        self._run(trial, lambda epoch: report(self.progress(trials, epoch)))
-                    report(self.progress(trials))
-        finally:
-            torch.set_num_threads(threads_before)
+        with on_threads(threads), Worker(self.path / "workers") as worker:
+            while deadline is None or time.monotonic() < deadline:
+                trial = self._claims.claim(worker, trials)
+                if trial is None:
+                    return
+                with suppress(UpdateFinishedTrialError):  # taken for dead, and the trial given to another worker
+                    self._train(trial, lambda epoch: report(self.progress(trials, epoch)))
+                report(self.progress(trials))
 
     def progress(self, trials: int | None = None, epoch: int | None = None) -> StudyProgress:
         """Where the study stands."""
@@ -239,78 +216,45 @@ class Study:
         """What was found so far, as in ``report.json``; see :func:`~hakg_dgl.studies.tuning_report.summary`."""
         return summary(self._optuna, self.path, self.settings, self.space, self.dataset, self.data_path, trials)
 
-    # --- the folder -----------------------------------------------------------------------------------------------
-
-    def _make_folder(self) -> None:
-        occupied = self.path.exists() and not self.about_file.exists()
-        if occupied and (
-            not self.path.is_dir() or any(not file.name.startswith("claims.lock") for file in self.path.iterdir())
-        ):
-            raise CheckpointError(
-                f"{self.path}: holds something else than a study; choose another folder, or empty it yourself"
-            )
+    def _train(self, trial: optuna.Trial, report: Callable[[int], None]) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: cannot be made: {error.strerror}\nMend the permissions, or choose another folder."
-            ) from error
+            train_trial(trial, self._optuna, self.space, self.settings, self._seen, report)
+        except KeyboardInterrupt:
+            self._claims.give_back(trial.number)
+            raise
+
+    def _work_together(
+        self, trials: int | None, deadline: float | None, workers: int, threads: int | None, report: OnProgress
+    ) -> None:
+        """Have processes work; if some were killed, others take up what they left."""
+        errors: list[Exception] = []
+
+        def ended(worker: Ended) -> None:
+            if worker.error is not None:
+                errors.append(worker.error)
+
+        while workers and not errors:
+            run_calls(
+                _work_on,
+                [()] * workers,
+                shared=(self.path, self.dataset, trials, deadline, threads),
+                workers=workers,
+                ended=ended,
+                tick=lambda: report(self.progress(trials)),
+            )
+            with Worker(self.path / "workers") as observer:
+                lost = self._claims.give_back_lost(observer)
+            workers = 0 if deadline is not None and time.monotonic() >= deadline else min(workers, lost)
+        if errors:
+            raise errors[0]
 
     def _create(
         self, settings: Settings | None, space: SearchSpace | None, data_path: str | Path | None, prune: bool | None
     ) -> None:
         settings = settings or Settings.resolve()
         _require_validation(settings)
-        about = {
-            "format_version": STUDY_FORMAT_VERSION,
-            "data": {
-                "name": self.dataset.name,
-                "digest": self.dataset.digest,
-                "path": None if data_path is None else str(Path(data_path).resolve()),
-            },
-            "settings": settings.to_dict(),
-            "search": (space or SearchSpace.default(settings)).to_dict(),
-            "prune": prune is not False,
-        }
-        try:
-            write_json(self.about_file, about)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.about_file}: cannot be written: {error.strerror}\n"
-                "Free some space or mend the permissions, then give the same command again."
-            ) from error
-
-    def _read(self) -> tuple[Settings, SearchSpace, Path | None, bool]:
-        try:
-            about = json.loads(self.about_file.read_bytes())
-            version = about["format_version"]
-            if isinstance(version, int) and version > STUDY_FORMAT_VERSION:
-                raise FormatVersionError(
-                    f"study format {version}, this version reads up to {STUDY_FORMAT_VERSION}",
-                    path=self.about_file,
-                    remedy="Install a newer hakg_dgl, or tune into another folder.",
-                )
-            settings = Settings.from_dict(about["settings"])
-            space = SearchSpace.from_dict(about["search"], settings)
-            _require_validation(settings)
-            data = about["data"]
-            name, digest = data["name"], data["digest"]
-            place = None if data["path"] is None else Path(data["path"])
-            prune = bool(about["prune"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if isinstance(error, FormatVersionError):
-                raise
-            raise CheckpointError(
-                f"{self.about_file}: is damaged, or of no study ({error}); restore it, or tune into another folder"
-            ) from error
-        if digest != self.dataset.digest:
-            raise IntegrityError(
-                f"the study is on data set {name!r} (digest {str(digest)[:12]}), "
-                f"not on {self.dataset.name!r} (digest {self.dataset.digest[:12]})",
-                path=self.path,
-                remedy="Give the data set it was begun on, or tune into another folder.",
-            )
-        return settings, space, place, prune
+        search = (space or SearchSpace.default(settings)).to_dict()
+        self.folder.write(settings, data_path, {"search": search, "prune": prune is not False})
 
     def _refuse_changes(self, settings: Settings | None, space: SearchSpace | None, prune: bool | None) -> None:
         different = []
@@ -322,123 +266,30 @@ class Study:
             different.append(f"the search space, in {', '.join(changed) or 'its order'}")
         if prune is not None and prune != self.prune:
             different.append(f"pruning (was {'on' if self.prune else 'off'})")
-        if different:
-            raise ConfigError(
-                f"{self.path}: the study has others: {'; '.join(different)}\n"
-                "Continue it without them, or tune into another folder."
+        self.folder.refuse_changes("others", different)
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        import optuna
+
+        # What a closed-form model reports are choices of settings, none of which leads to the next.
+        if self.prune and issubclass(self.settings.model_class, GradientRecommender):
+            return optuna.pruners.MedianPruner(
+                n_startup_trials=PRUNED_FROM_TRIAL,
+                n_warmup_steps=PRUNED_FROM_EVALUATION * self.settings.training.eval_every,
             )
-
-    # --- trials ---------------------------------------------------------------------------------------------------
-
-    def _claim(self, worker: Worker, trials: int | None) -> optuna.Trial | None:
-        """The next trial, with its settings drawn; None if there are enough. One worker at a time does this."""
-        import optuna
-
-        with in_turn(self.path / "claims.lock"):
-            self._give_back_lost(worker)
-            known = self._trials.update()
-            if known.waiting is None and trials is not None and known.counted >= trials:
-                return None
-            _refuse_hopeless(self.path, known)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._optuna.sampler = optuna.samplers.TPESampler(
-                    seed=self._sampler_seed(),
-                    n_startup_trials=RANDOM_TRIALS,
-                    multivariate=True,
-                    constant_liar=True,  # other workers' running trials count, so that no two try the same
-                )
-            trial = self._optuna.ask()
-            trial.set_user_attr("worker", worker.id)
-            self.space.suggest(trial)
-            return trial
-
-    def _sampler_seed(self) -> int:
-        """Of the next trial: by its place, not counting repetitions, so that interruptions change no later trial."""
-        known = self._trials
-        number = known.counted + len(known.repetitions)
-        if known.waiting is not None:
-            first = known.waiting
-            while (earlier := first.user_attrs.get("retry_of")) is not None:
-                first = known.trial(earlier)
-            number = first.number
-        place = number - bisect_left(known.repetitions, number)
-        return stream_seed(self.settings.run.seed, f"trial {place}") % 2**32
-
-    def _run(self, trial: optuna.Trial, report: Callable[[int], None]) -> None:
-        """Train with the trial's settings and record what came of it."""
-        import optuna
-
-        select_by = self.settings.training.select_by
-
-        def evaluated(progress: Progress) -> None:
-            if orphaned():
-                raise KeyboardInterrupt
-            if progress.metrics is None:
-                return
-            trial.report(progress.metrics[select_by], progress.epoch)
-            report(progress.epoch)
-            if trial.should_prune() and progress.stopped is None:
-                raise optuna.TrialPruned
-
-        try:
-            values = self.space.decode(trial.params) | {"refit": False}
-            if "tensorboard" in self.settings.by_section():
-                values["tensorboard"] = False
-            result = make_trainer(self._seen, self.settings.replace(values), on_progress=evaluated).fit()
-            trial.set_user_attr("metrics", result["metrics"]["valid"])
-            self._optuna.tell(trial, result["metrics"]["valid"][select_by])
-        except optuna.TrialPruned:
-            self._optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            raise
-        except KeyboardInterrupt:
-            with in_turn(self.path / "claims.lock"):
-                self._give_back(self._trials.trial(trial.number), killed=False)
-            raise
-        except Exception as error:
-            trial.set_user_attr("reason", f"{type(error).__name__}: {str(error).strip()}")
-            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if not _may_happen(error):
-                raise
-
-    def _give_back_lost(self, worker: Worker) -> int:
-        """Have the trials of dead workers made again; how many."""
-        running = self._trials.update().running
-        lost = [trial for trial in running if not worker.is_alive(trial.user_attrs.get("worker"))]
-        return sum(self._give_back(trial, killed=True) for trial in lost)
-
-    def _give_back(self, trial: optuna.trial.FrozenTrial, *, killed: bool) -> bool:
-        """Mark a running trial as failed and have it made again, unless that killed its worker too often."""
-        import optuna
-
-        told = self._optuna.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-        tries = int(trial.user_attrs.get("tries", 0)) + killed
-        if told.state.name != "FAIL" or tries >= TRIES:
-            return False
-        self._optuna.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "tries": tries})
-        return True
-
-    def _work_together(
-        self, trials: int | None, deadline: float | None, workers: int, threads: int | None, report: OnProgress
-    ) -> None:
-        """Have processes work; if some were killed, others take up what they left."""
-        while workers:
-            arguments = (self.path, self.dataset, trials, deadline, threads)
-            run_processes(workers, _work_on, arguments, lambda: report(self.progress(trials)))
-            with Worker(self.path / "workers") as observer, in_turn(self.path / "claims.lock"):
-                lost = self._give_back_lost(observer)
-            workers = 0 if deadline is not None and time.monotonic() >= deadline else min(workers, lost)
+        return optuna.pruners.NopPruner()
 
 
 def _work_on(path: Path, dataset: Dataset, trials: int | None, deadline: float | None, threads: int | None) -> None:
-    """What each process of a study does."""
+    """What each process of a search does."""
     Study(path, dataset).work(trials, deadline, threads)
 
 
-def without_test(dataset: Dataset) -> Dataset:
-    """The data set without the interactions of its test split."""
-    return dataclasses.replace(dataset, interactions=dataset.interactions[dataset.interactions["split"] != "test"])
+def _searched(about: dict[str, Any], settings: Settings) -> tuple[SearchSpace, bool]:
+    """The search space, and whether trials are pruned, in the content of ``study.json``."""
+    space = SearchSpace.from_dict(about["search"], settings)
+    _require_validation(settings)
+    return space, bool(about["prune"])
 
 
 def _require_validation(settings: Settings) -> None:
@@ -447,18 +298,3 @@ def _require_validation(settings: Settings) -> None:
             f"protocol = {settings.training.protocol!r}: a search must not select on the test split; "
             "tune with protocol = 'validation', and train the best with the other"
         )
-
-
-def _refuse_hopeless(path: Path, known: Trials) -> None:
-    if len(known.reasons) >= HOPELESS and not known.any_result:
-        raise ConfigError(
-            f"{path}: all of the first {len(known.reasons)} trials failed, the last with\n{known.reasons[-1]}\n"
-            "Fix the settings or the search space, and tune into another folder."
-        )
-
-
-def _may_happen(error: Exception) -> bool:
-    """Whether settings can be to blame, so that other trials may go well."""
-    if isinstance(error, (NumericalError, ConfigError, MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

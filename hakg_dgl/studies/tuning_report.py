@@ -1,4 +1,4 @@
-"""What a study found: ``report.json`` for programs, ``report.md`` for people, ``best.toml`` for ``hakg train``."""
+"""What a search found: ``report.json`` for programs, ``report.md`` for people, ``best.toml`` for ``hakg train``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError
 from hakg_dgl.models.recommender import ClosedFormRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.journal import CUT_LINES
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 IMPORTANCE_FROM = 10
 """Completed trials below which no importance is estimated."""
 SEEDS = (1, 2, 3)
-"""With which the best settings are to be trained."""
+"""The seeds with which the best settings are to be trained."""
 _STATES = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
@@ -43,7 +42,7 @@ def summary(
     study, space
         The trials, and what was searched.
     path, data_path
-        Of the study and of the data set, for the commands to come.
+        Where the study and the data set lie, for the commands that the report names.
     settings, dataset
         What was the same in all trials.
     wanted
@@ -84,16 +83,13 @@ def write_report(path: Path, report: dict[str, Any], settings: Settings) -> None
 
     Raises
     ------
-    CheckpointError
+    OSError
         If the folder cannot be written; earlier files are then as they were.
     """
-    try:
-        if report["best"]:
-            write_text(path / "best.toml", settings.replace(report["best"]["settings"]).to_toml())
-        write_json(path / "report.json", report)
-        write_text(path / "report.md", as_markdown(report))
-    except OSError as error:
-        raise CheckpointError(f"{path}: the report cannot be written: {error.strerror}; the trials are safe") from error
+    if report["best"]:
+        write_text(path / "best.toml", settings.replace(report["best"]["settings"]).to_toml())
+    write_json(path / "report.json", report)
+    write_text(path / "report.md", as_markdown(report))
 
 
 def ranked(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -165,7 +161,7 @@ def _trial(trial: optuna.trial.FrozenTrial, space: SearchSpace, again: int | Non
 
 
 def _commands(path: Path, data_path: Path | None, settings: Settings) -> list[str]:
-    """To train the best: with three seeds, but a closed-form model, in which nothing is drawn by chance, once."""
+    """Commands that train the best: three seeds, or one training of a closed-form model, which draws nothing."""
     data = "DATA" if data_path is None else shlex.quote(str(data_path))
     config = shlex.quote(str(path / "best.toml"))
 
@@ -221,7 +217,7 @@ def _slices(trials: list[dict[str, Any]], space: SearchSpace) -> dict[str, list[
 
 
 def _parallel(trials: list[dict[str, Any]], space: SearchSpace, metric: str) -> dict[str, Any]:
-    """Axes, and a line over them for each trial that has a value."""
+    """The axes, and a line over them for each trial that has a value."""
     axes = [{"name": key, "log": getattr(dimension, "log", False)} for key, dimension in space.dimensions.items()]
     lines = [[*(trial["settings"][key] for key in space.dimensions), trial["value"]] for trial in _usable(trials)]
     return {"axes": [*axes, {"name": metric, "log": False}], "lines": lines}

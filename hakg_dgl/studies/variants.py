@@ -1,4 +1,4 @@
-"""Which models a study compares: names and the settings in which each differs from the full one."""
+"""Which models an ablation study compares: their names, and the settings in which each differs from the full one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLES = ("ablation", "depth")
 
 
 def variants_of(settings: Settings) -> tuple[Variant, ...]:
-    """The full model and what its class declares. One whose settings are those of the full model is that model."""
+    """The full model and the variants that its class declares."""
     return (Variant(FULL, "full model", {}), *settings.model_class.variants)
 
 
@@ -24,9 +24,10 @@ def chosen_variants(settings: Settings, only: Iterable[str] = ()) -> list[Varian
     Parameters
     ----------
     settings
-        Of the full model; variants that do not differ from it are left out.
+        The settings of the full model; variants that do not differ from it are left out.
     only
-        Names of those wanted; all, if there is none. One that is the full model stands for that.
+        The names of the wanted variants; by default, all are wanted. The full model is trained in the place of a
+        variant that does not differ from it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which workers of a study are alive: each holds a locked file that it keeps fresh."""
+"""Which workers of a search are alive: each holds a locked file that it keeps fresh."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Worker:
         self._held.close()
 
     def is_alive(self, other: str | None) -> bool:
-        """Whether the worker with this id is; what is left of a dead one is removed."""
+        """Whether the worker with this id is alive; what is left of a dead one is removed."""
         if other is None:
             return False
         file = self._folder / other
@@ -72,7 +72,7 @@ class Worker:
 
 
 def _machine() -> str:
-    """This machine since it was started: a lock of an earlier start is gone."""
+    """The id of this machine since its last start, which ended all locks of earlier ones."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -59,6 +59,7 @@ class Standing:
     step: int = 0
     step_loss: float = 0.0
     step_seconds: float = 0.0
+    chosen: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -205,7 +206,7 @@ class Checkpoint:
 
 
 def _refuse_other_types(standing: Standing) -> None:
-    """Raise TypeError for a value that is no number, or no count, where one is written."""
+    """Raise TypeError for a value that is not a number, or not a count, where one is written."""
     for name, value in asdict(standing).items():
         default = getattr(Standing(), name)
         for number in value.values() if isinstance(default, dict) else [value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hakg_dgl.training.protocol import REFIT_SPLITS, cuts, require_pairs
 from hakg_dgl.training.recording import Recording
 from hakg_dgl.training.result import result_of, tested
 from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.selection import Selection
 from hakg_dgl.training.trainee import build_model
 
 _ALL_TRIED = "all settings tried"
@@ -136,10 +137,14 @@ class ClosedFormTrainer:
         self.model = self._built(splits)
         best = self._search()
         self.model.load_tensors(best.tensors)
+        chosen = self.model.choose(Selection(self.dataset, training))
+        if chosen:
+            best = self._measured_again(best)
         if training.refits:
             splits = REFIT_SPLITS
             self.model = self._built(splits)
             self.model.solve(best.chosen)
+            self.model.take(chosen)
         self._save(best, splits)
         self.model.eval()
         result = result_of(
@@ -147,11 +152,17 @@ class ClosedFormTrainer:
             warnings=self.warnings, best_epoch=best.number, epochs_run=best.tried, stopped=_ALL_TRIED,
             refit={"splits": list(splits)} if training.refits else None,
             selecting=best.metrics, test=tested(self.dataset, training, self.model.scorer()),
-            seconds=time.perf_counter() - began, selected=best.chosen,
+            seconds=time.perf_counter() - began, selected=best.chosen, chosen=chosen,
         )  # fmt: skip
         if self.folder is not None:
             self.folder.write_result(result)
         return result
+
+    def _measured_again(self, best: Solved) -> Solved:
+        """The best with what its model chose beside."""
+        training = self.settings.training
+        metrics = Evaluator(self.dataset, training.selected_on, cuts(training))(self.model.scorer()).metrics
+        return replace(best, metrics=dict(metrics), tensors=copied(self.model))
 
     def _built(self, splits: tuple[str, ...]) -> ClosedFormRecommender:
         model = build_model(self.dataset, self.settings, self.device, splits)

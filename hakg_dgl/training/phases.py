@@ -35,6 +35,8 @@ class Search:
         session = self.session
         while session.standing.refit_from is None and session.selection.reason_to_stop(session.standing) is None:
             self._epoch()
+        if session.standing.refit_from is None:
+            session.choose()
 
     def _epoch(self) -> None:
         session, standing, training = self.session, self.session.standing, self.session.settings.training
@@ -87,6 +89,7 @@ class Refit:
             self._begin(standing)
         while self._done(standing) < standing.best_epoch:
             self._epoch()
+        session.trainee.model.take(standing.chosen)
         session.measure(standing.best_epoch)  # for its error, before the best model of the search is replaced
         session.keep_as_best()
 

@@ -38,6 +38,7 @@ def result_of(
     test: dict[str, float] | None,
     seconds: float,
     selected: dict[str, float] | None = None,
+    chosen: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """What ``result.json`` says.
 
@@ -57,6 +58,8 @@ def result_of(
         Spent training.
     selected
         The settings selected, of a model in closed form.
+    chosen
+        What the best model chose beside training (:meth:`~hakg_dgl.models.recommender.Recommender.choose`).
     """
     training = settings.training
     published = training.protocol == "published"
@@ -68,6 +71,7 @@ def result_of(
         "best_epoch": best_epoch,
         "epochs_run": epochs_run,
         **({} if selected is None else {"selected": selected}),
+        **({"chosen": chosen} if chosen else {}),
         "refit": refit,
         "stopped": stopped,
         "metrics": {"valid": None if published else selecting, "test": test},

@@ -38,8 +38,8 @@ _TEMPORARY = re.compile(
 class RunFolder:
     """A run on disk.
 
-    Reading what the folder lacks, or what is damaged, raises CheckpointError naming the file; so does writing that
-    fails (a full disk, say), which leaves the earlier file as it was.
+    Reading a file that is missing or damaged raises CheckpointError, which names the file. Writing that fails (on a
+    full disk, for example) raises it too, and leaves the earlier file as it was.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class RunFolder:
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
-        """Keep other trainers out of the folder, which is made if it is not there; CheckpointError if one is in it."""
+        """Keep other trainers out of the folder, which is made if need be; CheckpointError if one trains in it."""
         with ExitStack() as held:
             with self._writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class RunFolder:
             yield
 
     def create(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
-        """Start the folder afresh: settings and data set are written, what an earlier run left is removed."""
+        """Start the folder afresh: write settings and data set, and remove what an earlier run left."""
         with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
@@ -82,7 +82,7 @@ class RunFolder:
         self.describe(settings, dataset, data_path)
 
     def describe(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
-        """Write the settings, and what data set the run belongs to; without a path, one noted earlier stays."""
+        """Write the settings and the data set of the run; without a path, one that was noted earlier stays."""
         noted = None
         if self.about_file.exists():
             noted = self.about["data"].get("path")
@@ -104,7 +104,7 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def holds_other_files(self) -> bool:
-        """Whether there are files in the folder, those apart that a trainer killed at its very beginning leaves."""
+        """Whether there are files in the folder other than those that a trainer leaves if it is killed at its start."""
         names = [file.name for file in self.path.iterdir()]
         return any(name != locks.LOCK_NAME and not _TEMPORARY.fullmatch(name) for name in names)
 
@@ -119,7 +119,7 @@ class RunFolder:
         try:
             return self._read_settings()
         except ConfigError as error:
-            raise CheckpointError(f"{error}\nMend the file, or train again.") from error
+            raise CheckpointError(f"{error}\nFix the file, or train again.") from error
 
     def _read_settings(self) -> Settings:
         values = read_toml(self.config_file)
@@ -149,7 +149,7 @@ class RunFolder:
 
     @property
     def data_path(self) -> Path | None:
-        """Where the data set lay when training started, None if it was not on disk."""
+        """The place of the data set when training started, None if it was not on disk."""
         where = self.about["data"].get("path")
         return None if where is None else Path(where)
 
@@ -176,7 +176,7 @@ class RunFolder:
         return [self._metrics_line(line, n) for n, line in enumerate(lines, 1) if line.endswith(b"\n")]
 
     def _metrics_line(self, line: bytes, number: int) -> dict[str, Any]:
-        """A line, whose values are numbers but for the name of the split; CheckpointError names its number."""
+        """A line, in which all values but the name of the split are numbers; else CheckpointError names its number."""
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -196,7 +196,7 @@ class RunFolder:
             handle.write(json.dumps(line, allow_nan=False) + "\n")
 
     def sync_metrics(self) -> None:
-        """Return when the lines so far are on the disk: a state must not outlive the lines of its epochs."""
+        """Return when the lines so far are on the disk, because a state must not outlive the lines of its epochs."""
         if self.metrics_file.exists():
             with self._writing(self.metrics_file):
                 sync_file(self.metrics_file)
@@ -230,7 +230,7 @@ class RunFolder:
         return tensors, metadata
 
     def load_metadata(self, file: Path) -> dict[str, Any]:
-        """Metadata alone of a safetensors file written by :meth:`save_tensors`."""
+        """The metadata, without tensors, of a safetensors file written by :meth:`save_tensors`."""
         self._require(file)
         try:
             with safe_open(file, framework="pt") as handle:
@@ -250,14 +250,14 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, file: Path) -> Iterator[None]:
-        """Turn what writers raise into CheckpointError; safetensors has an exception of its own for a full disk."""
+        """Turn what writers raise into CheckpointError; safetensors has its own exception for a full disk."""
         try:
             yield
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
                 f"{file}: cannot be written: {reason}; what the run saved earlier is intact\n"
-                "Free space or mend permissions, then continue with --resume, or train in another folder."
+                "Free space or fix permissions, then continue with --resume, or train in another folder."
             ) from error
 
     def _write_json(self, file: Path, value: dict[str, Any]) -> None:
@@ -266,7 +266,7 @@ class RunFolder:
 
     def _require(self, file: Path) -> None:
         if file.exists() and not file.is_file():  # a pipe or a device may have no end
-            raise damaged(file, "it is no plain file")
+            raise damaged(file, "it is not a plain file")
         if not file.exists():
             raise CheckpointError(
                 f"{self.path}: has no {file.name}, so it is not a run, or one that has not come so far; "
@@ -314,16 +314,16 @@ def settings_differences(theirs: Mapping[str, Any], ours: Settings, free: Collec
     Parameters
     ----------
     theirs
-        The stored ones; keys that they lack have their defaults.
+        The stored settings; keys that they lack have their defaults.
     ours
-        To compare with.
+        The settings to compare with.
     free
         Keys that may differ.
 
     Raises
     ------
     ConfigError
-        If the stored ones are no settings.
+        If the stored values are not settings.
     """
     stored = Settings.from_dict(theirs)
     if stored.kind != ours.kind:
@@ -333,5 +333,5 @@ def settings_differences(theirs: Mapping[str, Any], ours: Settings, free: Collec
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As files have them: tuples as lists."""
+    """Settings as files hold them, with lists in place of tuples."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import NumericalError
 from hakg_dgl.models.recommender import GradientRecommender
-from hakg_dgl.ranking.evaluation import Evaluator
+from hakg_dgl.ranking.evaluation import Evaluator, cold_items
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.training import TrainingSettings
 from hakg_dgl.training.checkpoint import Standing
 from hakg_dgl.training.protocol import cuts
+
+JUDGES = 3000
+"""Users that a choice beside training is made by, at most."""
+FEW = 20
+"""Users who have chosen an item without interactions, below which such items are not judged."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Selection:
     def __init__(self, dataset: Dataset, training: TrainingSettings) -> None:
         self.dataset, self.training = dataset, training
         self._evaluator: Evaluator | None = None
+        self._sample: Evaluator | None = None
+        self._among_new: tuple[Evaluator | None] | None = None
 
     def measure(self, model: GradientRecommender) -> Measured:
         """Evaluate the model as it is; NumericalError if its scores are not finite."""
@@ -56,6 +65,32 @@ class Selection:
         if learned is None:
             return Measured(metrics, None)
         return Measured(metrics, self._evaluator(learned).metrics[self.training.select_by])
+
+    def worth(self, scorer: Scorer) -> float:
+        """The selecting metric of a scorer, over :data:`JUDGES` users at most."""
+        if self._sample is None:
+            self._sample = self._evaluator_of()
+        return self._sample(_finite(scorer)).metrics[self.training.select_by]
+
+    def worth_of_new_items(self, scorer: Scorer) -> float | None:
+        """The same among items without interactions; None where fewer than :data:`FEW` users have chosen one."""
+        if self._among_new is None:
+            new = cold_items(self.dataset, self.training.selected_on)
+            pairs = self.dataset.pairs(self.training.selected_on)
+            choosers = len(np.unique(pairs[np.isin(pairs[:, 1], new), 0]))
+            self._among_new = (self._evaluator_of(new) if choosers >= FEW else None,)
+        (evaluator,) = self._among_new
+        return None if evaluator is None else evaluator(_finite(scorer)).metrics[self.training.select_by]
+
+    def _evaluator_of(self, candidates: NDArray[np.int64] | None = None) -> Evaluator:
+        """For some of the users, evenly spaced, where there are many."""
+        split = self.training.selected_on
+        users = np.unique(self.dataset.pairs(split)[:, 0])
+        kept = users[np.linspace(0, len(users) - 1, min(len(users), JUDGES)).round().astype(np.int64)]
+        left_out = np.setdiff1d(np.arange(self.dataset.n_users), kept)
+        return Evaluator(
+            self.dataset, split, (self.training.selecting_cut,), exclude_users=left_out, candidates=candidates
+        )
 
     def note(self, standing: Standing, measured: Measured, number: int) -> bool:
         """Take an evaluation into account; whether it is the best so far."""

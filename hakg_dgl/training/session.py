@@ -79,6 +79,18 @@ class Session:
         except NumericalError as error:
             raise self.numerical_error(f"scores are not finite numbers ({error})", number, "evaluation") from error
 
+    def choose(self) -> None:
+        """Have the best model choose what is not learned; the model that is trained stays as it is."""
+        if not self.best:
+            return
+        model, last = self.trainee.model, copied(self.trainee.model)
+        model.load_tensors(self.best)
+        self.standing.chosen = model.choose(self.selection)
+        if self.standing.chosen:
+            self.standing.best_metrics = self.measure(self.standing.best_epoch).metrics
+            self.keep_as_best()
+        model.load_tensors(last)
+
     def keep_as_best(self) -> None:
         """Take the model as it is for the best, and write it."""
         self.best = copied(self.trainee.model)

@@ -178,7 +178,7 @@ class Trainer:
             stopped=session.selection.reason_to_stop(standing),
             refit={"epochs": standing.best_epoch, "splits": list(REFIT_SPLITS)} if refitted else None,
             selecting=standing.best_metrics, test=tested(self.dataset, self.settings.training, self.model.scorer()),
-            seconds=standing.seconds,
+            seconds=standing.seconds, chosen=standing.chosen,
         )  # fmt: skip
         if self.folder is not None:
             self.folder.write_result(result)

@@ -2,200 +2,33 @@ r"""The ranking score of HAKG as a sum over edges of the graph.
 
 Every layer's output is a sum over edges, divided by its norm; the vectors that rank are sums over layers. With the
 norms and gates as they are, the score is therefore a sum of one term per edge that enters the user or the item, and of
-what their own parameters add. docs/explain.md derives it. All terms are computed in float64.
+what their own parameters add. Facts and links of users are such edges too. docs/explain.md derives it. All terms are
+computed in float64.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from hakg_dgl.errors import ConfigError
-from hakg_dgl.geometry.frame import Gram
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
-from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.packed import Grouping, PackedGraph
+from hakg_dgl.graph.edge_types import INVERSE_PREFIX
 from hakg_dgl.models.explanation import (
+    FACT_OR_LINK,
     ITEM_COLUMNS,
     KEPT_PATHS,
     PATH_COLUMNS,
     USER_COLUMNS,
+    USER_FACT_COLUMNS,
     Component,
     Terms,
     frame_of,
 )
 from hakg_dgl.models.hakg.network import Network
-from hakg_dgl.models.hakg.settings import HAKGSettings
-
-
-class Edges(NamedTuple):
-    """Edges into some nodes: the number of the receiver among those asked for, its partner, the relation (or None)."""
-
-    receiver: Tensor
-    partner: Tensor
-    relation: Tensor
-
-
-def _members(grouping: Grouping, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Of some groups: the number of the group among those given and the edge, for every edge in them."""
-    starts, ends = grouping.indptr[groups], grouping.indptr[groups + 1]
-    sizes = ends - starts
-    receiver = torch.repeat_interleave(sizes)
-    place = torch.arange(len(receiver)) + (starts - sizes.cumsum(0) + sizes)[receiver]
-    return receiver, place if grouping.order is None else grouping.order[place]
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """Values that enter a layer, and what sums over edges are multiplied by to give its normalised outputs."""
-
-    user: Tensor
-    entity: Tensor
-    item: Tensor | None
-    user_factor: Tensor
-    entity_factor: Tensor
-    item_factor: Tensor | None
-    gate_matrices: tuple[Tensor, Tensor] | None
-
-
-class Trace:
-    """One propagation with all that its terms are computed from, on the CPU.
-
-    Parameters
-    ----------
-    network
-        As trained; its parameters are read now.
-
-    Attributes
-    ----------
-    user, entity, item
-        The sums over layers, ``[n_users, d]`` and twice ``[n_items, d]`` (item None without dual item embeddings).
-    user_share, item_share
-        What users and items divide by, by their degrees, before they send: factors ``[n_users]`` and ``[n_items]``.
-    """
-
-    user: Tensor
-    entity: Tensor
-    item: Tensor | None
-
-    @torch.no_grad()
-    def __init__(self, network: Network) -> None:
-        _refuse_other_edges(network)
-        self.settings: HAKGSettings = network.settings
-        self.rule: MessageRule = network.rule
-        self.graph: PackedGraph = network.graph.to("cpu").packed
-        self.relation = network.relation.detach().cpu()
-        self.user_share, self.item_share = (
-            degree.clamp_min(1).double().pow(-network.settings.degree_exponent)
-            for degree in (self.graph.interactions.row_degree, self.graph.interactions.col_degree)
-        )
-        self.layers: list[_Layer] = []
-        n_items, n_layers = network.graph.n_items, network.settings.layers
-        degree = self.graph.knowledge.pairs.row_degree.clamp_min(1)
-        user, entity = network.user.detach(), network.entity.detach()
-        item = network.item.detach() if network.settings.dual_item_embeddings else None
-        self.user, self.entity = _wide(user), _wide(entity[:n_items])
-        self.item = None if item is None else _wide(item)
-        for number in range(n_layers):
-            n_heads = n_items if number == n_layers - 1 else network.graph.n_entities
-            received = network.layer(number, network.executor, user, entity, item, n_heads)
-            new_user, user_factor = _normalised(received[0])
-            new_entity, entity_factor = _normalised(received[1])
-            user_factor = user_factor * _wide(network.inverse_degree("row"))
-            new_item, item_factor = None, None
-            if received[2] is not None and self.item is not None:
-                new_item, item_factor = _normalised(received[2])
-                self.item += _wide(new_item)
-                if self.settings.formulation == "paper":
-                    item_factor = item_factor * _wide(network.inverse_degree("col"))
-            self.layers.append(
-                _Layer(
-                    user.cpu(), entity.cpu(), None if item is None else item.cpu(),
-                    user_factor, entity_factor / degree[:n_heads], item_factor, _gate_matrices(network, number),
-                )
-            )  # fmt: skip
-            user, entity, item = new_user, new_entity, new_item
-            self.user += _wide(user)
-            self.entity += _wide(entity[:n_items])
-
-    def past_items(self, user: int) -> Tensor:
-        """The user's items in the graph, int64 ``[n]``."""
-        pattern = self.graph.interactions
-        return pattern.cols[_members(pattern.by_row, torch.tensor([user]))[1]]
-
-    def users_of(self, items: Tensor) -> Edges:
-        """The users of items in the graph; relations are -1."""
-        pattern = self.graph.interactions
-        receiver, edge = _members(pattern.by_col, items)
-        return Edges(receiver, pattern.rows[edge], torch.full_like(edge, -1))
-
-    def facts_of(self, items: Tensor) -> Edges:
-        """The KG edges that items receive, inverses included."""
-        knowledge = self.graph.knowledge
-        receiver, edge = _members(knowledge.pairs.by_row, items)
-        return Edges(receiver, knowledge.pairs.cols[edge], knowledge.relation[edge])
-
-    def gate(self, layer: int, items: Tensor) -> Tensor:
-        """Weight of the collaborative embedding in what items show their users, ``[n, d]`` (HAKG eq. 8)."""
-        values = self.layers[layer]
-        if values.item is None:
-            return torch.zeros(len(items), self.relation.shape[1], dtype=torch.float64)
-        if values.gate_matrices is None:
-            return torch.full((len(items), self.relation.shape[1]), 0.5, dtype=torch.float64)
-        of_item, of_entity = values.gate_matrices
-        return torch.sigmoid(values.item[items].double() @ of_item.T + values.entity[items].double() @ of_entity.T)
-
-    def mean_gate(self, items: Tensor) -> Tensor:
-        """Mean of :meth:`gate` over layers and coordinates, ``[n]``."""
-        return torch.stack([self.gate(number, items) for number in range(len(self.layers))]).mean((0, 2))
-
-    def messages(self, layer: int, heads: Tensor, relations: Tensor, tails: Tensor) -> Tensor:
-        """Parts ``a e_h``, ``b e_t``, ``c w_r`` of the messages of edges in a layer's output: ``[3, n, d]``.
-
-        Each is weighted as in the normalised output, which is the sum over all edges of a head and the three parts.
-        """
-        values = self.layers[layer]
-        h, t = values.entity[heads].double(), values.entity[tails].double()
-        w = self.relation[relations].double()
-        gram = Gram(*((x * y).sum(1) for x, y in ((h, h), (t, t), (w, w), (h, t), (h, w), (t, w))))
-        scales = self.rule.scale(gram.hh), self.rule.scale(gram.tt), self.rule.scale(gram.ww)
-        factor = values.entity_factor[heads]
-        along = (factor * x for x in self.rule.coefficients(scales, gram))
-        return torch.stack([x.unsqueeze(1) * y for x, y in zip(along, (h, t, w), strict=True)])
-
-
-def _refuse_other_edges(network: Network) -> None:
-    """Raise ConfigError where users or entities receive more than interactions and facts of the KG."""
-    others = [*network.graph.user_types, *network.own_updates]
-    if others:
-        raise ConfigError(
-            "explanations add up over interactions and the knowledge graph; this model also has edges of type "
-            f"{', '.join(map(str, dict.fromkeys(others)))}, whose part cannot be told apart: train without them to "
-            "explain scores"
-        )
-
-
-def _wide(x: Tensor) -> Tensor:
-    """A copy in float64 on the CPU."""
-    return x.detach().to("cpu", torch.float64, copy=True)
-
-
-def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows divided by their L2 norm, and in float64 on the CPU what they were multiplied by."""
-    factor = torch.linalg.vector_norm(x.double(), dim=1).clamp_min(ROW_NORM_FLOOR).reciprocal()
-    return x * factor.to(x.dtype).unsqueeze(1), factor.cpu()
-
-
-def _gate_matrices(network: Network, layer: int) -> tuple[Tensor, Tensor] | None:
-    """``A_l``, ``B_l`` in float64; None without a gate."""
-    if not (network.settings.gate and network.settings.dual_item_embeddings):
-        return None
-    return _wide(network.gate_item[layer]), _wide(network.gate_entity[layer])
+from hakg_dgl.models.hakg.terms import POWER
+from hakg_dgl.models.hakg.trace import Edges, Trace, wide
 
 
 class UserSide:
@@ -206,20 +39,22 @@ class UserSide:
     trace
         The propagation.
     user
-        Whose.
+        The number of the user.
 
     Attributes
     ----------
     items
-        Its past items, int64 ``[n]``.
+        The user's past items, int64 ``[n]``.
     unit
-        ``[d]``; the sum of ``own``, ``knowledge`` and ``collaborative`` over all rows.
+        The unit vector, ``[d]``: the sum of ``own``, ``knowledge``, ``collaborative`` and ``facts`` over all rows.
     own
-        ``[d]``, what its parameters add.
+        The part of the user's parameters, ``[d]``.
     knowledge, collaborative, items_part
-        ``[n, d]``, what the past items' two embeddings add through the gate, and their sum.
+        The parts of the past items' two embeddings through the gate, ``[n, d]``, and their sum.
     knowledge_weights, collaborative_weights
-        ``[L, n, d]``: what the embeddings that enter each layer are multiplied by.
+        Factors ``[L, n, d]`` of the embeddings that enter each layer.
+    facts
+        Node type of the other end -> the user's facts (``entity``) or links (``user``), and their parts, ``[m, d]``.
     """
 
     def __init__(self, trace: Trace, user: int) -> None:
@@ -240,15 +75,34 @@ class UserSide:
             collaborative = [layer.item[items].double() for layer in trace.layers if layer.item is not None]
             self.collaborative = (self.collaborative_weights * torch.stack(collaborative)).sum(0)
         self.items_part = self.knowledge + self.collaborative
+        self.facts = {end: self._facts(trace, user, norm, end) for end in ("entity", "user")}
+        self._names = [name for _, name, _ in trace.edge_types]
+
+    def _facts(self, trace: Trace, user: int, norm: Tensor, end: str) -> tuple[Edges, Tensor]:
+        edges = trace.received("user", torch.tensor([user]), end)
+        heads = torch.full_like(edges.partner, user)
+        parts = [
+            trace.messages(number, heads, edges.relation, edges.partner, ends=("user", end)).sum(0)
+            for number in range(len(trace.layers))
+        ]
+        return edges, torch.stack(parts).sum(0) / norm
 
     def terms(self, vector: Tensor) -> pd.DataFrame:
         """Contributions to the inner product with an item's vector ``[d]``, as :attr:`Terms.from_user`."""
         own = frame_of(USER_COLUMNS, "own", -1, (self.own @ vector).unsqueeze(0))
         parts = {"knowledge": self.knowledge, "collaborative": self.collaborative}
-        return pd.concat(
-            [own, *(frame_of(USER_COLUMNS, via, self.items, part @ vector) for via, part in parts.items())],
-            ignore_index=True,
-        )
+        frames = [own, *(frame_of(USER_COLUMNS, via, self.items, part @ vector) for via, part in parts.items())]
+        for end, (edges, part) in self.facts.items():
+            if len(edges.partner):
+                names = [self._names[number] for number in edges.relation.tolist()]
+                # The user receives a fact of its own along the inverse edge.
+                backwards = [not name.startswith(INVERSE_PREFIX) for name in names]
+                frames.append(
+                    frame_of(USER_FACT_COLUMNS, FACT_OR_LINK[end], -1, edges.partner, part @ vector).assign(
+                        relation=[name.removeprefix(INVERSE_PREFIX) for name in names], inverse=backwards
+                    )
+                )
+        return pd.concat(frames, ignore_index=True)
 
 
 class _LearnedPart:
@@ -291,7 +145,7 @@ class KnowledgePart(_LearnedPart):
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
-        """The item's side is its facts; paths are the entities that it shares with past items."""
+        """The item's side is its facts, those of users about it too; paths are entities shared with past items."""
         trace, side = self.trace, self.sides.of(user)
         divisor = self._divisor(item, trace.entity)
         own = trace.layers[0].entity[item].double() / divisor
@@ -307,10 +161,24 @@ class KnowledgePart(_LearnedPart):
             frame_of(ITEM_COLUMNS, "fact", facts.relation, facts.partner, from_head + from_tail + from_relation).assign(
                 from_entity=from_tail.numpy(), from_relation=from_relation.numpy(), from_item=from_head.numpy()
             ),
+            self._from_users(side, item, divisor),
         ], ignore_index=True)  # fmt: skip
         vector = trace.entity[item] / divisor
         paths, total = self._paths(side, item, facts, parts.sum(0))
         return Terms(float(side.unit @ vector), side.terms(vector), from_item, paths, {"entity": total})
+
+    def _from_users(self, side: UserSide, item: int, divisor: Tensor) -> pd.DataFrame:
+        """Terms of the facts that users have about the item."""
+        trace = self.trace
+        facts = trace.received("entity", torch.tensor([item]), "user")
+        heads = torch.full_like(facts.partner, item)
+        parts = [
+            trace.messages(number, heads, facts.relation, facts.partner, ends=("entity", "user")).sum(0)
+            for number in range(len(trace.layers))
+        ]
+        return frame_of(
+            ITEM_COLUMNS, "user fact", facts.relation, facts.partner, torch.stack(parts).sum(0) @ side.unit / divisor
+        )
 
     def _paths(
         self, side: UserSide, item: int, facts: Edges, messages: Tensor
@@ -399,22 +267,47 @@ class LinearPart:
     name = "linear item-item term"
 
     def __init__(self, trace: Trace, network: Network) -> None:
-        self.trace, self.weight = trace, network.settings.linear_weight
-        self.left, self.right = (
-            network.linear_left.detach().cpu().double(),
-            network.linear_right.detach().cpu().double(),
-        )
+        self.trace, terms = trace, network.terms
+        self.left, self.right = wide(terms.linear_left) * wide(terms.weights)[0], wide(terms.linear_right)
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
         """One term a past item."""
         items = self.trace.past_items(user)
-        values = self.weight * (self.left[items] @ self.right[item])
+        return _by_past_item("linear", items, self.left[items] @ self.right[item])
+
+
+class FactsPart:
+    """The term over facts: how like each past item is by its facts; and the bias of a new item."""
+
+    name = "likeness by facts"
+
+    def __init__(self, trace: Trace, network: Network) -> None:
+        self.trace, terms = trace, network.terms
+        weights, new = wide(terms.weights), (network.packed.interactions.col_degree == 0).cpu()
+        self.facts = wide(terms.facts)
+        self.weights, self.biases = torch.where(new, weights[2], weights[1]), weights[3] * new
+
+    @torch.no_grad()
+    def terms(self, user: int, item: int) -> Terms:
+        """One term a past item; the bias is the item's own."""
+        items = self.trace.past_items(user)
+        values = self.facts[items] @ self.facts[item] * self.weights[item] / max(1, len(items)) ** POWER
+        found, bias = _by_past_item("facts", items, values), self.biases[item].unsqueeze(0)
         return Terms(
-            float(values.sum()),
-            frame_of(USER_COLUMNS, "linear", items, values),
-            frame_of(ITEM_COLUMNS, "linear", -1, items, values),
+            found.value + float(bias),
+            pd.concat([found.from_user, frame_of(USER_COLUMNS, "own", -1, bias)], ignore_index=True),
+            pd.concat([found.from_item, frame_of(ITEM_COLUMNS, "own", -1, -1, bias)], ignore_index=True),
         )
+
+
+def _by_past_item(way: str, items: Tensor, values: Tensor) -> Terms:
+    """A term that each past item has a share of."""
+    return Terms(
+        float(values.sum()),
+        frame_of(USER_COLUMNS, way, items, values),
+        frame_of(ITEM_COLUMNS, way, -1, items, values),
+    )
 
 
 class HAKGBreakdown:
@@ -429,13 +322,16 @@ class HAKGBreakdown:
     """
 
     def __init__(self, network: Network) -> None:
+        network.settle()
         self.trace = Trace(network)
         sides = UserSides(self.trace)
         self.components: list[Component] = [KnowledgePart(self.trace, sides)]
         if self.trace.item is not None:
             self.components.append(CollaborativePart(self.trace, sides))
-        if network.settings.linear_weight > 0.0:
+        if network.terms.linear_left.shape[1]:
             self.components.append(LinearPart(self.trace, network))
+        if network.terms.facts.shape[1]:
+            self.components.append(FactsPart(self.trace, network))
 
     def past_items(self, user: int) -> Tensor:
         """The user's items in the graph, int64 ``[n]``."""

@@ -25,9 +25,10 @@ from hakg_dgl.models.hakg.settings import (
     HAKGSettings,
     idle_settings,
 )
+from hakg_dgl.models.hakg.terms import POWER
 from hakg_dgl.models.positions import Float64, Positions, require_values
-from hakg_dgl.models.recommender import Abilities, Pass, Sections, Variant, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, SumOfRows, SumOfUnitMeans, UserPart
+from hakg_dgl.models.recommender import Abilities, Judge, Pass, Sections, Variant, interaction_batches
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, Ones, SumOfRows, SumOfUnitMeans, UserPart
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.run import RecordedRunSettings
 from hakg_dgl.settings.training import TrainingSettings
@@ -36,7 +37,7 @@ from hakg_dgl.settings.training import TrainingSettings
 class HAKG(Network):
     """Hierarchy-aware knowledge gated network; :class:`~hakg_dgl.models.hakg.network.Network` computes it.
 
-    The linear item-item term of its score is no parameter: :meth:`prepare` solves for it.
+    The linear item-item term of its score is not a parameter: :meth:`prepare` solves for it.
 
     Parameters
     ----------
@@ -89,8 +90,16 @@ class HAKG(Network):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Solve for the linear item-item term on the graph's interactions; until then it is zero."""
-        self.fit_linear_term()
+        """Solve for the closed-form terms on the graph; until then they are zero."""
+        self.fit_terms()
+
+    def choose(self, judge: Judge) -> dict[str, float]:
+        """Weights and λ of the closed-form terms; see :mod:`hakg_dgl.models.hakg.terms`."""
+        return self.choose_terms(judge)
+
+    def take(self, chosen: Mapping[str, float]) -> None:
+        """Solve for the closed-form terms of a choice."""
+        self.set_terms(chosen)
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""
@@ -108,8 +117,8 @@ class HAKG(Network):
     # --- ranking -----------------------------------------------------------------------------------------------------
 
     def learned_scorer(self) -> Scorer | None:
-        """The score without its linear term, None where there is none."""
-        if self.settings.linear_weight == 0.0:
+        """The score without its closed-form terms, None where there are none."""
+        if not (self.terms.linear_left.shape[1] or self.terms.facts.shape[1]):
             return None
         user, item = self.ranking_vectors()
         learned = self.settings.dim
@@ -121,10 +130,13 @@ class HAKG(Network):
 
     def user_parts(self) -> list[UserPart]:
         """What a new user's vector consists of, in the order of :meth:`ranking_vectors`: a part a term of the score."""
+        self.settle()
         s = self.settings
         parts: list[UserPart] = [SumOfUnitMeans(self.fused_layers(), s.score != "inner", ROW_NORM_FLOOR)]
-        if s.linear_weight > 0.0:
-            parts.append(SumOfRows(s.linear_weight * self.linear_left))
+        if self.terms.linear_left.shape[1]:
+            parts.append(SumOfRows(self.terms.weights[0] * self.terms.linear_left))
+        if self.terms.facts.shape[1]:
+            parts += [SumOfRows(self.terms.facts, POWER), Ones(self.dtype)]
         return parts
 
     # --- insight -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
-from hakg_dgl.layers.item_item import item_item_factors
 from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
-from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.hakg.terms import PROVISIONAL, Chooser, ClosedTerms, install, weighed
+from hakg_dgl.models.recommender import GradientRecommender, Judge
 
 
 class Network(GradientRecommender):
@@ -33,9 +33,6 @@ class Network(GradientRecommender):
     All parameters are tangent vectors at the origin of the Poincaré ball, Xavier-uniform, each drawn from a random
     stream of its own. Parameters and errors are those of HAKG.
     """
-
-    linear_left: Tensor
-    linear_right: Tensor
 
     def build(self) -> None:
         """Make parameters, the buffers of the linear term, and what runs the layers."""
@@ -56,10 +53,7 @@ class Network(GradientRecommender):
                 nn.ParameterList(self.parameter(f"{name}_{layer}", s.dim, s.dim) for layer in range(s.layers))
                 for name in ("gate_item", "gate_entity")
             )
-        if s.linear_weight > 0.0:
-            rank = min(s.linear_rank, graph.n_users, graph.n_items)
-            for name in ("linear_left", "linear_right"):
-                self.register_buffer(name, torch.zeros(graph.n_items, rank, dtype=self.dtype, device=self.device))
+        self.terms = ClosedTerms(s, graph, self.dtype)
         require_functions(graph, self.updates())
 
     def _choose_executor(self) -> Executor:
@@ -258,28 +252,47 @@ class Network(GradientRecommender):
         return fused
 
     @torch.no_grad()
-    def fit_linear_term(self) -> None:
-        """Solve for the linear item-item term of the score on the graph's interactions; until then it is zero."""
-        s = self.settings
-        if s.linear_weight > 0.0:
-            left, right = item_item_factors(self.packed.interactions, s.linear_l2, s.linear_rank)
-            self.linear_left.copy_(left)
-            self.linear_right.copy_(right)
+    def fit_terms(self) -> None:
+        """Solve for the closed-form terms on the graph, with the middle of their settings; until then they are zero."""
+        self.terms.solve(self.graph, self.terms.first_choice())
+        self.terms.stage.fill_(PROVISIONAL)
+        self.terms.forget()
+
+    @torch.no_grad()
+    def choose_terms(self, judge: Judge) -> dict[str, float]:
+        """Choose weights and λ of the closed-form terms for the learned part as it is."""
+        learned = self.score_vectors(self.propagate())
+        return Chooser(self.terms, self.graph, learned, self.past_sums, judge)()
+
+    @torch.no_grad()
+    def set_terms(self, chosen: Mapping[str, float]) -> None:
+        """Solve for the closed-form terms of a choice; weights are those of the learned part as it is."""
+        install(self.terms, self.graph, self.score_vectors(self.propagate()), self.past_sums, chosen)
+        self.terms.forget()
+
+    def settle(self) -> None:
+        """Have provisional weights of the closed-form terms follow the learned part as it is."""
+        if int(self.terms.stage) == PROVISIONAL:
+            self.ranking_vectors()
+
+    def past_sums(self, table: Tensor, power: float) -> Tensor:
+        r"""Rows of items summed over each user's items and divided by :math:`|N_u|` to a power, ``[n_users, k]``."""
+        degree = self.packed.interactions.row_degree
+        scale = None if power == 0.0 else degree.clamp_min(1).to(table.dtype).pow(-power)
+        updates: dict[EdgeType, UpdateFunction] = {etype: Silent() for etype in self.graph.canonical_etypes}
+        return self.executor.run({**updates, INTERACTED_BY: Copy(None, scale)}, {"item": table})["user"]
 
     @torch.no_grad()
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
-        r"""User ``[n_users, d + r]`` and item ``[n_items, d + r]`` vectors whose inner products rank as the model does.
+        r"""User and item vectors ``[n, d + r + s]`` whose inner products rank as the model does.
 
-        The first d columns are those of :meth:`score_vectors`. The last r are those of the linear item-item term
-        :math:`w \sum_{j \in N_u} B_{ji}` (Steck 2019) of :meth:`fit_linear_term`; r is 0 without that term.
+        The first d columns are those of :meth:`score_vectors`, then come those of the closed-form terms
+        (:mod:`hakg_dgl.models.hakg.terms`), which the settings may switch off.
         """
-        user, item = self.score_vectors(self.propagate())
-        if self.settings.linear_weight == 0.0:
-            return user, item
-        updates: dict[EdgeType, UpdateFunction] = {etype: Silent() for etype in self.graph.canonical_etypes}
-        past = self.executor.run({**updates, INTERACTED_BY: Copy()}, {"item": self.linear_left})["user"]
-        linear = self.settings.linear_weight * past
-        return torch.cat([user, linear], dim=1), torch.cat([item, self.linear_right], dim=1)
+        learned, stage = self.score_vectors(self.propagate()), int(self.terms.stage)
+        if stage == PROVISIONAL:
+            return weighed(self.terms, self.graph, learned, self.past_sums, self.terms.first_choice())
+        return self.terms.columns(self.graph, learned, self.past_sums)
 
 
 def _mixed_by_gate(item: Tensor, knowledge: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:

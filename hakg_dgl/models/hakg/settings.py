@@ -49,7 +49,16 @@ class HAKGSettings(Section):
         ``inner``: the inner product of u with the mean of e_i and v_i.
     linear_weight, linear_l2, linear_rank
         Weight of the linear item-item term in the score (0: none), λ of its closed form and the singular vectors it
-        uses; see :func:`~hakg_dgl.layers.item_item.item_item_factors`.
+        uses; see :func:`~hakg_dgl.layers.item_item.item_item_factors`. Of several values the one that selects best is
+        kept, and the middle one is used until then.
+    facts_weight, facts_l2, facts_rank
+        Weight of the term over facts in the score, in standard deviations of the other terms (0: none), λ that damps
+        its rare directions and the singular vectors it uses; see :mod:`hakg_dgl.models.hakg.terms`. Of several values
+        the one that selects best is kept.
+    new_items_weight, new_items_bias
+        The weight of the term over facts for items without interactions, and what is added to their scores, both in
+        standard deviations. Of several weights the one that ranks such items best among themselves is kept; of several
+        biases the largest that costs the full ranking nothing to speak of.
     kg_edge_dropout, interaction_dropout, message_dropout
         Rates: the share of KG edges, of interactions and of layer output coordinates dropped in a training step.
     kernels
@@ -67,14 +76,46 @@ class HAKGSettings(Section):
     gate: bool = True
     dual_item_embeddings: bool = True
     score: Score = "inner"
-    linear_weight: Annotated[float, Range(0.0, 1e6)] = 8.0
-    linear_l2: Annotated[float, Range(1e-3, 1e9), TrainingOnly()] = 400.0
+    linear_weight: Annotated[tuple[float, ...], Range(0.0, 1e6)] = (4.0, 8.0, 16.0)
+    linear_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9), TrainingOnly()] = (
+        50.0,
+        100.0,
+        200.0,
+        400.0,
+        800.0,
+        1600.0,
+        3200.0,
+    )
     linear_rank: Annotated[int, Range(1, 4096), TrainingOnly()] = 256
+    facts_weight: Annotated[tuple[float, ...], Range(0.0, 1e3)] = (
+        0.0,
+        0.02,
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.3,
+        0.4,
+    )
+    facts_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9), TrainingOnly()] = (10.0, 30.0, 100.0, 300.0, 1000.0)
+    facts_rank: Annotated[int, Range(1, 4096), TrainingOnly()] = 256
+    new_items_weight: Annotated[tuple[float, ...], Range(0.0, 1e3), TrainingOnly()] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    new_items_bias: Annotated[tuple[float, ...], Range(0.0, 1e3), TrainingOnly()] = (0.0, 0.5, 1.0, 1.5, 2.0)
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     message_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.1
     kernels: Annotated[Kernels, TrainingOnly()] = "auto"
     precision: Annotated[Precision, TrainingOnly()] = "float32"
+
+    @property
+    def has_linear_term(self) -> bool:
+        """Whether the score may have a linear item-item term."""
+        return any(self.linear_weight)
+
+    @property
+    def has_facts_term(self) -> bool:
+        """Whether the score may have a term over facts."""
+        return any(self.facts_weight)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,7 +174,15 @@ class HAKGLossSettings(Section):
     hierarchical_relations: tuple[str, ...] = ("all",)
 
 
-_HINGE = {"ranking_loss": "hinge", "linear_weight": 0.0, "dim": 64, "layers": 3, "lr": 1e-3, "refit": False}
+_HINGE = {
+    "ranking_loss": "hinge",
+    "linear_weight": 0.0,
+    "facts_weight": 0.0,
+    "dim": 64,
+    "layers": 3,
+    "lr": 1e-3,
+    "refit": False,
+}
 _PLAIN = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "angle_weight": 0.005, "batch_size": 4096}
 _RELEASED = {**_HINGE, **_PLAIN, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
 _PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
@@ -181,6 +230,7 @@ VARIANTS = (
     Variant("no-gate", "without the gate", {"gate": False}),
     Variant("no-dual", "without dual item embeddings", {"dual_item_embeddings": False}),
     Variant("no-linear", "without the linear item-item term", {"linear_weight": 0.0}),
+    Variant("no-facts-term", "without the term over facts", {"facts_weight": 0.0}),
     Variant("paper", "formulation of the paper", {"formulation": "paper"}),
     Variant("released", "formulation of the released code", {"formulation": "released"}),
     *(Variant(f"layers-{depth}", f"L = {depth}", {"layers": depth}, "depth") for depth in (1, 2, 3, 4)),
@@ -195,7 +245,10 @@ def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:
         idle |= dict.fromkeys(("negatives", "margin"), "with ranking_loss = 'hinge'")
     else:
         idle |= dict.fromkeys(("temperature", "candidates"), "with ranking_loss = 'softmax'")
-    if values["linear_weight"] == 0.0:
+    if not any(values["facts_weight"]):
+        of_facts = ("facts_l2", "facts_rank", "new_items_weight", "new_items_bias")
+        idle |= dict.fromkeys(of_facts, "with a facts_weight above 0")
+    if not any(values["linear_weight"]):
         idle |= dict.fromkeys(("linear_l2", "linear_rank"), "with a linear_weight above 0")
     if values["angle_weight"] == 0.0:
         of_angles = ("angle_pairs", "angle_direction", "angle_dropout", "angle_mask", "hierarchical_relations")

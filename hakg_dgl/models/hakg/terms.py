@@ -1,0 +1,285 @@
+r"""The terms of HAKG's score that are solved for, not learned: items by items, and items by their facts.
+
+Both are :math:`w \sum_{j \in N_u} K_{ji}` with a matrix K between items of low rank, so that the score stays one inner
+product.
+
+**Items by items.** K is EASE's B of the interactions (:mod:`hakg_dgl.layers.item_item`).
+
+**Facts.** With the facts F of items (:func:`~hakg_dgl.graph.matrices.fact_matrix`) and its singular value
+decomposition :math:`F = U S V^\top`, :math:`K = U D U^\top`, :math:`D = S^2 / (S^2 + \lambda)`: the prediction of a
+ridge regression on the facts. It is the profile :math:`F F^\top` with its strong directions damped, so that what few
+items share counts beside what half the catalogue is. A user's sum is divided by :math:`\sqrt{|N_u|}`.
+
+**Items without interactions** are known by their facts alone. They have a weight of this term of their own, and a bias
+that makes up for what their learned vectors never were: chosen.
+
+Weights and λ are chosen on the split that selects, when the learned part is trained (:func:`choose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hakg_dgl.graph.matrices import fact_matrix
+from hakg_dgl.layers.item_item import Spectrum, fact_spectrum, interaction_spectrum
+from hakg_dgl.models.recommender import Judge
+from hakg_dgl.ranking.topk import SCORES_PER_BLOCK, EmbeddingScorer
+
+if TYPE_CHECKING:
+    from hakg_dgl.graph.heterograph import HeteroGraph
+    from hakg_dgl.models.hakg.settings import HAKGSettings
+
+POWER = 0.5
+"""A user's sum over facts is divided by the number of the user's items to this power."""
+SAMPLED_USERS = 512
+"""Users whose scores tell the standard deviation of a term."""
+FREE = 0.002
+"""The share of the selecting metric that a bias for new items may cost."""
+EASY = 2
+"""Values in a row without a gain after which a list of values is not followed further."""
+
+UNSOLVED, PROVISIONAL, CHOSEN = 0, 1, 2
+"""Stages of the terms: zero; solved for, with the middle weights for the learned part as it is; chosen."""
+
+Terms = tuple[Tensor, Tensor]
+"""User ``[n_users, k]`` and item ``[n_items, k]`` columns, whose inner products are terms of the score."""
+
+
+def middle(values: tuple[float, ...]) -> float:
+    """The value that is used until one is chosen."""
+    return values[len(values) // 2]
+
+
+class ClosedTerms(nn.Module):
+    """Factors and weights of the terms; all are buffers, and zero until :meth:`solve`.
+
+    Parameters
+    ----------
+    settings
+        Which terms there are, and the values to choose from.
+    graph
+        Interactions and facts.
+    dtype
+        Of the buffers.
+
+    Attributes
+    ----------
+    linear_left, linear_right
+        ``[n_items, r]``: :math:`B_{ij} = \\langle left_i, right_j\\rangle`.
+    facts
+        ``[n_items, r]``: :math:`K_{ij} = \\langle facts_i, facts_j\\rangle`.
+    weights
+        ``[4]``: of the item-item term, of the facts for items with and without interactions, and the latter's bias.
+    stage
+        :data:`UNSOLVED`, :data:`PROVISIONAL` or :data:`CHOSEN`, int64.
+    """
+
+    linear_left: Tensor
+    linear_right: Tensor
+    facts: Tensor
+    weights: Tensor
+    stage: Tensor
+
+    def __init__(self, settings: HAKGSettings, graph: HeteroGraph, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.settings = settings
+        self._spectra: dict[str, Spectrum] = {}
+        self._facts = fact_matrix(graph) if settings.has_facts_term else None
+        linear = min(settings.linear_rank, graph.n_users, graph.n_items) if settings.has_linear_term else 0
+        facts = 0 if self._facts is None else min(settings.facts_rank, *self._facts.shape)
+        for name, width in (("linear_left", linear), ("linear_right", linear), ("facts", facts)):
+            empty = torch.zeros(graph.n_items, width, dtype=dtype, device=graph.device)
+            self.register_buffer(name, empty, persistent=width > 0)
+        weights = torch.zeros(4, dtype=dtype, device=graph.device)
+        self.register_buffer("weights", weights, persistent=linear + facts > 0)
+        stage = torch.tensor(UNSOLVED, device=graph.device)
+        self.register_buffer("stage", stage, persistent=linear + facts > 0)
+
+    def solve(self, graph: HeteroGraph, chosen: Mapping[str, float]) -> None:
+        """Compute the factors for the chosen λ; decompositions are kept for the next choice until :meth:`forget`."""
+        if self.linear_left.shape[1]:
+            if "linear" not in self._spectra:
+                self._spectra["linear"] = interaction_spectrum(graph.packed.interactions, self.linear_left.shape[1])
+            left, right = self._spectra["linear"].ease_factors(chosen["linear_l2"])
+            self.linear_left.copy_(left)
+            self.linear_right.copy_(right)
+        if self._facts is not None and self.facts.shape[1]:
+            if "facts" not in self._spectra:
+                self._spectra["facts"] = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
+            found = self._spectra["facts"]
+            self.facts.copy_(found.vectors * found.shares(chosen["facts_l2"]).sqrt())
+
+    def forget(self) -> None:
+        """Let go of the decompositions, when all is chosen."""
+        self._spectra.clear()
+
+    def first_choice(self) -> dict[str, float]:
+        """What is used until there is a choice: the middle values, and no facts for items with interactions."""
+        s = self.settings
+        chosen: dict[str, float] = {}
+        if self.linear_left.shape[1]:
+            chosen |= {"linear_weight": middle(s.linear_weight), "linear_l2": middle(s.linear_l2)}
+        if self.facts.shape[1]:
+            chosen |= {"facts_weight": 0.0, "facts_l2": middle(s.facts_l2)}
+            new_items = {"new_items_weight": middle(s.new_items_weight), "new_items_bias": middle(s.new_items_bias)}
+            chosen |= new_items
+        return chosen
+
+    def set_weights(self, chosen: Mapping[str, float], unit: float, spread: float) -> None:
+        """Take the weights of a choice.
+
+        Parameters
+        ----------
+        chosen
+            The choice.
+        unit
+            The standard deviation of the other terms over that of the term over facts.
+        spread
+            The standard deviation of the other terms.
+        """
+        values = [chosen.get("linear_weight", 0.0)]
+        values += [unit * chosen.get(key, 0.0) for key in ("facts_weight", "new_items_weight")]
+        values += [spread * chosen.get("new_items_bias", 0.0)]
+        self.weights.copy_(torch.tensor(values, dtype=torch.float64))
+
+    def columns(
+        self, graph: HeteroGraph, learned: Terms, past: Callable[[Tensor, float], Tensor], *, facts: bool = True
+    ) -> Terms:
+        """All columns of the score: those of the learned part, then those of the terms.
+
+        Parameters
+        ----------
+        graph
+            Tells which items have no interactions.
+        learned
+            Columns of the learned part.
+        past
+            Sums rows of items over each user's items, and divides by a power of their number.
+        facts
+            Whether with the term over facts and the bias.
+        """
+        parts = [learned]
+        if self.linear_left.shape[1]:
+            parts.append((past(self.linear_left, 0.0) * self.weights[0], self.linear_right))
+        if facts and self.facts.shape[1]:
+            new = graph.packed.interactions.col_degree == 0
+            weight, bias = torch.where(new, self.weights[2], self.weights[1]), self.weights[3] * new
+            user, item = past(self.facts, POWER), self.facts * weight.unsqueeze(1)
+            parts.append((torch.cat([user, user.new_ones(len(user), 1)], 1), torch.cat([item, bias.unsqueeze(1)], 1)))
+        users, items = zip(*parts, strict=True)
+        return torch.cat(users, 1), torch.cat(items, 1)
+
+
+def spread(user: Tensor, item: Tensor) -> float:
+    """Standard deviation of the scores of some users, evenly spaced, with all items."""
+    n = max(1, min(SAMPLED_USERS, SCORES_PER_BLOCK // max(1, len(item)), len(user)))
+    places = torch.linspace(0, len(user) - 1, n, dtype=torch.float64, device=user.device).round().long()
+    return float((user[places] @ item.T).double().std(correction=0))
+
+
+class Chooser:
+    """Chooses weights and λ of the terms by what ranks best, one after the other.
+
+    Parameters
+    ----------
+    terms, graph
+        The terms and what they are solved for on.
+    learned
+        Columns of the learned part.
+    past
+        What sums rows of items over each user's items, divided by a power of their number.
+    judge
+        What to choose by.
+    """
+
+    def __init__(
+        self,
+        terms: ClosedTerms,
+        graph: HeteroGraph,
+        learned: Terms,
+        past: Callable[[Tensor, float], Tensor],
+        judge: Judge,
+    ) -> None:
+        self.terms, self.graph, self.learned, self.past, self.judge = terms, graph, learned, past, judge
+        self.chosen = terms.first_choice()
+
+    def __call__(self) -> dict[str, float]:
+        """The choice, which the terms then have."""
+        s = self.terms.settings
+        if "linear_l2" in self.chosen:
+            self._pick("linear_l2", s.linear_l2)
+            self._pick("linear_weight", s.linear_weight)
+        if "facts_l2" in self.chosen:
+            self.chosen |= {"new_items_weight": 0.0, "new_items_bias": 0.0}
+            self._pick("facts_weight", s.facts_weight)
+            if self.chosen["facts_weight"]:
+                self._pick("facts_l2", s.facts_l2)
+                self._pick("facts_weight", s.facts_weight)
+            self._choose_for_new_items()
+        install(self.terms, self.graph, self.learned, self.past, self.chosen)
+        self.terms.forget()
+        return self.chosen
+
+    def _choose_for_new_items(self) -> None:
+        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of."""
+        s = self.terms.settings
+        measured = {value: self._worth("new_items_weight", value, alone=True) for value in s.new_items_weight}
+        known = {value: worth for value, worth in measured.items() if worth is not None}
+        self.chosen["new_items_weight"] = max(known, key=lambda value: known[value]) if known else 0.0
+        if not known:
+            return
+        biases = {value: self._worth("new_items_bias", value) for value in sorted({0.0, *s.new_items_bias})}
+        least = max(worth for worth in biases.values() if worth is not None) * (1.0 - FREE)
+        self.chosen["new_items_bias"] = max(v for v, worth in biases.items() if worth is not None and worth >= least)
+
+    def _pick(self, key: str, values: tuple[float, ...]) -> None:
+        """The best of the values, in order, of equal ones the first."""
+        best, since = None, 0
+        for value in sorted(set(values)):
+            worth = self._worth(key, value)
+            assert worth is not None
+            if best is None or worth > best[0]:
+                best, since = (worth, value), 0
+            elif (since := since + 1) >= EASY:
+                break
+        assert best is not None
+        self.chosen[key] = best[1]
+
+    def _worth(self, key: str, value: float, *, alone: bool = False) -> float | None:
+        columns = install(self.terms, self.graph, self.learned, self.past, {**self.chosen, key: value})
+        scorer = EmbeddingScorer(*columns)
+        return self.judge.worth_of_new_items(scorer) if alone else self.judge.worth(scorer)
+
+
+def install(
+    terms: ClosedTerms,
+    graph: HeteroGraph,
+    learned: Terms,
+    past: Callable[[Tensor, float], Tensor],
+    chosen: Mapping[str, float],
+) -> Terms:
+    """Set the terms to a choice; all columns of the score with it."""
+    terms.solve(graph, chosen)
+    terms.stage.fill_(CHOSEN)
+    return weighed(terms, graph, learned, past, chosen)
+
+
+def weighed(
+    terms: ClosedTerms,
+    graph: HeteroGraph,
+    learned: Terms,
+    past: Callable[[Tensor, float], Tensor],
+    chosen: Mapping[str, float],
+) -> Terms:
+    """Set the weights to a choice, for the learned part as it is; all columns of the score with it."""
+    terms.set_weights(chosen, 1.0, 1.0)
+    without_facts = terms.columns(graph, learned, past, facts=False)
+    if "facts_l2" not in chosen:
+        return without_facts
+    base, of_facts = spread(*without_facts), spread(past(terms.facts, POWER), terms.facts)
+    terms.set_weights(chosen, base / of_facts if of_facts > 0.0 else 0.0, base)
+    return terms.columns(graph, learned, past)

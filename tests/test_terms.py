@@ -1,0 +1,160 @@
+"""The closed-form terms of HAKG's score and how their weights are chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_demo import small_demo, small_settings
+from torch import Tensor
+
+from hakg_dgl import Trainer, cold_items, load_model
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
+from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.hakg.terms import spread
+from hakg_dgl.ranking.evaluation import Evaluator
+from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.training.selection import Selection
+from hakg_dgl.training.trainee import build_model
+
+DEMO = small_demo()
+WHOLE: dict[str, Any] = {"linear_rank": 1000, "facts_rank": 1000, "dtype": "float64"}
+
+
+def with_new_items(dataset: Dataset, items: list[int]) -> Dataset:
+    """The same, with all interactions of some items in validation."""
+    table = dataset.interactions.copy()
+    table.loc[table["item"].isin(items), "split"] = "valid"
+    return dataclasses.replace(dataset, interactions=table)
+
+
+NEW = [2, 11, 23, 30, 41, 47]
+RENEWED = with_new_items(DEMO, NEW)
+
+
+def model_of(dataset: Dataset = DEMO, **settings: Any) -> HAKG:
+    model = build_model(dataset, small_settings(**(WHOLE | settings)), torch.device("cpu"), ("train",))
+    assert isinstance(model, HAKG)
+    return model
+
+
+def scores(model: HAKG) -> Tensor:
+    user, item = model.ranking_vectors()
+    return user @ item.T
+
+
+class ByValue:
+    """A judge that likes one value of one setting, told by the scores."""
+
+    def __init__(self, wanted: Tensor) -> None:
+        self.wanted = wanted
+
+    def worth(self, scorer: Scorer) -> float:
+        return -float((scorer.scores(torch.arange(scorer.n_users)) - self.wanted).square().mean())
+
+    def worth_of_new_items(self, scorer: Scorer) -> float | None:
+        return self.worth(scorer)
+
+
+def test_the_term_over_facts_is_ridge_regression_on_them() -> None:
+    """U D Uᵀ is F (FᵀF + λI)⁻¹ Fᵀ, here by dense solution."""
+    model = model_of(linear_weight=0.0, facts_l2=7.0)
+    plain = scores(model)
+    chosen = {"facts_weight": 0.5, "facts_l2": 7.0, "new_items_weight": 0.0, "new_items_bias": 0.0}
+    model.set_terms(chosen)
+    facts, x = fact_matrix(model.graph).toarray(), interaction_matrix(model.graph).toarray()
+    kernel = facts @ np.linalg.solve(facts.T @ facts + 7.0 * np.eye(facts.shape[1]), facts.T)
+    expected = (x / np.sqrt(x.sum(1, keepdims=True).clip(1))) @ kernel
+    added = scores(model) - plain
+    assert torch.allclose(added, torch.from_numpy(expected) * float(model.terms.weights[1]))
+    # The weight is in standard deviations of the rest.
+    assert float(added.std(correction=0)) == pytest.approx(0.5 * float(plain.std(correction=0)), rel=0.05)
+
+
+def test_items_without_interactions_have_a_weight_and_a_bias_of_their_own() -> None:
+    model = model_of(RENEWED, linear_weight=0.0)
+    assert cold_items(RENEWED, "valid").tolist() == NEW
+    plain = scores(model)
+    chosen = {"facts_weight": 0.0, "facts_l2": 7.0, "new_items_weight": 0.5, "new_items_bias": 0.0}
+    model.set_terms(chosen)
+    new, old = NEW, np.setdiff1d(np.arange(DEMO.n_items), NEW)
+    assert torch.equal(scores(model)[:, old], plain[:, old])
+    assert float((scores(model) - plain)[:, new].abs().max()) > 0
+    before = scores(model)
+    model.set_terms({**chosen, "new_items_bias": 2.0})
+    added = scores(model) - before
+    assert torch.equal(added[:, old], torch.zeros_like(added[:, old]))
+    base = model.score_vectors(model.propagate())
+    assert torch.allclose(added[:, new], torch.full_like(added[:, new], 2.0 * spread(*base)))
+
+
+@pytest.mark.parametrize("wanted", [
+    {"linear_weight": 16.0, "linear_l2": 50.0}, {"facts_weight": 0.2, "facts_l2": 30.0}, {"facts_weight": 0.0},
+], ids=str)  # fmt: skip
+def test_the_values_that_rank_best_are_chosen(wanted: dict[str, float]) -> None:
+    model = model_of(linear_weight=[4.0, 8.0, 16.0] if "linear_weight" in wanted else 0.0)
+    model.set_terms({**model.terms.first_choice(), **wanted})
+    target = scores(model)
+    fresh = model_of(linear_weight=[4.0, 8.0, 16.0] if "linear_weight" in wanted else 0.0)
+    chosen = fresh.choose(ByValue(target))
+    assert {key: chosen[key] for key in wanted} == wanted
+    assert torch.allclose(scores(fresh), target)
+
+
+def test_a_choice_is_taken_over_by_another_model() -> None:
+    model, other = model_of(RENEWED), model_of(RENEWED)
+    chosen = model.choose(Selection(RENEWED, small_settings().training))
+    other.take(chosen)
+    assert torch.equal(scores(model), scores(other))
+
+
+def test_new_items_are_judged_where_enough_users_have_chosen_one() -> None:
+    training = small_settings().training
+    assert Selection(DEMO, training).worth_of_new_items(model_of().scorer()) is None
+    judged = Selection(RENEWED, training).worth_of_new_items(model_of(RENEWED).scorer())
+    alone = Evaluator(RENEWED, "valid", (20,), candidates=np.array(NEW))(model_of(RENEWED).scorer())
+    assert judged == alone.metrics[training.select_by]
+
+
+def test_new_items_are_listed_after_training_and_are_not_without_the_term(tmp_path: Path) -> None:
+    """In the demo facts say what users like; half the relevant interactions are with new items here."""
+    settings = small_settings(epochs=12, patience=12)
+    result = Trainer(RENEWED, settings, run=tmp_path / "run").fit()
+    assert result["chosen"]["new_items_weight"] > 0
+    groups = Evaluator(RENEWED, "valid", groups=True)
+    without = Trainer(RENEWED, settings.replace({"facts_weight": 0.0}))
+    without.fit()
+    listed = [
+        next(row for row in (groups(model.scorer()).groups or {})["item_popularity"] if row["group"] == "cold")
+        for model in (load_model(tmp_path / "run", RENEWED), without.model)
+    ]
+    assert listed[0]["recall@20"] > listed[1]["recall@20"] + 0.1
+
+
+def test_without_both_terms_there_is_nothing_to_choose_or_save() -> None:
+    model = model_of(linear_weight=0.0, facts_weight=0.0)
+    assert model.choose(Selection(DEMO, small_settings().training)) == {}
+    assert not any(name.startswith("terms.") for name in model.state_dict())
+    assert model.learned_scorer() is None
+
+
+def test_a_data_set_without_facts_has_no_term_over_them() -> None:
+    bare = dataclasses.replace(DEMO, triples=DEMO.triples.head(0))
+    model = model_of(bare)
+    assert model.terms.facts.shape == (DEMO.n_items, 0)
+    assert set(model.choose(Selection(bare, small_settings().training))) == {"linear_weight", "linear_l2"}
+
+
+def test_the_choice_is_made_again_where_a_finished_search_goes_on(tmp_path: Path) -> None:
+    """More epochs after a choice give what they would have given at once."""
+    short, long = small_settings(epochs=3), small_settings(epochs=6)
+    Trainer(DEMO, short, run=tmp_path / "run").fit()
+    resumed = Trainer(DEMO, long, run=tmp_path / "run").fit(resume=True)
+    whole = Trainer(DEMO, long, run=tmp_path / "whole").fit()
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["chosen"] == whole["chosen"]
