@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from .ablate import ablate_command
+from .audit import audit_command
 from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import evaluate_command
@@ -46,6 +47,7 @@ _LONG = (
     train_command,
     tune_command,
     ablate_command,
+    audit_command,
     evaluate_command,
     compare_command,
     recommend_command,

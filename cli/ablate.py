@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
 from hakg_dgl.settings.run import Device
 
 from .failures import Failure, after_interrupt
-from .progress import bar
 from .report import shown, table
-
-if TYPE_CHECKING:
-    from hakg_dgl.studies.ablation import AblationProgress
-
-
-def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Whole numbers, separated by commas or blanks."""
-    if value is None:
-        return None
-    words = value.replace(",", " ").split()
-    if not words or not all(map(_is_seed, words)):
-        raise click.BadParameter(f"{value!r}: write whole numbers, such as 2020 2021 2022", ctx, param)
-    return tuple(map(int, words))
-
-
-class _AblateCommand(click.Command):
-    """Takes ``--seeds 1 2 3`` as well as ``--seeds 1,2,3``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the numbers after ``--seeds`` to one value, and parse the arguments."""
-        if "--seeds" in args:
-            start = args.index("--seeds") + 1
-            numbers = list(takewhile(_is_seed, args[start:]))
-            if numbers:
-                args = [*args[:start], ",".join(numbers), *args[start + len(numbers) :]]
-        return super().parse_args(ctx, args)
-
-
-def _is_seed(word: str) -> bool:
-    return word.isascii() and word.isdecimal() and len(word) <= 19
+from .study_options import SeedsCommand, runs_bar, seeds_option
 
 
 @click.command(
     "ablate",
-    cls=_AblateCommand,
+    cls=SeedsCommand,
     epilog="\b\nExamples:\n"
     "  hakg ablate data/demo --out studies/demo --epochs 30\n"
     "  hakg ablate data/last-fm --out studies/last-fm --preset paper --seeds 1 2 3 4 5 --workers 4\n"
@@ -58,7 +26,7 @@ def _is_seed(word: str) -> bool:
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the study.")
-@click.option("--seeds", callback=_seeds, metavar="N N ...", help="Seeds to train with.  [default: 2020 2021 2022]")
+@seeds_option
 @click.option(
     "--only", multiple=True, metavar="NAME", help="Train this variant only; repeatable; see docs/ablation.md."
 )
@@ -100,7 +68,7 @@ def ablate_command(
         settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *given])
     study = AblationStudy(out, load_dataset(data), settings, seeds=seeds, data_path=data)
     after_interrupt(f"Continue with: hakg ablate {shlex.quote(str(data))} --out {shlex.quote(str(out))}")
-    with _runs_bar() as progress:
+    with runs_bar() as progress:
         report = study.run(only, workers=workers, threads=threads, resamples=resamples, on_progress=progress)
     for note in report["notes"]:
         click.echo(shown(note))
@@ -122,17 +90,3 @@ def _rows(found: dict[str, Any], metrics: Sequence[str]) -> Iterator[dict[str, A
             row |= {metric: group["metrics"][metric]["mean"], f"d {metric}": own["mean"]}
             row[f"p {metric}"] = own["p_bootstrap_holm"]
         yield row
-
-
-@contextmanager
-def _runs_bar() -> Iterator[Callable[[AblationProgress], None]]:
-    """Show a bar over the runs, with the epoch of the run that trains here."""
-    with bar(desc="preparing", unit="run") as shown_bar:
-
-        def report(progress: AblationProgress) -> None:
-            shown_bar.total = progress.total
-            running = "" if progress.running is None else f"{progress.running}, epoch {progress.epoch}"
-            shown_bar.set_description_str(running or "training", refresh=False)
-            shown_bar.update(progress.done - shown_bar.n)
-
-        yield report

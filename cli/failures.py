@@ -134,7 +134,9 @@ def _smaller(command: str | None) -> str:
 
 
 _SMALLER = {
-    **dict.fromkeys(("train", "tune", "ablate"), "Lower the settings batch_size, negatives or dim (--set dim=32)"),
+    **dict.fromkeys(
+        ("train", "tune", "ablate", "audit"), "Lower the settings batch_size, negatives or dim (--set dim=32)"
+    ),
     "evaluate": "Ask for shorter lists (--k), and leave the groups out (--no-groups)",
     "compare": "Ask for metrics of shorter lists (--metric recall@20), and compare fewer runs at once",
     "recommend": "Ask for shorter lists (--k), or for fewer users at once (--user)",

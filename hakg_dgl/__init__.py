@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
+    from hakg_dgl.studies.audit import AuditStudy
+    from hakg_dgl.studies.progress import RunsProgress
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "studies.ablation": ("AblationProgress", "AblationStudy"),
+    "studies.audit": ("AuditStudy",),
+    "studies.progress": ("RunsProgress",),
     "models.settings": ("Settings",),
     "data.cards": ("list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
@@ -91,6 +95,7 @@ __all__ = [
     "HAKG",
     "AblationProgress",
     "AblationStudy",
+    "AuditStudy",
     "ClosedFormTrainer",
     "Comparison",
     "Dataset",
@@ -110,6 +115,7 @@ __all__ = [
     "RawData",
     "Recommender",
     "RunFolder",
+    "RunsProgress",
     "SearchSpace",
     "Settings",
     "Study",

@@ -78,7 +78,7 @@ def test_errors_a_user_can_fix(error: Exception, message: str, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        *((name, "batch_size") for name in ("train", "tune", "ablate")),
+        *((name, "batch_size") for name in ("train", "tune", "ablate", "audit")),
         *((name, "--k") for name in ("evaluate", "recommend")),
         *(("compare", "--metric"), ("preprocess", "more memory")),
     ],

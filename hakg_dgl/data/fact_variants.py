@@ -46,11 +46,12 @@ def shuffled_facts(dataset: Dataset, generator: np.random.Generator) -> Dataset:
     Dataset
         The new data set. :func:`share_of_true_facts` tells how many facts came out as they were.
     """
-    facts = dataset.triples.copy()
-    for rows in facts.groupby("relation", sort=True).indices.values():
-        head, tail = (facts[column].to_numpy()[rows] for column in ("head", "tail"))
-        facts.iloc[rows, facts.columns.get_loc("tail")] = _shuffled(head, tail, generator)
-    return _with_triples(dataset, facts, "with shuffled facts")
+    facts = dataset.facts
+    tail = facts.tail.copy()
+    for relation in range(facts.n_relations):
+        rows = np.flatnonzero(facts.relation == relation)
+        tail[rows] = _shuffled(facts.head[rows], tail[rows], generator)
+    return _with_triples(dataset, dataset.triples.assign(tail=tail), "with shuffled facts")
 
 
 def thinned_facts(dataset: Dataset, share: float, generator: np.random.Generator) -> Dataset:

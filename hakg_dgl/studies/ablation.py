@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,17 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.registry import model_class, model_names
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.studies.ablation_report import summary, write_report
-from hakg_dgl.studies.runs import train_all
+from hakg_dgl.studies.progress import OnProgress, RunsProgress, train_and_tell
+from hakg_dgl.studies.requirements import require_splits, require_validation
 from hakg_dgl.studies.study import PlannedRun, Standing, StudyFolder, StudyKind
 from hakg_dgl.studies.variants import chosen_variants
-from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import settings_differences
 
 KIND = StudyKind("ablate", "ablation study", "an ablation study", "choose another folder", "runs")
 SEEDS = (2020, 2021, 2022)
 _MAY_CHANGE = ("seed", "device")
 
-
-@dataclass(frozen=True)
-class AblationProgress:
-    """Where a study stands.
-
-    Attributes
-    ----------
-    done, total
-        The number of runs of this call that are over, and of all its runs.
-    running
-        The title of the run that trains in this process, None if none does.
-    epoch, epochs
-        The epoch of that run, and the most that there will be.
-    """
-
-    done: int
-    total: int
-    running: str | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-
-
-OnProgress = Callable[[AblationProgress], None]
+AblationProgress = RunsProgress
 
 
 class AblationStudy:
@@ -94,7 +71,7 @@ class AblationStudy:
         self.folder = StudyFolder(path, dataset, KIND)
         self.path, self.dataset, self.about_file = self.folder.path, dataset, self.folder.about_file
         self.data_path = None if data_path is None else Path(data_path)
-        _require_splits(dataset)
+        require_splits(dataset)
         if self.folder.exists:
             self.seeds = self._continue(settings, seeds)
         else:
@@ -172,7 +149,10 @@ class AblationStudy:
         failures: dict[Path, str] = {}
 
         def train() -> None:
-            self._train(todo, workers, threads, on_progress or (lambda progress: None), failures)
+            train_and_tell(
+                todo, self.dataset, self.data_path, workers=workers, threads=threads, on_progress=on_progress,
+                failures=failures,
+            )  # fmt: skip
 
         def report() -> dict[str, Any]:
             standing = Standing.of(self.planned(), failures)
@@ -180,30 +160,6 @@ class AblationStudy:
 
         with self.folder.sole_worker():
             return self.folder.work_and_report(train, report)
-
-    def _train(
-        self,
-        todo: Sequence[PlannedRun],
-        workers: int,
-        threads: int | None,
-        report: OnProgress,
-        failures: dict[Path, str],
-    ) -> None:
-        """Train runs, and note in ``failures`` why which of them failed."""
-        done = 0
-
-        def watch(run: PlannedRun, progress: Progress) -> None:
-            report(AblationProgress(done, len(todo), run.title, progress.epoch, progress.epochs))
-
-        def over(run: PlannedRun, failure: str | None) -> None:
-            nonlocal done
-            done += 1
-            if failure is not None:
-                failures[run.folder] = failure
-            report(AblationProgress(done, len(todo)))
-
-        report(AblationProgress(0, len(todo)))
-        train_all(todo, self.dataset, self.data_path, workers=workers, threads=threads, watch=watch, over=over)
 
     def _continue(self, settings: Settings | None, seeds: Iterable[int] | None) -> tuple[int, ...]:
         """Take the settings of the study that is in the folder; returns its seeds and those that are added."""
@@ -222,20 +178,9 @@ def _seeds_of(about: dict[str, Any], settings: Settings) -> tuple[int, ...]:
 
 
 def _require_variants(settings: Settings) -> None:
-    protocol = settings.training.protocol
     if not settings.model_class.variants:
         able = ", ".join(name for name in model_names() if model_class(name).variants)
         raise ConfigError(
             f"kind = {settings.kind!r} has no parts to switch off ({able} has); 'hakg compare' compares other models"
         )
-    if protocol != "validation":
-        raise ConfigError(f"protocol = {protocol!r}: the study must not select on the test split; use 'validation'")
-
-
-def _require_splits(dataset: Dataset) -> None:
-    for split in ("valid", "test"):
-        if not len(dataset.pairs(split)):
-            raise ConfigError(
-                f"data set {dataset.name!r} has no {split} interactions, which the study needs; "
-                f"preprocess again with a larger --{split}"
-            )
+    require_validation(settings)

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hakg_dgl.atomic_files import replace_file
-from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.ranking.comparison import Comparison, Difference, Group
+from hakg_dgl.studies.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    plain_axes,
+    remove_figure,
+    require_matplotlib,
+    save_figure,
+)
 
-SUFFIXES = (".png", ".svg")
 LEVEL = 0.05
 """Corrected p values below this are coloured."""
-_BLUE, _ORANGE, _GREY, _PALE, _INK = "#2f6ea6", "#d9772b", "#7a7a7a", "#c9c9c9", "#404040"
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
@@ -25,19 +32,12 @@ def write_figures(folder: Path, tables: Mapping[str, Comparison], layers: int) -
     MissingDependencyError
         If Matplotlib is missing.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"they need Matplotlib, which cannot be imported ({error}): pip install 'hakg_dgl[plot]', "
-            "and give the command again"
-        ) from error
+    require_matplotlib()
     for name in ("ablation", "depth"):
-        for suffix in SUFFIXES:
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+        remove_figure(folder / name)
         if name in tables:
             drawn = ablation_figure(tables[name]) if name == "ablation" else depth_figure(tables[name], layers)
-            _save(drawn, folder / name)
+            save_figure(drawn, folder / name)
 
 
 def ablation_figure(table: Comparison) -> Any:
@@ -78,25 +78,25 @@ def _by_depth(axes: Any, table: Comparison, metric: str, layers: int) -> None:
     groups = sorted(table.groups, key=_depth)
     apart = {found.group: _colour(found) for found in table.differences if found.metric == metric}
     means = [(_depth(group), group.metrics[metric].mean) for group in groups]
-    axes.plot(*zip(*means, strict=True), color=_PALE, linewidth=2, zorder=1)
+    axes.plot(*zip(*means, strict=True), color=PALE, linewidth=2, zorder=1)
     beside = [height for _, height in means]
     for number, (group, place) in enumerate(zip(groups, means, strict=True)):
         axes.scatter(*place, s=70, color=apart.get(group.label, "black"), edgecolors="white", zorder=2)
         runs = [run[metric] for run in group.runs.values()]
-        axes.scatter([place[0] + 0.09] * len(runs), runs, s=14, color=_GREY, alpha=0.7, linewidths=0, zorder=3)
+        axes.scatter([place[0] + 0.09] * len(runs), runs, s=14, color=GREY, alpha=0.7, linewidths=0, zorder=3)
         # Below where the line comes down to it, which would cross the text above.
         down = number > 0 and beside[number - 1] > place[1]
         axes.annotate(
             f"{place[1]:.4f}", place, xytext=(-8, -8 if down else 8), textcoords="offset points", ha="right",
-            va="top" if down else "bottom", fontsize=8, color=_INK, bbox=_ON_WHITE, zorder=4,
+            va="top" if down else "bottom", fontsize=8, color=INK, bbox=_ON_WHITE, zorder=4,
         )  # fmt: skip
-    axes.axvline(layers, color=_PALE, linewidth=1, linestyle=":", zorder=0)
+    axes.axvline(layers, color=PALE, linewidth=1, linestyle=":", zorder=0)
     axes.set_xticks([depth for depth, _ in means])
     axes.set_xlim(means[0][0] - 0.6, means[-1][0] + 0.3)
     axes.margins(y=0.15)
     axes.set_xlabel("layers L")
     axes.set_title(_shown(metric), fontsize=11)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _differences(axes: Any, table: Comparison, metric: str, labels: list[str]) -> None:
@@ -115,7 +115,7 @@ def _differences(axes: Any, table: Comparison, metric: str, labels: list[str]) -
         )  # fmt: skip
         # Beside the full model of the same seed, which began with the same values.
         each = [(run[metric] - of_full[name]) * scale for name, run in runs[label].items() if name in of_full]
-        axes.scatter(each, [row] * len(each), s=14, color=_GREY, alpha=0.7, linewidths=0, zorder=3)
+        axes.scatter(each, [row] * len(each), s=14, color=GREY, alpha=0.7, linewidths=0, zorder=3)
         axes.scatter([difference.mean * scale], [row], s=46, color=colour, edgecolors="white", zorder=4)
         axes.annotate(
             _percent(difference.mean * scale), (difference.mean * scale, row), xytext=(0, 8),
@@ -125,8 +125,8 @@ def _differences(axes: Any, table: Comparison, metric: str, labels: list[str]) -
     axes.set_title(f"{_shown(metric)}  (full model: {mean:.4f})", fontsize=11)
     axes.set_xlabel("difference from the full model, %")
     axes.margins(x=0.12)
-    axes.grid(axis="x", color=_PALE, linewidth=0.5)
-    _plain(axes)
+    axes.grid(axis="x", color=PALE, linewidth=0.5)
+    plain_axes(axes)
 
 
 def _legend(figure: Any, *, full: bool = False) -> None:
@@ -137,19 +137,19 @@ def _legend(figure: Any, *, full: bool = False) -> None:
 
     handles = [
         *([dot("black", "full model")] if full else []),
-        dot(_ORANGE, "worse"),
-        dot(_BLUE, "better"),
-        dot(_GREY, f"may be chance (p ≥ {LEVEL:g})"),
-        *([] if full else [Line2D([], [], color=_GREY, linewidth=3, alpha=0.55, label="95% interval over users")]),
-        dot(_GREY, "single runs" if full else "runs, seed by seed", 3),
+        dot(ORANGE, "worse"),
+        dot(BLUE, "better"),
+        dot(GREY, f"may be chance (p ≥ {LEVEL:g})"),
+        *([] if full else [Line2D([], [], color=GREY, linewidth=3, alpha=0.55, label="95% interval over users")]),
+        dot(GREY, "single runs" if full else "runs, seed by seed", 3),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
 
 
 def _colour(found: Difference) -> str:
     if found.p_bootstrap_holm >= LEVEL:
-        return _GREY
-    return _BLUE if found.mean > 0 else _ORANGE
+        return GREY
+    return BLUE if found.mean > 0 else ORANGE
 
 
 def _depth(group: Group) -> int:
@@ -166,22 +166,3 @@ def _percent(value: float) -> str:
 def _shown(metric: str) -> str:
     name, _, cut = metric.partition("@")
     return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{cut}"
-
-
-def _plain(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write PNG and SVG; the same figure gives the same files."""
-    from matplotlib import rc_context
-
-    for suffix in SUFFIXES:
-        undated: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {}
-
-        def write(temporary: Path, suffix: str = suffix, undated: dict[str, Any] = undated) -> None:
-            with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}):  # a fixed salt, since ids are random
-                figure.savefig(temporary, format=suffix[1:], dpi=160, **undated)
-
-        replace_file(path.with_name(path.name + suffix), write)

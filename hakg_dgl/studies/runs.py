@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,22 @@ SAME = 1e-6
 """Means of a table of users and of the run's result that differ by more are of different models."""
 
 
+@dataclass(frozen=True)
+class OfRun:
+    """What a study does for each of its runs; functions at the top level of a module, for workers.
+
+    Attributes
+    ----------
+    dataset
+        From a run and the data set of the study to the data set that the run is trained on.
+    measure
+        Measures a finished run on that data set, and keeps what it finds beside it.
+    """
+
+    dataset: Callable[[PlannedRun, Dataset], Dataset]
+    measure: Callable[[PlannedRun, Dataset], object]
+
+
 def train_all(
     runs: Sequence[PlannedRun],
     dataset: Dataset,
@@ -37,6 +54,7 @@ def train_all(
     threads: int | None,
     watch: Callable[[PlannedRun, Progress], None],
     over: Callable[[PlannedRun, str | None], None],
+    of_run: OfRun | None = None,
 ) -> None:
     """Train the runs, in order or side by side.
 
@@ -53,6 +71,9 @@ def train_all(
     over
         Called when a run is over, with the reason if its settings made it fail: the loss became NaN, or there was too
         little memory. What else goes wrong is raised, and the other runs stop.
+    of_run
+        What each run is trained on and how it is measured. By default, it is trained on ``dataset`` and measured by
+        :func:`user_metrics`.
 
     Raises
     ------
@@ -62,7 +83,7 @@ def train_all(
     if workers == 1:
         with on_threads(threads):
             for run in runs:
-                over(run, _attempt(run, dataset, data_path, partial(watch, run)))
+                over(run, _attempt(run, dataset, data_path, partial(watch, run), of_run))
         return
 
     def ended(call: Ended) -> None:
@@ -75,11 +96,13 @@ def train_all(
             raise call.error
         over(runs[call.number], call.value)
 
-    shared = (dataset, data_path, threads_each(workers, threads))
+    shared = (dataset, data_path, threads_each(workers, threads), of_run)
     run_calls(_train, [(run,) for run in runs], shared=shared, workers=workers, ended=ended)
 
 
-def _train(dataset: Dataset, data_path: Path | None, threads: int | None, run: PlannedRun) -> str | None:
+def _train(
+    dataset: Dataset, data_path: Path | None, threads: int | None, of_run: OfRun | None, run: PlannedRun
+) -> str | None:
     """What a worker does with a run."""
 
     def watch(progress: Progress) -> None:
@@ -87,17 +110,24 @@ def _train(dataset: Dataset, data_path: Path | None, threads: int | None, run: P
             raise KeyboardInterrupt
 
     with on_threads(threads):
-        return _attempt(run, dataset, data_path, watch)
+        return _attempt(run, dataset, data_path, watch, of_run)
 
 
 def _attempt(
-    run: PlannedRun, dataset: Dataset, data_path: Path | None, watch: Callable[[Progress], None]
+    run: PlannedRun,
+    dataset: Dataset,
+    data_path: Path | None,
+    watch: Callable[[Progress], None],
+    of_run: OfRun | None,
 ) -> str | None:
     """Train a run to the end, from where it stands; returns the reason if its settings make it fail."""
+    own = dataset if of_run is None else of_run.dataset(run, dataset)
+    where = data_path if own.digest == dataset.digest else None  # what is on disk there is another data set
+    measure = user_metrics if of_run is None else of_run.measure
     try:
-        trainer = make_trainer(dataset, run.settings, run=run.folder, data_path=data_path, on_progress=watch)
+        trainer = make_trainer(own, run.settings, run=run.folder, data_path=where, on_progress=watch)
         trainer.fit(resume=RunFolder(run.folder).exists())
-        user_metrics(run, dataset)
+        measure(run, own)
     except (NumericalError, MemoryError, torch.cuda.OutOfMemoryError) as error:
         return f"{type(error).__name__}: {str(error).strip()}"
     return None
