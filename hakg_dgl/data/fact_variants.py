@@ -47,9 +47,9 @@ def shuffled_facts(dataset: Dataset, generator: np.random.Generator) -> Dataset:
         The new data set. :func:`share_of_true_facts` tells how many facts came out as they were.
     """
     facts = dataset.facts
-    tail = facts.tail.copy()
-    for relation in range(facts.n_relations):
-        rows = np.flatnonzero(facts.relation == relation)
+    tail, by_relation = facts.tail.copy(), np.argsort(facts.relation, kind="stable")
+    ends = np.flatnonzero(np.diff(facts.relation[by_relation])) + 1
+    for rows in np.split(by_relation, ends):
         tail[rows] = _shuffled(facts.head[rows], tail[rows], generator)
     return _with_triples(dataset, dataset.triples.assign(tail=tail), "with shuffled facts")
 
