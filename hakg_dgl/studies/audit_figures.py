@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hakg_dgl.ranking.comparison import Comparison, Difference, Group
-from hakg_dgl.studies.audit_verdict import direction, shown_metric
+from hakg_dgl.studies.audit_verdict import LEVEL, direction, shown_metric
 from hakg_dgl.studies.audited_facts import LABELS, SHUFFLED, TRUE
 from hakg_dgl.studies.drawing import (
     BLUE,
@@ -58,14 +58,14 @@ def audit_figure(tables: Mapping[str, Comparison], shares: Mapping[str, float]) 
     from matplotlib.figure import Figure
 
     metrics = next(iter(tables.values())).metrics
-    figure = Figure(figsize=(9.5, 0.9 + 2.5 * len(tables)), layout="constrained")
+    figure = Figure(figsize=(10.0, 0.9 + 2.5 * len(tables)), layout="constrained")
     panels = figure.subplots(len(tables), len(metrics), squeeze=False)
     for row, (segment, table) in zip(panels, tables.items(), strict=True):
         for axes, metric in zip(row, metrics, strict=True):
             _panel(axes, table, metric, shares)
             axes.set_title(f"{shown_metric(metric)}, {segment}", fontsize=9, loc="left")
     for axes in panels[-1]:
-        axes.set_xlabel("share of the facts that the model was given")
+        axes.set_xlabel("share of the true facts, and shuffled facts")
     _legend(figure)
     return figure
 
@@ -118,7 +118,7 @@ def _legend(figure: Any) -> None:
         dot("black", "true facts"),
         dot(ORANGE, "worse than with them"),
         dot(BLUE, "better"),
-        dot(GREY, "may be chance"),
+        dot(GREY, f"may be chance (corrected p ≥ {LEVEL:g})"),
         Line2D([], [], color=GREY, linewidth=3, alpha=0.55, label="95% interval of the difference, over users"),
         dot(INK, "single runs", 3),
     ]

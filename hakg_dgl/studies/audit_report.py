@@ -142,7 +142,8 @@ def _notes(standing: Standing, settings: Settings, seeds: Sequence[int], shares:
         "The test split was measured once a run, at its end."
     ]
     if len(finished) < len(planned):
-        notes.append(f"{len(finished)} of {len(planned)} runs are finished; {len(seeds)} seeds are compared.")
+        compared = f"{len(seeds)} seed is" if len(seeds) == 1 else f"{len(seeds)} seeds are"
+        notes.append(f"{len(finished)} of {len(planned)} runs are finished; {compared} compared.")
     if len({run.seed for run in planned}) < 2:
         notes.append("One seed: what chance in training does is not seen.")
     kept = shares.get(SHUFFLED, 0.0)
