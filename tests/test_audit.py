@@ -131,7 +131,7 @@ def test_the_report_to_read_has_the_sentence_first_and_every_number(whole: Any) 
     assert lines[:2] == ["# What the facts of demo are worth to facts-profile", f"**{report['verdict']}**"]
     for name, segment in report["segments"].items():
         assert f"## {SEGMENTS[name].capitalize()}" in text
-        assert name == "all" or f"- For {SEGMENTS[name]}: {segment['sentence']}" in text
+        assert name == "all" or f"- **{SEGMENTS[name].capitalize()}.** {segment['sentence']}" in text
         for group in segment["comparison"]["groups"]:
             assert f"{group['metrics']['ndcg@20']['mean']:.4f}" in text
         for row in segment["utilisation"]:

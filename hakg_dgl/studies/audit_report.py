@@ -163,7 +163,7 @@ def _markdown(found: Mapping[str, Any]) -> str:
     segments: dict[str, SegmentFound] = found["segments"]
     parts = [f"# What the facts of {found['data']['name']} are worth to {found['settings']['model']['kind']}"]
     parts += [f"**{found['verdict']}**"]
-    others = [f"- For {SEGMENTS[name]}: {each.sentence}" for name, each in segments.items() if name != ALL]
+    others = [f"- **{SEGMENTS[name].capitalize()}.** {each.sentence}" for name, each in segments.items() if name != ALL]
     parts += ["\n".join(others)] if others else []
     parts += found["notes"]
     shares = {facts["label"]: facts["share_true"] for facts in found["facts"]}
