@@ -835,7 +835,9 @@ def run_cases() -> Iterator[Case]:
     yield run("tensors that are flat", fits_not, _tensors(_each(lambda tensor: tensor.flatten())))
     yield run("tensors that are gone", fits_not, _tensors(lambda tensors, _: tensors.clear()))
     yield run(
-        "tensors that are NaN", "the scores of 12 users are NaN", _tensors(_each(lambda tensor: tensor * float("nan")))
+        "tensors that are NaN",
+        "the scores of 12 users are NaN",
+        _tensors(_each(lambda tensor: tensor * float("nan") if tensor.is_floating_point() else tensor)),
     )
     yield run("settings that are a number", damaged, _tensors(lambda _, about: about.update(settings=3)))
     yield run(
