@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import click
 
 from .failures import after_interrupt
 from .progress import downloads, stages
-from .report import counted, shown
+from .report import counted, shown, table
 
 if TYPE_CHECKING:
     from hakg_dgl import RawData
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
-_TABLE_FILES = ("interactions", "triples", "links", "item_names", "user_facts", "user_links")
+_TABLE_FILES = ("interactions", "triples", "links", "item_names", "items", "user_facts", "user_links")
 _TABLE_COLUMNS = {
     "user_col": "user",
     "item_col": "item",
@@ -42,8 +44,9 @@ _TABLE_COLUMNS = {
     "link_relation_col": None,
 }
 _USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
+_COLUMNS = ("column", "kind", "facts", "entities", "why")
 _READER_OPTIONS = {
-    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name"},
+    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name", "facts"},
     "folder": {"format_", "name", "title_col"},
     "card": {"mirror", "cache"},
     "demo": set[str](),
@@ -60,6 +63,12 @@ def _table_options(command: Any) -> Any:
     return command
 
 
+def _files(flag: str, what: str) -> Callable[[Any], Any]:
+    """An option for a table, in one file or several."""
+    text = f"Tables: {what} Repeatable; '*' in a name stands for several files."
+    return click.option(flag, multiple=True, metavar="FILE", help=text)
+
+
 @click.command(
     "preprocess",
     epilog="\b\nExamples:\n"
@@ -68,6 +77,7 @@ def _table_options(command: Any) -> Any:
     "  hakg preprocess ml-100k/ --rating-threshold 4 --split temporal --out data/ml\n"
     "  hakg preprocess tables --interactions ratings.csv --triples facts.csv --links links.csv \\\n"
     "      --user-col who --item-col movie --out data/movies\n"
+    "  hakg preprocess tables --interactions 'orders-*.csv' --items products.csv --item-col sku --out data/shop\n"
     "  hakg preprocess tables --interactions reviews.csv --triples facts.csv \\\n"
     "      --user-links friends.csv --out data/yelp\n",
 )
@@ -81,12 +91,20 @@ def _table_options(command: Any) -> Any:
 )
 @click.option("--name", help="Folder: data set to read, where there are several. Tables: what to call it.")
 @click.option("--title-col", metavar="COLUMN", help="RecBole: column of NAME.item with the titles.")
-@click.option("--interactions", type=_FILE, help="Tables: who interacted with what (CSV, TSV or Parquet).")
-@click.option("--triples", type=_FILE, help="Tables: the knowledge graph.")
-@click.option("--links", type=_FILE, help="Tables: which entity an item is. Without, ids of items are ids of entities.")
-@click.option("--item-names", type=_FILE, help="Tables: names of the items.")
-@click.option("--user-facts", type=_FILE, help="Tables: what is known of users; entities are named as in --triples.")
-@click.option("--user-links", type=_FILE, help="Tables: pairs of users, such as friends.")
+@_files("--interactions", "who interacted with what (CSV, TSV or Parquet).")
+@_files("--triples", "the knowledge graph.")
+@_files("--items", "a row an item: its id, name and attributes, which become facts. All of them are items.")
+@click.option(
+    "--facts",
+    multiple=True,
+    metavar="COLUMN=KIND",
+    help="Tables: how to read a column of --items: values, list, path, bins, dates or out (default: by what it holds). "
+    "Repeatable.",
+)
+@_files("--links", "which entity an item is. Without, ids of items are ids of entities.")
+@_files("--item-names", "names of the items.")
+@_files("--user-facts", "what is known of users; entities are named as in --triples.")
+@_files("--user-links", "pairs of users, such as friends.")
 @_table_options
 @click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
 @click.option(
@@ -127,9 +145,9 @@ def _table_options(command: Any) -> Any:
 def preprocess_command(source: str, out: Path, **options: Any) -> None:
     """Read, check and convert raw data into a data set.
 
-    SOURCE is a folder (KGAT/KGIN layout or RecBole atomic files), 'tables' (with --interactions and --triples), 'demo'
-    (generated on the spot), or the name of a dataset card, which is downloaded: last-fm, yelp2018, alibaba-ifashion,
-    amazon-book. Write ./last-fm for a folder of that name.
+    SOURCE is a folder (KGAT/KGIN layout or RecBole atomic files), 'tables' (with --interactions, and for facts --items
+    or --triples), 'demo' (generated on the spot), or the name of a dataset card, which is downloaded: last-fm,
+    yelp2018, alibaba-ifashion, amazon-book. Write ./last-fm for a folder of that name.
     """
     from hakg_dgl.data.cards import list_cards
     from hakg_dgl.data.dataset import refuse_foreign
@@ -158,9 +176,41 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
     empty = [
         f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
     ]
+    if columns := dataset.options.get("columns"):
+        click.echo(table([{key.replace("kind", "read as"): row[key] for key in _COLUMNS} for row in columns]) + "\n")
+    if not counts["triples"] and kind == "tables":
+        empty.append("remark: nothing is known of the items; --items or --triples gives facts, and ease needs none")
     for line in [*counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
         click.echo(f"  {line}")
     click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
+
+
+def _expanded(option: str, patterns: tuple[str, ...]) -> list[Path] | None:
+    """The files that names and patterns stand for, in order; None for none."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.exists() or not any(letter in pattern for letter in "*?["):
+            found.append(path)
+            continue
+        matches = sorted(Path(match) for match in glob.glob(pattern))
+        if not matches:
+            raise click.UsageError(f"--{option.replace('_', '-')}: no file is called like {pattern!r}")
+        found += matches
+    return found or None
+
+
+def _kinds(given: tuple[str, ...]) -> dict[str, str]:
+    """Column -> kind."""
+    kinds: dict[str, str] = {}
+    for entry in given:
+        column, separator, kind = entry.rpartition("=")
+        if not separator or not column:
+            raise click.UsageError(f"--facts takes COLUMN=KIND, such as price=bins, not {entry!r}")
+        if kinds.get(column, kind) != kind:
+            raise click.UsageError(f"--facts: column {column!r} is to be read as {kinds[column]} and as {kind}")
+        kinds[column] = kind
+    return kinds
 
 
 def _refuse_idle_options(source: str, kind: str) -> None:
@@ -172,9 +222,10 @@ def _refuse_idle_options(source: str, kind: str) -> None:
         if given and name in _ALL_READER_OPTIONS - _READER_OPTIONS[kind]:
             homes = " or ".join(home for home, names in _READER_OPTIONS.items() if name in names)
             raise click.UsageError(f"{parameter.opts[0]} is an option for {homes}, and {source!r} is a {kind}")
-    missing = [f"--{name}" for name in ("interactions", "triples") if kind == "tables" and not ctx.params[name]]
-    if missing:
-        raise click.UsageError(f"SOURCE 'tables' needs {' and '.join(missing)}")
+    if kind == "tables" and not ctx.params["interactions"]:
+        raise click.UsageError("SOURCE 'tables' needs --interactions")
+    if ctx.params["facts"] and not ctx.params["items"]:
+        raise click.UsageError("--facts says how to read a column of --items: give that too")
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
@@ -208,7 +259,9 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
     if kind == "demo":
         return generate_demo(seed=seed)
     if kind == "tables":
-        return read_tables(**{name: reading[name] for name in (*_TABLE_FILES, *_TABLE_COLUMNS, "name")})
+        files: dict[str, Any] = {name: _expanded(name, reading[name]) for name in _TABLE_FILES}
+        columns = {name: reading[name] for name in (*_TABLE_COLUMNS, "name")}
+        return read_tables(**files, **columns, facts=_kinds(reading["facts"]))
     if not folder.exists() and os.sep not in source:
         known = ["tables", "demo", *list_cards()]
         near = difflib.get_close_matches(source, known, n=1)

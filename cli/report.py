@@ -37,7 +37,10 @@ def shown(value: Any) -> str:
 
 def counted(report: Mapping[str, int]) -> list[str]:
     """A line for each repair or remark while reading, such as ``192,701 test repeats dropped``."""
-    return [f"{count:,} {what.replace('_', ' ')}" for what, count in report.items() if count and what != _SEED]
+    from hakg_dgl.data.graph_check import REMEDIES
+
+    lines = {what: f"{count:,} {what.replace('_', ' ')}" for what, count in report.items() if count and what != _SEED}
+    return [line + (f": {REMEDIES[what]}" if what in REMEDIES else "") for what, line in lines.items()]
 
 
 _SEED = "generated_with_seed"  # stands in a report, but counts nothing

@@ -321,8 +321,12 @@ def recbole_cases() -> Iterator[Case]:
     )
     yield recbole("other line ends", "src/x.kg: the file is empty", {"x.kg": b"\r\r\n\r"})
     yield recbole(
-        "ids of blanks", "", {"x.link": b"item_id:token\tentity_id:token\na\t \n"}, "1 links without id dropped"
+        "ids of blanks", "", {"x.link": b"item_id:token\tentity_id:token\na\t \nb\tQ2\n"}, "1 links without id dropped"
     )
+    yield recbole(
+        "no link at all", "none of the 2 items of the interactions occurs in the facts",
+        {"x.link": b"item_id:token\tentity_id:token\na\t \n"},
+    )  # fmt: skip
     yield recbole(
         "links twice", "", {"x.link": RECBOLE["x.link"] + b"a\tQ2\nc\tQ1\n"}, "links of an item linked twice dropped"
     )
@@ -835,7 +839,9 @@ def run_cases() -> Iterator[Case]:
     yield run("tensors that are flat", fits_not, _tensors(_each(lambda tensor: tensor.flatten())))
     yield run("tensors that are gone", fits_not, _tensors(lambda tensors, _: tensors.clear()))
     yield run(
-        "tensors that are NaN", "the scores of 12 users are NaN", _tensors(_each(lambda tensor: tensor * float("nan")))
+        "tensors that are NaN",
+        "the scores of 12 users are NaN",
+        _tensors(_each(lambda tensor: tensor * float("nan") if tensor.is_floating_point() else tensor)),
     )
     yield run("settings that are a number", damaged, _tensors(lambda _, about: about.update(settings=3)))
     yield run(

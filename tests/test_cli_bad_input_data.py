@@ -640,7 +640,7 @@ def test_something_else_where_a_file_is_expected(
 def test_a_folder_where_a_table_is_expected() -> None:
     write(Path("src"), TABLES | {"i.csv": None})
     Path("src/i.csv").mkdir()
-    refuse(usage("preprocess", "Invalid value for '--interactions': File 'src/i.csv' is a directory."), *TABLE_ARGS)
+    refuse("src/i.csv: is a folder; a file is expected\nPut the file there, or remove it.", *TABLE_ARGS)
 
 
 NO_LAYOUT = (
@@ -817,11 +817,11 @@ def test_repairs_of_the_kgat_layout(changed: dict[str, Content], report: list[st
             ["1 items without entity", "1 items without triples", NO_VALID, NO_TEST],
         ),
         (
-            {"i.csv": "user,item,part\na,x,train\na,y,test\nb,x,test\n"},
+            {"i.csv": "user,item,part\nann,a,train\nann,y,test\nbob,a,test\n"},
             ("--split-col", "part"),
             [
-                "2 items without entity",
-                "2 items without triples",
+                "1 items without entity",
+                "1 items without triples",
                 "1 test users without training items",
                 "1 test items without training users",
                 NO_VALID,

@@ -81,8 +81,8 @@ def test_preprocess_options(options: str, message: str) -> None:
             "preprocess tables --interactions i.csv --triples t.csv --drop-unlinked",
             f"drop_unlinked: no item of the interactions occurs in the knowledge graph\n{RELAX}",
         ),
-        ("preprocess tables --interactions i.csv", usage("preprocess", "SOURCE 'tables' needs --triples")),
-        ("preprocess tables", usage("preprocess", "SOURCE 'tables' needs --interactions and --triples")),
+        ("preprocess tables --triples i.csv", usage("preprocess", "SOURCE 'tables' needs --interactions")),
+        ("preprocess tables", usage("preprocess", "SOURCE 'tables' needs --interactions")),
     ],
 )
 def test_filters_that_leave_nothing_and_sources_without_files(args: str, message: str) -> None:

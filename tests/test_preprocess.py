@@ -25,6 +25,9 @@ def table(columns: str, *rows: tuple) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=columns.split())
 
 
+NO_FACTS = table("head relation tail")
+
+
 def tables(**changed) -> RawData:
     """Items b and c are linked, c to an entity without triples; a is not linked."""
     return RawData(
@@ -113,11 +116,11 @@ def test_given_split():
     with pytest.raises(DataError, match="no split to keep"):
         preprocess(tables(), PreprocessOptions(split="given"))
     own = table("user item split", ("a", "x", "train"), ("a", "y", "valid"), ("a", "x", "test"), ("b", "x", "train"))
-    data = preprocess(tables(interactions=own), PreprocessOptions(valid=0.9))
+    data = preprocess(tables(interactions=own, triples=NO_FACTS), PreprocessOptions(valid=0.9))
     assert data.interactions["split"].value_counts().to_dict() == {"train": 2, "valid": 1, "test": 0}
     assert data.report["repeated_interactions_dropped"] == 1
     with pytest.raises(DataError, match="no training interaction"):
-        preprocess(tables(interactions=own.assign(split="test")))
+        preprocess(tables(interactions=own.assign(split="test"), triples=NO_FACTS))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,8 @@ def test_splits_are_a_partition(rows, split, seed):
     interactions = (
         pd.DataFrame(rows, columns=["user", "item"]).astype(str).assign(timestamp=np.arange(float(len(rows))))
     )
-    data = preprocess(tables(interactions=interactions), PreprocessOptions(split=split, seed=seed, valid=0.3))
+    raw = tables(interactions=interactions, triples=NO_FACTS)
+    data = preprocess(raw, PreprocessOptions(split=split, seed=seed, valid=0.3))
     parts = [set(map(tuple, data.pairs(part).tolist())) for part in ("train", "valid", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(set(rows))
     if split != "cold-items":
@@ -267,7 +271,7 @@ def test_splits_are_a_partition(rows, split, seed):
 
 def test_seed_decides(tmp_path):
     interactions = pd.DataFrame({"user": np.repeat(range(20), 20), "item": np.tile(range(20), 20)}).astype(str)
-    raw = tables(interactions=interactions)
+    raw = tables(interactions=interactions, triples=NO_FACTS)
     one, same, other = (preprocess(raw, PreprocessOptions(seed=seed)).digest for seed in (1, 1, 2))
     assert one == same != other
     # another validation fraction leaves the test split alone

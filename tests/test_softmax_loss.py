@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from small_demo import small_demo, small_settings
 from torch import Tensor
 
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.layers import item_item, losses
-from hakg_dgl.layers.item_item import item_item_factors
+from hakg_dgl.layers.item_item import fact_spectrum, item_item_factors
 from hakg_dgl.layers.losses import softmax_loss
 from hakg_dgl.models.ease import ease_weights
 from hakg_dgl.ranking.evaluation import evaluate
@@ -157,3 +158,30 @@ def test_a_trained_run_keeps_its_linear_term(tmp_path: Path) -> None:
     metrics = evaluate(EmbeddingScorer(*model.ranking_vectors()), dataset).metrics
     assert metrics == result["metrics"]["test"]
     assert "terms.linear_left" not in dict(model.named_parameters())
+
+
+def test_spectra_with_repeated_values_are_the_same_every_time() -> None:
+    """Each fact of exactly three items gives the same singular value, of which the rank takes a part."""
+    n_items = 6600
+    facts = sparse.csr_matrix((np.ones(n_items), (np.arange(n_items), np.arange(n_items) // 3)))
+    first, again = (fact_spectrum(facts, 64, torch.device("cpu")) for _ in range(2))
+    assert torch.equal(first.vectors, again.vectors)
+    assert torch.allclose(first.squared, torch.full_like(first.squared, 3.0))
+
+
+def test_a_spectrum_of_fewer_directions_than_asked_for() -> None:
+    """Five facts in all, on more rows and columns than are solved for at once."""
+    rng = np.random.default_rng(0)
+    dense = np.zeros((2600, 2500))
+    dense[:, :5] = rng.random((2600, 5))
+    found = fact_spectrum(sparse.csr_matrix(dense), 16, torch.device("cpu"))
+    expected = np.linalg.svd(dense[:, :5], compute_uv=False) ** 2
+    assert np.allclose(found.squared[:5], expected)
+    assert float(found.squared[5:].abs().max()) < 1e-6
+    u = found.vectors[:, :5].numpy()
+    assert np.allclose(u @ (u.T @ dense), dense)
+
+
+def test_one_item_has_a_spectrum() -> None:
+    found = fact_spectrum(sparse.csr_matrix(np.ones((1, 1))), 8, torch.device("cpu"))
+    assert found.vectors.abs().tolist() == [[1.0]]

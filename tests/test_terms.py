@@ -158,3 +158,36 @@ def test_the_choice_is_made_again_where_a_finished_search_goes_on(tmp_path: Path
     whole = Trainer(DEMO, long, run=tmp_path / "whole").fit()
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["chosen"] == whole["chosen"]
+
+
+def test_new_items_are_judged_by_those_who_chose_one_however_many_users_there_are(monkeypatch: Any) -> None:
+    monkeypatch.setattr("hakg_dgl.training.selection.JUDGES", 3)
+    monkeypatch.setattr("hakg_dgl.training.selection.FEW", 1)
+    one = with_new_items(DEMO, [NEW[0]])
+    choosers = np.unique(one.pairs("valid")[one.pairs("valid")[:, 1] == NEW[0], 0])
+    assert len(choosers) >= 1
+    judged = Selection(one, small_settings().training)
+    assert judged.worth_of_new_items(model_of(one).scorer()) is not None
+    assert judged.worth(model_of(one).scorer()) >= 0
+
+
+def test_where_new_items_alone_have_the_term_its_damping_is_chosen_for_them() -> None:
+    class OfNewItems:
+        """Likes large scores of new items, and nothing else."""
+
+        def worth(self, scorer: Scorer) -> float:
+            return 1.0
+
+        def worth_of_new_items(self, scorer: Scorer) -> float | None:
+            return float(scorer.scores(torch.arange(scorer.n_users))[:, NEW].std())
+
+    model = model_of(RENEWED, linear_weight=0.0, new_items_weight=[0.4], new_items_bias=[0.0])
+    chosen = model.choose(OfNewItems())
+    assert chosen["facts_weight"] == 0.0
+    assert chosen["new_items_weight"] == 0.4
+    worth = {}
+    for l2 in model.settings.facts_l2:
+        other = model_of(RENEWED, linear_weight=0.0)
+        other.set_terms({**chosen, "facts_l2": l2})
+        worth[l2] = OfNewItems().worth_of_new_items(other.scorer())
+    assert chosen["facts_l2"] == max(worth, key=lambda l2: worth[l2])

@@ -824,7 +824,7 @@ def test_every_kind_of_model_learns(demo: Dataset, overrides: dict[str, Any]) ->
 
 def test_float64_is_float64_and_nearly_float32(demo: Dataset, tmp_path: Path, whole: Outcome) -> None:
     wide = train(demo, tmp_path / "wide", dtype="float64")
-    assert {tensor.dtype for tensor in wide.weights.values()} == {torch.float64}
+    assert {t.dtype for t in wide.weights.values() if t.is_floating_point()} == {torch.float64}
     # The initial values are drawn in another way, so the runs are alike, not equal.
     assert wide.lines[-1]["loss"] == pytest.approx(whole.lines[-1]["loss"], rel=0.15)
     train(demo, tmp_path / "resumed", dtype="float64", epochs=2)

@@ -55,7 +55,8 @@ def test_the_best_value_and_its_metrics_are_recorded(journal: Journal) -> None:
     (trial,) = journal.study.trials
     assert epochs == [1, 2], "there is no refit in a trial"
     assert list(trial.intermediate_values) == epochs
-    assert trial.value == trial.user_attrs["metrics"]["ndcg@20"] == max(trial.intermediate_values.values())
+    assert trial.value == trial.user_attrs["metrics"]["ndcg@20"]
+    assert trial.value >= max(trial.intermediate_values.values()), "the terms are chosen after the last epoch"
 
 
 def test_settings_that_fail_are_recorded_and_a_mistake_is_raised_too(

@@ -66,7 +66,8 @@ def test_the_report_has_all_trials_and_the_best(whole: tuple[Path, dict[str, Any
     best = max(report["trials"], key=lambda trial: trial["value"])
     assert ranked(report)[0] == best
     assert report["best"]["number"] == best["number"]
-    assert best["metrics"]["ndcg@20"] == best["value"] == max(value for _, value in best["curve"])
+    assert best["metrics"]["ndcg@20"] == best["value"]
+    assert best["value"] >= max(value for _, value in best["curve"]), "the terms are chosen after the last epoch"
     assert [trial["number"] for trial in report["trials"]] == list(range(TRIALS))
     assert all(set(trial["settings"]) == set(SPACE) for trial in report["trials"])
     assert sum(report["importance"]["values"].values()) == pytest.approx(1, abs=1e-4)

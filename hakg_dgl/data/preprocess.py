@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.graph_check import check_graph
 from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
@@ -84,8 +85,9 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     to itself.
 
     Where ``raw.ids_are_indices`` nothing is renumbered: users and items that lose all interactions keep their number.
-    Otherwise users and items are those with an interaction left, numbered by sorted id; an item takes the number of its
-    entity, and one without entity (or whose entity occurs in no triple) becomes an entity without triples.
+    Otherwise users are those with an interaction left, and items those and the ones of the catalogue, numbered by
+    sorted id; an item takes the number of its entity, and one without entity (or whose entity occurs in no triple)
+    becomes an entity without triples.
 
     Raises
     ------
@@ -105,6 +107,7 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     else:
         raw_interactions = raw.interactions.assign(split=pd.Categorical(raw.interactions["split"], list(SPLITS)))
     interactions = _filtered(raw, raw_interactions, options, report)
+    report |= check_graph(raw, interactions, threshold=options.rating_threshold)
     raw = _with_rows_of_users(raw, interactions, report)
     numbered = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
     interactions = _with_split(numbered.interactions, strategy, options)
@@ -121,7 +124,7 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         **{name: table.frame() for name, table in maps.items()},
         user_facts=numbered.user_facts,
         user_links=numbered.user_links,
-        options={**asdict(options), "split": strategy},
+        options={**asdict(options), "split": strategy, **({"columns": list(raw.columns)} if raw.columns else {})},
         sources=dict(raw.sources),
         report=report,
         split_strategy=strategy,
@@ -242,7 +245,9 @@ def _user_relations(raw: RawData) -> tuple[IdMap, Int64, Int64]:
 def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> _Numbered:
     """Other layouts: sorted ids, items first among the entities."""
     users = IdMap.from_values(interactions["user"], raw.users)
-    items = IdMap.from_values(interactions["item"], raw.items)
+    items = IdMap.from_values(pd.concat([interactions["item"], raw.catalogue]), raw.items)
+    if len(raw.catalogue):
+        report["catalogue_items_without_interactions"] = len(items) - interactions["item"].nunique()
     linked = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"].astype(str), dtype=object)
     own = linked.reindex(items.original_ids).reset_index(drop=True)
     named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates().astype(str)

@@ -7,12 +7,14 @@ become inner products of short vectors here, so that a score stays the inner pro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import ArpackError, svds
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from hakg_dgl.graph.packed import SparsePattern
@@ -95,7 +97,7 @@ def fact_spectrum(facts: sparse.csr_matrix, rank: int, device: torch.device) -> 
 
 def _spectrum(matrix: sparse.csr_matrix, r: int, device: torch.device) -> Spectrum:
     squared, vectors = _leading(matrix, r)
-    return Spectrum(torch.from_numpy(squared.copy()).to(device), torch.from_numpy(vectors).to(device))
+    return Spectrum(torch.from_numpy(squared.copy()).to(device), torch.from_numpy(vectors.copy()).to(device))
 
 
 def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
@@ -104,20 +106,37 @@ def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]
     if not matrix.nnz:
         return np.zeros(r), np.zeros((n_cols, r))
     if min(n_rows, n_cols) > max(DENSE_UP_TO, r):
-        start = np.ones(min(n_rows, n_cols))  # the search begins at the same vector each time
-        try:
-            _, values, transposed = svds(matrix, k=r, v0=start, solver="arpack")
-        except ArpackError:  # there are fewer than r directions
-            return _by_subspace_iteration(matrix, r)
-        return np.square(values[::-1]), np.ascontiguousarray(transposed[::-1].T)
+        return _by_lanczos(matrix, r)
     wide = n_rows < n_cols
-    gram = (matrix @ matrix.T if wide else matrix.T @ matrix).toarray()
-    squared, vectors = np.linalg.eigh(gram)
+    squared, vectors = np.linalg.eigh((matrix @ matrix.T if wide else matrix.T @ matrix).toarray())
     squared, vectors = squared[::-1][:r].clip(min=0.0), vectors[:, ::-1][:, :r]
-    if wide:  # from the left vectors to the right ones; those of zero values do not matter
-        scale = np.sqrt(squared)
-        vectors = (matrix.T @ vectors) / np.where(scale > 1e-7 * scale.max(), scale, np.inf)
-    return squared, np.ascontiguousarray(vectors)
+    return squared, np.ascontiguousarray(_right(matrix, squared, vectors) if wide else vectors)
+
+
+def _by_lanczos(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
+    """As :func:`_leading`, by ARPACK; where it would have to restart by chance, by subspace iteration."""
+    n_rows, n_cols = matrix.shape
+    wide = n_rows < n_cols
+    short = matrix if wide else matrix.T.tocsr()
+    long, n = short.T.tocsr(), min(n_rows, n_cols)
+    gram = LinearOperator((n, n), matvec=lambda x: short @ (long @ x), dtype=np.float64)
+    try:
+        values, found = eigsh(gram, k=r, v0=np.ones(n), **_DRAWS)
+    except ArpackError:  # there are fewer than r directions
+        return _by_subspace_iteration(matrix, r)
+    squared, vectors = values[::-1].clip(min=0.0), found[:, ::-1]
+    return squared, np.ascontiguousarray(_right(matrix, squared, vectors) if wide else vectors)
+
+
+def _right(matrix: sparse.csr_matrix, squared: FloatArray, left: FloatArray) -> FloatArray:
+    """Right singular vectors from the left ones; those of zero values do not matter."""
+    scale = np.sqrt(squared)
+    right: FloatArray = (matrix.T @ left) / np.where(scale > 1e-7 * scale.max(), scale, np.inf)
+    return right
+
+
+_DRAWS: dict[str, Any] = {"rng": 0} if "rng" in signature(eigsh).parameters else {}
+"""ARPACK draws a vector of its own where singular values repeat; older SciPy takes no generator for it."""
 
 
 def _by_subspace_iteration(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:

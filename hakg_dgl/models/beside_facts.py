@@ -71,7 +71,7 @@ class BesideFacts(Recommender):
         own = {name: value for name, value in tensors.items() if not name.startswith(_BASE)}
         require_tensors(own, {_MULTIPLIER: ((), torch.float64)})
         self.base.load_tensors({name.removeprefix(_BASE): tensors[name] for name in tensors.keys() - own.keys()})
-        self.facts_multiplier = own[_MULTIPLIER].to(self.device)
+        self.facts_multiplier.copy_(own[_MULTIPLIER])
 
     def choose(self, judge: Judge) -> dict[str, float]:
         """The weight of the profile."""

@@ -151,12 +151,22 @@ MATRICES = 4
 in float32 (the new ones and the best)."""
 
 
-def require_memory(n_items: int, device: torch.device) -> None:
-    """Raise ConfigError if the matrices of items by items do not fit; where free memory is unknown they do."""
-    needed, free = MATRICES * 8 * n_items**2, free_memory(device)
+def require_memory(n_items: int, device: torch.device, name: str = "ease", matrices: int = MATRICES) -> None:
+    """Raise ConfigError if the matrices of items by items do not fit; where free memory is unknown they do.
+
+    Parameters
+    ----------
+    n_items, device
+        How large they are, and where.
+    name
+        Of the model, for the message.
+    matrices
+        How many there are at once.
+    """
+    needed, free = matrices * 8 * n_items**2, free_memory(device)
     if free is not None and needed > free:
         raise ConfigError(
-            f"model = 'ease' solves for {n_items:,} x {n_items:,} weights: its {MATRICES} matrices in float64 take "
+            f"model = {name!r} solves for {n_items:,} x {n_items:,} weights: its {matrices} matrices in float64 take "
             f"{needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free ({device.type}).\n"
             "Train another model (--model item-knn keeps few weights an item), preprocess with a larger "
             "--min-item-interactions, or use a machine with more memory."

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from hakg_dgl.errors import NumericalError
 from hakg_dgl.graph.matrices import fact_matrix
-from hakg_dgl.models.ease import EASE, ease_weights
+from hakg_dgl.models.ease import EASE, ease_weights, require_memory
 from hakg_dgl.models.recommender import Abilities, NoSettings, Sections
 from hakg_dgl.settings.run import NumericSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import SelectionSettings
+
+COLLECTIVE, ADDITIVE = 7, 8
+"""Matrices of items by items in float64 that either way holds at once."""
 
 SideInformation: TypeAlias = Literal["collective", "additive"]
 
@@ -76,6 +79,11 @@ class EASEFacts(EASE):
         self._facts_gram: Tensor | None = None
         self._of_facts: tuple[float, Tensor] | None = None
         self._of_interactions: tuple[float, Tensor] | None = None
+
+    def require_resources(self) -> None:
+        """Raise ConfigError if the matrices of items by items do not fit into memory."""
+        additive = self.settings.side_information == "additive"
+        require_memory(self.graph.n_items, self.device, self.name, ADDITIVE if additive else COLLECTIVE)
 
     @classmethod
     def idle_settings(cls, values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -53,9 +53,12 @@ class FactsProfile(ClosedFormRecommender):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the facts of a trained model; ValueError if they are not those of a model on this graph."""
-        n, ids = len(tensors.get("values", ())), torch.int64
+        n, ids = tensors["values"].numel() if "values" in tensors else 0, torch.int64
         expected = {"indptr": ((self.graph.n_items + 1,), ids), "indices": ((n,), ids), "n_facts": ((), ids)}
         require_tensors(tensors, {**expected, "values": ((n,), torch.float64)})
+        n_facts, most = int(tensors["n_facts"]), 2 * self.graph.n_relations * self.graph.n_entities
+        if not 0 <= n_facts <= most:
+            raise ValueError(f"there cannot be {n_facts} facts, such as with {most} pairs of a relation and an entity")
         self.indptr, self.indices, self.values = tensors["indptr"], tensors["indices"], tensors["values"]
         self.n_facts = tensors["n_facts"]
         self._facts()

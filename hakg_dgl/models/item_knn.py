@@ -155,7 +155,7 @@ class ItemKNN(ClosedFormRecommender):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take trained neighbours; ValueError if they are not those of a model on this graph."""
-        n_items, n = self.graph.n_items, len(tensors.get("values", ()))
+        n_items, n = self.graph.n_items, tensors["values"].numel() if "values" in tensors else 0
         ids = torch.int64
         require_tensors(
             tensors, {"indptr": ((n_items + 1,), ids), "indices": ((n,), ids), "values": ((n,), self.dtype)}

@@ -121,7 +121,7 @@ class _Pool:
 
     def received(self, connection: Connection, number: int) -> Ended:
         """What became of the call that a process was at, when its connection has something to say or has ended."""
-        with suppress(EOFError, ConnectionError):
+        with suppress(EOFError, OSError):
             value, error = connection.recv()
             return Ended(number, value, error)
         process = self._processes[connection]

@@ -138,6 +138,8 @@ def as_markdown(report: dict[str, Any]) -> str:
 def _trial(trial: optuna.trial.FrozenTrial, space: SearchSpace, again: int | None) -> dict[str, Any]:
     curve = sorted((epoch, value) for epoch, value in trial.intermediate_values.items() if math.isfinite(value))
     epoch, value = max(curve, key=lambda point: (point[1], -point[0]), default=(None, None))
+    if trial.state.name == "COMPLETE":
+        value = trial.value  # with what the best model chose when training was over
     seconds = None if trial.duration is None else round(trial.duration.total_seconds(), 1)
     state = "repeated" if again is not None else _STATES[trial.state.name]
     reason = trial.user_attrs.get("reason")

@@ -85,7 +85,10 @@ class Selection:
     def _evaluator_of(self, candidates: NDArray[np.int64] | None = None) -> Evaluator:
         """For some of the users, evenly spaced, where there are many."""
         split = self.training.selected_on
-        users = np.unique(self.dataset.pairs(split)[:, 0])
+        pairs = self.dataset.pairs(split)
+        if candidates is not None:
+            pairs = pairs[np.isin(pairs[:, 1], candidates)]
+        users = np.unique(pairs[:, 0])
         kept = users[np.linspace(0, len(users) - 1, min(len(users), JUDGES)).round().astype(np.int64)]
         left_out = np.setdiff1d(np.arange(self.dataset.n_users), kept)
         return Evaluator(

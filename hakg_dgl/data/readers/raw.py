@@ -45,6 +45,10 @@ class RawData:
         as in ``triples``.
     user_links
         Columns ``user``, ``relation``, ``other``: which user is linked to which.
+    catalogue
+        Ids of items that are in the data set though nobody has chosen them, text.
+    columns
+        What was made of each column of a table of items, as JSON values; see :class:`~hakg_dgl.data.facts.ColumnRead`.
     sources
         File name -> ``{"sha256": ..., "bytes": ...}``, of the files as they lie on disk.
     report
@@ -66,6 +70,8 @@ class RawData:
     relations: pd.DataFrame | None = None
     user_facts: pd.DataFrame = field(default_factory=empty_user_facts)
     user_links: pd.DataFrame = field(default_factory=empty_user_links)
+    catalogue: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
+    columns: tuple[Mapping[str, Any], ...] = ()
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: Mapping[str, int] = field(default_factory=dict)
     ids_are_indices: bool = False

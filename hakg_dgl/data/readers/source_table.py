@@ -113,7 +113,7 @@ class SourceTable:
                 value = shown(values[new][row].as_py())
                 self._fail(row, f"{column} is {value}, over several lines; is a quote not closed?")
         frame = pd.DataFrame({new: column.to_pandas() for new, column in values.items()})
-        report[key] = int(frame.isna().any(axis=1).sum())
+        report[key] = report.get(key, 0) + int(frame.isna().any(axis=1).sum())
         return frame
 
     def floats(self, column: str, *, dates: bool = False) -> pd.Series[float]:
@@ -139,6 +139,25 @@ class SourceTable:
             what = "is missing" if value is None else f"is {shown(str(value))}, {wanted}"
             self._fail(int(wrong[0]), f"{column} {what}")
         return numbers
+
+    def texts(self, column: str) -> pd.Series[Any]:
+        """A column as text, None where a value is missing: numbers as they are written, moments as ISO 8601 dates."""
+        values = self._column(column)
+        if pa.types.is_dictionary(values.type):
+            values = pc.cast(values, values.type.value_type)
+        if _is_moment(values.type):
+            text = pd.Series(pd.to_datetime(_seconds(values), unit="s", utc=True)).dt.strftime("%Y-%m-%dT%H:%M:%S")
+            return text.astype(object).where(text.notna(), None)
+        if not (_is_number(values.type) or _is_text(values.type) or pa.types.is_boolean(values.type)):
+            problem = f"column {column!r} holds {values.type}, not text, numbers or dates"
+            raise DataError(problem, path=self.path, remedy=_OTHER)
+        if pa.types.is_floating(values.type):
+            found = values.to_pandas()
+            return pd.Series([None if pd.isna(x) else f"{x:g}" for x in found], dtype=object)
+        values = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
+        return pd.Series(
+            pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values).to_pandas(), dtype=object
+        )
 
     def splits(self, column: str) -> pd.Categorical:
         """A column that says which split a row belongs to."""

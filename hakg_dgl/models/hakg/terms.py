@@ -50,8 +50,9 @@ Terms = tuple[Tensor, Tensor]
 
 
 def middle(values: tuple[float, ...]) -> float:
-    """The value that is used until one is chosen."""
-    return values[len(values) // 2]
+    """The value that is used until one is chosen: that in the middle of those above 0."""
+    ordered = sorted(value for value in values if value) or [0.0]
+    return ordered[len(ordered) // 2]
 
 
 class ClosedTerms(nn.Module):
@@ -219,14 +220,24 @@ class Chooser:
             if self.chosen["facts_weight"]:
                 self._pick("facts_l2", s.facts_l2)
                 self._pick("facts_weight", s.facts_weight)
-            self._choose_for_new_items()
+            self._choose_for_new_items(whole=not self.chosen["facts_weight"])
         install(self.terms, self.graph, self.learned, self.past, self.chosen)
         self.terms.forget()
         return self.chosen
 
-    def _choose_for_new_items(self) -> None:
-        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of."""
+    def _choose_for_new_items(self, *, whole: bool) -> None:
+        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of.
+
+        Where they alone have the term (``whole``), its λ is chosen for them too.
+        """
         s = self.terms.settings
+        if whole:
+            weight = middle(s.new_items_weight)
+            self.chosen["new_items_weight"] = weight
+            worth = {value: self._worth("facts_l2", value, alone=True) for value in s.facts_l2}
+            judged = {value: found for value, found in worth.items() if found is not None}
+            if judged:
+                self.chosen["facts_l2"] = max(judged, key=lambda value: judged[value])
         measured = {value: self._worth("new_items_weight", value, alone=True) for value in s.new_items_weight}
         known = {value: worth for value, worth in measured.items() if worth is not None}
         self.chosen["new_items_weight"] = max(known, key=lambda value: known[value]) if known else 0.0

@@ -1,0 +1,257 @@
+"""Facts from the columns of a table of items: what each column holds, and the triples that follow.
+
+A row is an item, and a column a relation to the entity that its value is. Columns are read by what they hold: see
+:class:`ColumnKind`. docs/your-own-data.md has the rules with an example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+
+from hakg_dgl.errors import ConfigError
+
+ColumnKind: TypeAlias = Literal["values", "list", "path", "bins", "dates", "out"]
+"""How a column is read.
+
+``values``: each value is an entity. ``list``: several values, separated by ``|`` or ``;``. ``path``: levels separated
+by ``>``, the last one being the item's; each level is ``part_of`` the one before. ``bins``: numbers in bins with about
+as many items each; a bin ``follows`` the one below. ``dates``: a month, which is ``part_of`` its year. ``out``: none.
+"""
+KINDS: tuple[str, ...] = get_args(ColumnKind)
+PART_OF, FOLLOWS = "part_of", "follows"
+BINS = 8
+FEW_VALUES = 20
+"""Distinct numbers up to which each is a value of its own."""
+NEARLY_ALL = 0.9
+"""Share of distinct values from which on a column tells items apart instead of joining them."""
+_PATH, _DATE = r"\S\s*>\s*\S", r"\d{4}-\d{2}(?:-\d{2})?(?:[T ].*)?"
+
+
+@dataclass(frozen=True)
+class ColumnRead:
+    """What was made of a column.
+
+    Attributes
+    ----------
+    column, kind
+        Which column, and how it was read.
+    facts, entities
+        Facts of items, and entities that they lead to.
+    why
+        What decided it, for people.
+    """
+
+    column: str
+    kind: str
+    facts: int
+    entities: int
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemFacts:
+    """What a table says of items.
+
+    Attributes
+    ----------
+    triples
+        ``head``, ``relation``, ``tail``: text; heads are ids of items, or entities for the order of values.
+    entities
+        ``id`` and ``name`` of the entities that values are. The id holds the column, so that equal values of two
+        columns are two entities.
+    columns
+        What was made of each column, in their order.
+    """
+
+    triples: pd.DataFrame
+    entities: pd.DataFrame
+    columns: tuple[ColumnRead, ...]
+
+
+def facts_of_columns(items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> ItemFacts:
+    """Facts from the columns of a table.
+
+    Parameters
+    ----------
+    items
+        Ids of the items, text, one a row.
+    table
+        A column of text an attribute, as many rows; missing values are None or NaN.
+    kinds
+        Column -> :data:`ColumnKind`, for those that are not to be read by what they hold.
+
+    Raises
+    ------
+    ConfigError
+        If a column or a kind does not exist, or a column cannot be read in the kind asked for.
+    """
+    kinds = dict(kinds or {})
+    _refuse_unknown(kinds, list(table.columns))
+    parts, reads = [], []
+    separator = _separator(items, table.columns)
+    for column in table.columns:
+        values = _present(items, table[column])
+        kind, why = (kinds[column], "asked for") if column in kinds else _kind_of(values["value"], len(items))
+        found = _READERS[kind](column, values)
+        reads.append(ColumnRead(column, kind, len(found.facts), found.facts["value"].nunique(), why))
+        parts.append(_numbered(column, separator, found, last_level=kind == "path"))
+    triples = pd.concat([triples for triples, _ in parts]) if parts else _no_triples()
+    entities = pd.concat([names for _, names in parts]) if parts else pd.DataFrame({"id": [], "name": []}, dtype=object)
+    return ItemFacts(
+        triples.drop_duplicates().reset_index(drop=True),
+        entities.drop_duplicates("id").reset_index(drop=True),
+        tuple(reads),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Facts of a column: ``item``, ``value``; and ``below``, ``relation``, ``above`` between values."""
+
+    facts: pd.DataFrame
+    order: pd.DataFrame
+
+
+def _no_triples() -> pd.DataFrame:
+    return pd.DataFrame({"head": [], "relation": [], "tail": []}, dtype=object)
+
+
+def _no_order() -> pd.DataFrame:
+    return pd.DataFrame({"below": [], "relation": [], "above": []}, dtype=object)
+
+
+def _present(items: pd.Series[Any], column: pd.Series[Any]) -> pd.DataFrame:
+    """``item`` and ``value`` where there is a value."""
+    frame = pd.DataFrame({"item": items.to_numpy(dtype=object), "value": column.to_numpy(dtype=object)})
+    return frame.dropna().reset_index(drop=True)
+
+
+def _separator(items: pd.Series[Any], columns: Iterable[str]) -> str:
+    """What stands between column and value in an entity's id, such that no item has an id of that form."""
+    separator = "="
+    while items.astype(str).str.startswith(tuple(f"{column}{separator}" for column in columns)).any():
+        separator += "="
+    return separator
+
+
+def _kind_of(values: pd.Series[Any], n_items: int) -> tuple[str, str]:
+    """How a column is read by what it holds, and why."""
+    n, distinct = len(values), values.nunique()
+    if not n:
+        return "out", "has no values"
+    if values.str.contains(_PATH).mean() >= 0.5:
+        return "path", "levels separated by >"
+    if values.str.contains("|", regex=False).any():
+        return "list", "values separated by |"
+    if values.str.contains(";", regex=False).mean() >= 0.1:
+        return "list", "values separated by ;"
+    if distinct == 1 and n == n_items:
+        return "out", "is the same for all items"
+    if values.str.fullmatch(_DATE).all() and distinct > 1:
+        return "dates", "dates"
+    if _numbers(values).notna().all() and distinct > FEW_VALUES:
+        return "bins", f"{distinct:,} different numbers"
+    if n >= 10 and distinct > NEARLY_ALL * n:
+        return "out", "nearly every item has another value"
+    return "values", f"{distinct:,} different values"
+
+
+def _numbers(values: pd.Series[Any]) -> pd.Series[float]:
+    """As numbers; NaN where they are none, or not finite."""
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    return numbers.where(np.isfinite(numbers))
+
+
+def _as_values(column: str, values: pd.DataFrame) -> _Found:
+    return _Found(values, _no_order())
+
+
+def _as_nothing(column: str, values: pd.DataFrame) -> _Found:
+    return _Found(values.head(0), _no_order())
+
+
+def _as_list(column: str, values: pd.DataFrame) -> _Found:
+    separator = "|" if values["value"].str.contains("|", regex=False).any() else ";"
+    taken = values.assign(value=values["value"].str.split(separator, regex=False)).explode("value")
+    taken["value"] = taken["value"].str.strip()
+    return _Found(taken[taken["value"] != ""].drop_duplicates().reset_index(drop=True), _no_order())
+
+
+def _as_path(column: str, values: pd.DataFrame) -> _Found:
+    """The item has the last level; each level, known by the way to it, is part of the one before."""
+    order: dict[tuple[str, str], None] = {}
+    leaves: dict[str, str] = {}
+    for path in values["value"].unique():
+        levels = [level.strip() for level in path.split(">") if level.strip()]
+        ways = [" > ".join(levels[: depth + 1]) for depth in range(len(levels))]
+        leaves[path] = ways[-1] if ways else ""
+        order |= dict.fromkeys(zip(ways[1:], ways[:-1], strict=True))
+    facts = values.assign(value=values["value"].map(leaves))
+    pairs = [(below, PART_OF, above) for below, above in order]
+    return _Found(facts[facts["value"] != ""], pd.DataFrame(pairs, columns=_no_order().columns, dtype=object))
+
+
+def _as_bins(column: str, values: pd.DataFrame) -> _Found:
+    numbers = _numbers(values["value"])
+    if numbers.isna().any():
+        wrong = values["value"][numbers.isna()].iloc[0]
+        raise ConfigError(f"column {column!r} holds {wrong!r}, which is not a number; read it as values or out")
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)))
+    place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(0, len(edges) - 2))
+    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)] or [f"{edges[0]:g}"]
+    used = np.unique(place)
+    pairs = [(names[above], FOLLOWS, names[below]) for below, above in itertools.pairwise(used)]
+    facts = values.assign(value=np.array(names, dtype=object)[place])
+    return _Found(facts, pd.DataFrame(pairs, columns=_no_order().columns, dtype=object))
+
+
+def _as_dates(column: str, values: pd.DataFrame) -> _Found:
+    wrong = values["value"][~values["value"].str.fullmatch(_DATE)]
+    if len(wrong):
+        raise ConfigError(f"column {column!r} holds {wrong.iloc[0]!r}, which is not a date as 2026-01-31")
+    months = values["value"].str.slice(0, 7)
+    pairs = [(month, PART_OF, month[:4]) for month in sorted(months.unique())]
+    return _Found(values.assign(value=months), pd.DataFrame(pairs, columns=_no_order().columns, dtype=object))
+
+
+_READERS: Mapping[str, Callable[[str, pd.DataFrame], _Found]] = {
+    "values": _as_values, "list": _as_list, "path": _as_path, "bins": _as_bins, "dates": _as_dates, "out": _as_nothing,
+}  # fmt: skip
+
+
+def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Triples with ids of entities, and the entities' names, of a path its last level."""
+    prefix = column + separator
+    triples = pd.DataFrame(
+        {
+            "head": [*found.facts["item"], *(prefix + found.order["below"])],
+            "relation": [column] * len(found.facts) + found.order["relation"].tolist(),
+            "tail": [*(prefix + found.facts["value"]), *(prefix + found.order["above"])],
+        },
+        dtype=object,
+    )
+    values = pd.unique(pd.concat([found.facts["value"], found.order["below"], found.order["above"]]))
+    whole = pd.Series(values, dtype=object)
+    names = whole.str.rsplit(" > ", n=1).str[-1] if last_level and len(whole) else whole
+    return triples, pd.DataFrame({"id": prefix + whole, "name": names}, dtype=object)
+
+
+def _refuse_unknown(kinds: Mapping[str, str], columns: list[str]) -> None:
+    for column, kind in kinds.items():
+        if column not in columns:
+            near = difflib.get_close_matches(column, columns, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(map(repr, columns))}"
+            raise ConfigError(f"the table of items has no column {column!r} for facts{hint}")
+        if kind not in KINDS:
+            raise ConfigError(f"column {column!r} cannot be read as {kind!r}: choose from {', '.join(KINDS)}")
