@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hakg_dgl.atomic_files import replace_file
-from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.ranking.comparison import Comparison, Difference, Group
+from hakg_dgl.studies.figure_files import SUFFIXES, require_matplotlib, save_figure
 
-SUFFIXES = (".png", ".svg")
 LEVEL = 0.05
 """Corrected p values below this are coloured."""
 _BLUE, _ORANGE, _GREY, _PALE, _INK = "#2f6ea6", "#d9772b", "#7a7a7a", "#c9c9c9", "#404040"
@@ -25,19 +23,13 @@ def write_figures(folder: Path, tables: Mapping[str, Comparison], layers: int) -
     MissingDependencyError
         If Matplotlib is missing.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"they need Matplotlib, which cannot be imported ({error}): pip install 'hakg_dgl[plot]', "
-            "and give the command again"
-        ) from error
+    require_matplotlib()
     for name in ("ablation", "depth"):
         for suffix in SUFFIXES:
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
         if name in tables:
             drawn = ablation_figure(tables[name]) if name == "ablation" else depth_figure(tables[name], layers)
-            _save(drawn, folder / name)
+            save_figure(drawn, folder / name)
 
 
 def ablation_figure(table: Comparison) -> Any:
@@ -171,17 +163,3 @@ def _shown(metric: str) -> str:
 def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write PNG and SVG; the same figure gives the same files."""
-    from matplotlib import rc_context
-
-    for suffix in SUFFIXES:
-        undated: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {}
-
-        def write(temporary: Path, suffix: str = suffix, undated: dict[str, Any] = undated) -> None:
-            with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}):  # a fixed salt, since ids are random
-                figure.savefig(temporary, format=suffix[1:], dpi=160, **undated)
-
-        replace_file(path.with_name(path.name + suffix), write)
