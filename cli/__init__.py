@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from .ablate import ablate_command
+from .benchmark import benchmark_command
 from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import evaluate_command
@@ -46,6 +47,7 @@ _LONG = (
     train_command,
     tune_command,
     ablate_command,
+    benchmark_command,
     evaluate_command,
     compare_command,
     recommend_command,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
+    from hakg_dgl.studies.benchmark import BenchmarkProgress, BenchmarkStudy
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer
@@ -80,6 +81,7 @@ _HOMES = {
     "training.progress": ("Progress",),
     "training.run_folder": ("RunFolder",),
     "training.trainer": ("Trainer", "make_trainer"),
+    "studies.benchmark": ("BenchmarkProgress", "BenchmarkStudy"),
     "studies.search_space": ("SearchSpace",),
     "studies.tuning": ("Study", "StudyProgress"),
 }
@@ -91,6 +93,8 @@ __all__ = [
     "HAKG",
     "AblationProgress",
     "AblationStudy",
+    "BenchmarkProgress",
+    "BenchmarkStudy",
     "ClosedFormTrainer",
     "Comparison",
     "Dataset",
