@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
-    from hakg_dgl.studies.benchmark import BenchmarkProgress, BenchmarkStudy
+    from hakg_dgl.studies.benchmark import BenchmarkStudy
+    from hakg_dgl.studies.benchmark_steps import BenchmarkProgress
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer
@@ -81,7 +82,8 @@ _HOMES = {
     "training.progress": ("Progress",),
     "training.run_folder": ("RunFolder",),
     "training.trainer": ("Trainer", "make_trainer"),
-    "studies.benchmark": ("BenchmarkProgress", "BenchmarkStudy"),
+    "studies.benchmark": ("BenchmarkStudy",),
+    "studies.benchmark_steps": ("BenchmarkProgress",),
     "studies.search_space": ("SearchSpace",),
     "studies.tuning": ("Study", "StudyProgress"),
 }

@@ -24,7 +24,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, HakgError, IntegrityError
 from hakg_dgl.locks import sole_holder
 from hakg_dgl.models.registry import model_names
-from hakg_dgl.studies import benchmark
+from hakg_dgl.studies import benchmark_steps
 from hakg_dgl.studies.benchmark_plan import Budget, chosen_names, contenders
 from hakg_dgl.studies.pool import Ended
 from hakg_dgl.studies.tuning import Study
@@ -50,7 +50,7 @@ def in_this_process(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "run_calls", in_this_process)
+    monkeypatch.setattr(benchmark_steps, "run_calls", in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Four models, two trials and two seeds, in one go: the study, its report and what was told meanwhile."""
     seen: list[BenchmarkProgress] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "run_calls", in_this_process)
+        patch.setattr(benchmark_steps, "run_calls", in_this_process)
         path = tmp_path_factory.mktemp("benchmark") / "study"
         study = BenchmarkStudy(path, [DEMO], MODELS, overrides=SMALL, trials=2, seeds=2)
         yield study, study.run(resamples=100, on_progress=seen.append), seen
@@ -334,10 +334,10 @@ def test_a_model_whose_process_is_killed_is_a_row(tmp_path: Path, monkeypatch: p
         for number in range(len(todo)):
             ended(Ended(number, killed=True))
 
-    monkeypatch.setattr(benchmark, "run_calls", killed)
+    monkeypatch.setattr(benchmark_steps, "run_calls", killed)
     report = small_study(tmp_path / "study", ["ease"], trials=int(tuned)).run()
     assert "process was killed" in rows_of(report)["ease"]["reason"]
-    assert calls == (benchmark.KILLS + 1 if tuned else 1)  # an empty round of runs follows the tuning
+    assert calls == (benchmark_steps.KILLS + 1 if tuned else 1)  # an empty round of runs follows the tuning
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,12 @@ from hakg_dgl.studies.benchmark_plan import (
     require_data,
 )
 from hakg_dgl.studies.benchmark_report import summary, write_report
-from hakg_dgl.studies.benchmark_work import measured_file, train, tune, where_file
+from hakg_dgl.studies.benchmark_steps import OnProgress, Steps
 from hakg_dgl.studies.journal import require_optuna
-from hakg_dgl.studies.pool import Ended, run_calls
-from hakg_dgl.studies.study import PlannedRun, StudyFolder, StudyKind
-from hakg_dgl.studies.threads import threads_each
+from hakg_dgl.studies.study import StudyFolder, StudyKind
 
 KIND = StudyKind("benchmark", "benchmark", "a benchmark", "choose another folder", "runs")
 SEEDS, TRIALS = 3, 20
-KILLS = 10
-"""How often the process of a search is killed until the search is given up."""
-_KILLED = "its process was killed; memory may have run out"
-
-
-@dataclass(frozen=True)
-class BenchmarkProgress:
-    """Where a benchmark stands.
-
-    Attributes
-    ----------
-    done, total
-        The number of tunings and runs of this call that are over, and of all of them.
-    running
-        What is being done, a text for each process.
-    """
-
-    done: int
-    total: int
-    running: tuple[str, ...] = ()
-
-
-OnProgress = Callable[[BenchmarkProgress], None]
 
 
 @dataclass(frozen=True)
@@ -152,15 +126,10 @@ class BenchmarkStudy:
             fixed = _Fixed(self._data(), names, own, budget or Budget(TRIALS, None), SEEDS if seeds is None else seeds)
         self.budget, self.seeds, self.overrides = fixed.budget, fixed.seeds, fixed.overrides
         self.contenders: tuple[Contender, ...] = contenders(fixed.models, fixed.overrides)
-        if self.tuned and any(contender.space is not None for contender in self.contenders):
+        if self.budget.tunes and any(contender.space is not None for contender in self.contenders):
             require_optuna()
         self.folder.make()
         self.folder.write(None, self._places.get(self.folder.dataset.name), fixed.to_dict())
-
-    @property
-    def tuned(self) -> bool:
-        """Whether settings are searched at all."""
-        return self.budget.trials != 0
 
     def parts(self, dataset: Dataset) -> list[Part]:
         """The models on a data set."""
@@ -203,10 +172,10 @@ class BenchmarkStudy:
         """
         if workers < 1 or (threads is not None and threads < 1):
             raise ConfigError(f"workers = {workers} and threads = {threads}: both must be at least 1")
-        work = _Work(self, workers, threads_each(workers, threads), on_progress or (lambda progress: None))
+        parts = [self.parts(dataset) for dataset in self.datasets]
+        work = Steps(parts, self.budget, self.seeds, workers, threads, on_progress or (lambda progress: None))
 
         def report() -> dict[str, Any]:
-            parts = [self.parts(dataset) for dataset in self.datasets]
             found = summary(parts, self.budget, self.seeds, self.overrides, work.failures, resamples)
             return write_report(self.path, found)
 
@@ -240,100 +209,6 @@ class BenchmarkStudy:
         self._places = {**noted, **self._places}
         names = chosen_names([*known.models, *(models or ())])
         return _Fixed(self._data(), names, known.overrides, known.budget, max(known.seeds, seeds or 0))
-
-
-class _Work:
-    """The tunings and runs of a call, one data set after the other."""
-
-    def __init__(self, study: BenchmarkStudy, workers: int, threads: int | None, report: OnProgress) -> None:
-        self.study, self.workers, self.threads, self.report = study, workers, threads, report
-        self.failures: dict[Path, str] = {}
-        """The folder of a model or a run that failed, and why."""
-        self.done = 0
-
-    def __call__(self) -> None:
-        """Do all of it."""
-        for dataset in self.study.datasets:
-            parts = [part for part in self.study.parts(dataset) if part.contender.settings is not None]
-            self._tune([part for part in parts if self._to_tune(part)])
-            self._train([(run, part) for part in parts for run in self._to_train(part)])
-
-    def _to_tune(self, part: Part) -> bool:
-        return self.study.tuned and part.contender.space is not None and part.best is None
-
-    def _to_train(self, part: Part) -> list[PlannedRun]:
-        runs = part.runs(self.study.seeds, tuned=self.study.tuned)
-        return [run for run in runs if not (run.finished and measured_file(run).exists())]
-
-    def _to_do(self) -> int:
-        """How many tunings and runs are not over; those of a model that failed are over."""
-        count = 0
-        for dataset in self.study.datasets:
-            for part in self.study.parts(dataset):
-                if part.contender.settings is None or part.folder in self.failures:
-                    continue
-                todo = self._to_train(part)
-                if self._to_tune(part):
-                    count += 1 + (1 if part.contender.solved else self.study.seeds)
-                count += sum(run.folder not in self.failures for run in todo)
-        return count
-
-    def _tune(self, parts: list[Part]) -> None:
-        """Tune models side by side; one whose process was killed in a trial goes on with the next try or trial."""
-
-        def over(number: int, reason: str | None) -> None:
-            folder = parts[number].folder
-            kills[folder] += reason == _KILLED
-            if reason == _KILLED and kills[folder] < KILLS:
-                killed.append(parts[number])
-            else:
-                self._over(folder, reason)
-
-        kills: Counter[Path] = Counter()
-        while parts:
-            killed: list[Part] = []
-            calls = [(part, self.study.budget, self.threads) for part in parts]
-            self._call(tune, calls, [(f"tuning {part.title}", part.tuning) for part in parts], over)
-            parts = killed
-
-    def _train(self, runs: list[tuple[PlannedRun, Part]]) -> None:
-        """Train runs side by side, each in a new process, so that none counts the memory of another."""
-        calls = [(run, part, self.workers, self.threads) for run, part in runs]
-        titles = [(f"{run.title}, on {part.dataset.name}", run.folder) for run, part in runs]
-        self._call(train, calls, titles, lambda number, reason: self._over(runs[number][0].folder, reason))
-
-    def _call(
-        self, work: Callable[..., str | None], calls: Sequence[tuple[Any, ...]], titles: Sequence[tuple[str, Path]],
-        over: Callable[[int, str | None], None],
-    ) -> None:  # fmt: skip
-        waiting = list(range(len(calls)))
-
-        def ended(call: Ended) -> None:
-            if call.error is not None:
-                raise call.error
-            waiting.remove(call.number)
-            over(call.number, _KILLED if call.killed else call.value)
-            tell()
-
-        def tell() -> None:
-            running = tuple(_said(*titles[number]) for number in waiting[: self.workers])
-            self.report(BenchmarkProgress(self.done, self.done + self._to_do(), running))
-
-        tell()
-        run_calls(work, calls, workers=self.workers, fresh=work is train, ended=ended, tick=tell)
-
-    def _over(self, folder: Path, reason: str | None) -> None:
-        self.done += 1
-        if reason is not None:
-            self.failures[folder] = reason
-
-
-def _said(title: str, folder: Path) -> str:
-    """What is being done in a folder, and how far it is."""
-    try:
-        return f"{title}, {where_file(folder).read_text(encoding='utf-8')}"
-    except OSError:
-        return title
 
 
 def _require_counts(trials: int | None, seconds: float | None, seeds: int | None) -> None:

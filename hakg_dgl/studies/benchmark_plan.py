@@ -42,6 +42,11 @@ class Budget:
     trials: int | None
     seconds: float | None
 
+    @property
+    def tunes(self) -> bool:
+        """Whether anything is searched at all."""
+        return self.trials != 0
+
     def __str__(self) -> str:
         trials = [] if self.trials is None else [f"{self.trials} trial{'' if self.trials == 1 else 's'}"]
         seconds = [] if self.seconds is None else [f"{self.seconds:g} seconds"]

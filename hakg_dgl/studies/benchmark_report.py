@@ -94,7 +94,7 @@ def _on_data(
     parts: Sequence[Part], budget: Budget, seeds: int, failures: Mapping[Path, str], resamples: int
 ) -> dict[str, Any]:
     """The ranking on one data set."""
-    dataset, tuned = parts[0].dataset, budget.trials != 0
+    dataset, tuned = parts[0].dataset, budget.tunes
     evaluator = Evaluator(dataset, "test", (20,), per_user=True)
     runs = {part.contender.name: part.runs(seeds, tuned=tuned) for part in parts}
     finished = {name: [run for run in planned if run.finished] for name, planned in runs.items()}
