@@ -9,6 +9,7 @@ import click
 
 from .ablate import ablate_command
 from .audit import audit_command
+from .benchmark import benchmark_command
 from .compare import compare_command
 from .doctor import doctor_command
 from .evaluate import evaluate_command
@@ -48,6 +49,7 @@ _LONG = (
     tune_command,
     ablate_command,
     audit_command,
+    benchmark_command,
     evaluate_command,
     compare_command,
     recommend_command,

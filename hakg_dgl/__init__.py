@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
     from hakg_dgl.studies.audit import AuditStudy
     from hakg_dgl.studies.progress import RunsProgress
+    from hakg_dgl.studies.benchmark import BenchmarkStudy
+    from hakg_dgl.studies.benchmark_steps import BenchmarkProgress
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer
@@ -84,6 +86,8 @@ _HOMES = {
     "training.progress": ("Progress",),
     "training.run_folder": ("RunFolder",),
     "training.trainer": ("Trainer", "make_trainer"),
+    "studies.benchmark": ("BenchmarkStudy",),
+    "studies.benchmark_steps": ("BenchmarkProgress",),
     "studies.search_space": ("SearchSpace",),
     "studies.tuning": ("Study", "StudyProgress"),
 }
@@ -96,6 +100,8 @@ __all__ = [
     "AblationProgress",
     "AblationStudy",
     "AuditStudy",
+    "BenchmarkProgress",
+    "BenchmarkStudy",
     "ClosedFormTrainer",
     "Comparison",
     "Dataset",

@@ -97,6 +97,14 @@ def test_every_call_is_made_once_in_few_new_processes() -> None:
     assert not multiprocessing.active_children()
 
 
+def test_each_call_may_have_a_process_of_its_own() -> None:
+    over: list[Ended] = []
+    run_calls(add, [(1,), (2,), (3,)], shared=(0,), workers=1, fresh=True, ended=over.append)
+    assert [call.value[1] for call in over] == [1, 2, 3]
+    assert len({call.value[0] for call in over}) == 3
+    assert not multiprocessing.active_children()
+
+
 def test_without_calls_nothing_is_started() -> None:
     run_calls(add, [], workers=3, ended=lambda call: pytest.fail("nothing was called"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hakg_dgl.ranking.comparison import Comparison, Estimate
 
@@ -71,9 +71,9 @@ def differences_heading(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """Two Markdown tables with their headings; the notes stand first."""
     parts = [f"**Note:** {_escaped(note, _MARKDOWN)}" for note in comparison.notes]
-    parts += [_escaped(heading(comparison), _MARKDOWN), _markdown_table(means_rows(comparison))]
+    parts += [_escaped(heading(comparison), _MARKDOWN), markdown_table(means_rows(comparison))]
     if comparison.differences:
-        parts += [_escaped(differences_heading(comparison), _MARKDOWN), _markdown_table(differences_rows(comparison))]
+        parts += [_escaped(differences_heading(comparison), _MARKDOWN), markdown_table(differences_rows(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,9 +81,9 @@ def to_latex(comparison: Comparison) -> str:
     """Two LaTeX tables (package booktabs) with their headings; the notes stand first."""
     parts = ["% needs \\usepackage{booktabs}"]
     parts += [f"\\textbf{{Note:}} {_escaped(note, _LATEX)}" for note in comparison.notes]
-    parts += [_escaped(heading(comparison), _LATEX), _latex_table(means_rows(comparison))]
+    parts += [_escaped(heading(comparison), _LATEX), latex_table(means_rows(comparison))]
     if comparison.differences:
-        parts += [_escaped(differences_heading(comparison), _LATEX), _latex_table(differences_rows(comparison))]
+        parts += [_escaped(differences_heading(comparison), _LATEX), latex_table(differences_rows(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,18 +96,30 @@ _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 _SIGNS = {"-": "$-$", "+": "$+$"}  # in text a minus is a hyphen
 
 
-def _markdown_table(rows: Sequence[Row]) -> str:
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return _escaped(text, _MARKDOWN)
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return _escaped(text, _LATEX)
+
+
+def markdown_table(rows: Sequence[Row], text_columns: Collection[str] = _TEXT_COLUMNS) -> str:
+    """At least one row as a Markdown table; all but the text columns are aligned to the right."""
     lines = [[_escaped(cell, _MARKDOWN) for cell in line] for line in (rows[0], *(row.values() for row in rows))]
-    lines.insert(1, ["---" if name in _TEXT_COLUMNS else "---:" for name in rows[0]])
+    lines.insert(1, ["---" if name in text_columns else "---:" for name in rows[0]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _latex_table(rows: Sequence[Row]) -> str:
-    marks = {name: _LATEX if name in _TEXT_COLUMNS else _LATEX | _SIGNS for name in rows[0]}
+def latex_table(rows: Sequence[Row], text_columns: Collection[str] = _TEXT_COLUMNS) -> str:
+    """At least one row as a LaTeX table (package booktabs); all but the text columns are aligned to the right."""
+    marks = {name: _LATEX if name in text_columns else _LATEX | _SIGNS for name in rows[0]}
     lines = [[_escaped(name, _LATEX) for name in marks]]
     lines += [[_escaped(row[name], marks[name]) for name in marks] for row in rows]
     head, *body = (f"{' & '.join(line)} \\\\" for line in lines)
-    columns = "".join("l" if name in _TEXT_COLUMNS else "r" for name in marks)
+    columns = "".join("l" if name in text_columns else "r" for name in marks)
     return "\n".join(
         [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
     )

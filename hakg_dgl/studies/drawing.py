@@ -35,8 +35,8 @@ def remove_figure(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write PNG and SVG beside each other, as ``path`` with these endings; the same figure gives the same files."""
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write ``path`` with the endings of PNG and SVG; the place of the SVG. The same figure gives the same files."""
     from matplotlib import rc_context
 
     for suffix in SUFFIXES:
@@ -47,3 +47,4 @@ def save_figure(figure: Any, path: Path) -> None:
                 figure.savefig(temporary, format=suffix[1:], dpi=160, **undated)
 
         replace_file(path.with_name(path.name + suffix), write)
+    return path.with_name(path.name + SUFFIXES[-1])

@@ -49,6 +49,7 @@ def run_calls(
     *,
     shared: tuple[Any, ...] = (),
     workers: int,
+    fresh: bool = False,
     ended: Callable[[Ended], None],
     tick: Callable[[], None] = lambda: None,
 ) -> None:
@@ -68,6 +69,8 @@ def run_calls(
         The first arguments of every call; they are sent to each process once.
     workers
         The largest number of processes.
+    fresh
+        Whether each call gets a new process, which holds no memory of earlier calls.
     ended
         Called in this process when a call is over. An error of the function arrives here as a plain exception with
         its message; it stops nothing by itself.
@@ -80,6 +83,8 @@ def run_calls(
         while busy:
             for connection in [ready for ready in wait(list(busy), POLL) if isinstance(ready, Connection)]:
                 ended(pool.received(connection, busy.pop(connection)))
+                if fresh:
+                    pool.end(connection)
                 if waiting:
                     free = pool.start(1)[0] if pool.has_ended(connection) else connection
                     busy[free] = _hand_out(free, waiting)
@@ -136,6 +141,15 @@ class _Pool:
     def has_ended(self, connection: Connection) -> bool:
         """Whether the process behind a connection has ended."""
         return not self._processes[connection].is_alive()
+
+    def end(self, connection: Connection) -> None:
+        """Have a process end that is at no call."""
+        connection.close()
+        process = self._processes[connection]
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
     def __exit__(self, *error: object) -> None:
         """Ask all processes to stop, and kill those that do not."""

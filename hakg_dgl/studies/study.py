@@ -95,13 +95,13 @@ class StudyFolder:
                 f"{self.path}: cannot be made: {error.strerror}\nFix the permissions, or choose another folder."
             ) from error
 
-    def write(self, settings: Settings, data_path: str | Path | None, own: Mapping[str, Any]) -> None:
+    def write(self, settings: Settings | None, data_path: str | Path | None, own: Mapping[str, Any]) -> None:
         """Write ``study.json``.
 
         Parameters
         ----------
         settings
-            What stays fixed in the study.
+            What stays fixed in the study; None if it has no settings of one model.
         data_path
             Where the data set lies, None if it is not on disk.
         own
@@ -120,7 +120,7 @@ class StudyFolder:
                 "digest": self.dataset.digest,
                 "path": None if data_path is None else str(Path(data_path).resolve()),
             },
-            "settings": settings.to_dict(),
+            "settings": {} if settings is None else settings.to_dict(),
             **own,
         }
         try:

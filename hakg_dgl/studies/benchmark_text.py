@@ -1,0 +1,178 @@
+"""A benchmark as text: rows of cells for any table, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hakg_dgl.ranking.comparison import Comparison
+from hakg_dgl.ranking.comparison_text import (
+    Row,
+    differences_heading,
+    differences_rows,
+    heading,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+)
+
+TEXT_COLUMNS = ("model", "loss", "group", "metric", "reason", "best settings")
+HOW_TO_READ = (
+    "In the rankings, p is that of the difference in NDCG@20 from the best model (bootstrap over users, Holm's "
+    "correction). Tail is Recall@20 of the rarest items that together have a third of the interactions, cold that of "
+    "the items without interactions before the test, both in the ranking of all items. Seconds are those of one "
+    "training with the best settings, refit included. MiB is the peak memory of its process, Python and data included, "
+    "or of the GPU. Parameters are what gradients change, numbers all that the trained model keeps."
+)
+
+
+def ranking_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that has a finished run, the best first."""
+    spread = _spread(data["comparison"])
+    rows = []
+    for row in data["ranking"]:
+        if row["rank"] is not None:
+            p = row["p"].get("ndcg@20")
+            rows.append(
+                {
+                    "rank": str(row["rank"]),
+                    "model": row["model"],
+                    "NDCG@20": f"{row['metrics']['ndcg@20']:.4f}{spread.get((row['model'], 'ndcg@20'), '')}",
+                    "p": "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}",
+                    "Recall@20": f"{row['metrics']['recall@20']:.4f}{spread.get((row['model'], 'recall@20'), '')}",
+                    "tail": _number(row["tail"]),
+                    "cold": _number(row["cold"]),
+                    "seconds": _seconds(row["seconds"]),
+                    "MiB": "–" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:,.0f}",
+                    "parameters": f"{row['parameters']:,}",
+                    "numbers": f"{row['stored']:,}",
+                    "loss": row["loss"],
+                    "runs": str(len(row["runs"])),
+                }
+            )
+    return rows
+
+
+def failed_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that failed or is not finished, with the reason."""
+    return [
+        {"model": row["model"], "reason": " ".join(row["reason"].split())}
+        for row in data["ranking"]
+        if row["reason"] is not None
+    ]
+
+
+def tuning_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model whose settings were searched: trials, seconds, and what was best."""
+    rows = []
+    for row in data["ranking"]:
+        if (tuning := row["tuning"]) is not None:
+            trials = {state: count for state, count in tuning["trials"].items() if count and state != "repeated"}
+            rows.append(
+                {
+                    "model": row["model"],
+                    "trials": ", ".join(f"{count} {state}" for state, count in trials.items()),
+                    "seconds": _seconds(tuning["seconds"]),
+                    f"best {tuning['metric']} on validation": f"{tuning['value']:.4f}",
+                    "best settings": ", ".join(f"{key} {_setting(v)}" for key, v in tuning["settings"].items()),
+                }
+            )
+    return rows
+
+
+def rank_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that is ranked on all of several data sets: its mean rank, and that on each."""
+    return [
+        {"model": row["model"], "mean rank": f"{row['mean_rank']:.2f}"}
+        | {name: str(rank) for name, rank in row["ranks"].items()}
+        for row in found["mean_ranks"]
+    ]
+
+
+def sections(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[Row]]]:
+    """Title, remark and rows of each table on a data set."""
+    comparison: Comparison | None = data["comparison"]
+    if rows := ranking_rows(data):
+        yield "Ranking", "" if comparison is None else heading(comparison), rows
+    if rows := failed_rows(data):
+        yield "Failed or not finished", "The same command tries these again.", rows
+    if comparison is not None:
+        yield "Differences from the best", differences_heading(comparison), differences_rows(comparison)
+    if rows := tuning_rows(data):
+        yield "Tuning", "The best of many validation metrics flatters; the ranking shows the test split.", rows
+
+
+def as_markdown(found: Mapping[str, Any], figure: str | None) -> str:
+    """The report for people; ``figure`` is the name of the picture beside it, if there is one."""
+    parts = [f"# {markdown_text(title(found))}", *map(markdown_text, [*found["notes"], HOW_TO_READ]), _given(found)]
+    if figure is not None:
+        parts.append(f"![Quality over training time]({figure})")
+    if found["mean_ranks"]:
+        parts += ["## All data sets", markdown_table(rank_rows(found), TEXT_COLUMNS)]
+    for data in found["datasets"]:
+        parts.append(f"## {markdown_text(data['name'])}")
+        for name, remark, rows in sections(data):
+            parts += [f"### {name}", *([markdown_text(remark)] if remark else []), markdown_table(rows, TEXT_COLUMNS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_latex(found: Mapping[str, Any]) -> str:
+    """The tables for LaTeX (package booktabs)."""
+    parts = ["% needs \\usepackage{booktabs}", *map(latex_text, [*found["notes"], HOW_TO_READ])]
+    if found["mean_ranks"]:
+        parts += [_bold("All data sets"), latex_table(rank_rows(found), TEXT_COLUMNS)]
+    for data in found["datasets"]:
+        for name, remark, rows in sections(data):
+            parts += [_bold(f"{data['name']}: {name}"), latex_text(remark), latex_table(rows, TEXT_COLUMNS)]
+    return "\n\n".join(part.replace("–", "--") for part in parts) + "\n"
+
+
+def title(found: Mapping[str, Any]) -> str:
+    """What the report is on."""
+    return f"Benchmark on {', '.join(data['name'] for data in found['datasets'])}"
+
+
+def given(found: Mapping[str, Any]) -> dict[str, str]:
+    """What the benchmark was made with, as texts."""
+    budget, overrides = found["budget"], found["overrides"]
+    shown = {"trials": budget["trials"], "seconds of tuning": budget["seconds"], "seeds": found["seeds"]}
+    return {name: f"{value:g}" for name, value in shown.items() if value is not None} | {
+        key: _setting(value) for key, value in overrides.items()
+    }
+
+
+def _given(found: Mapping[str, Any]) -> str:
+    return "Given: " + markdown_text(", ".join(f"{name} {value}" for name, value in given(found).items())) + "."
+
+
+def _bold(text: str) -> str:
+    return f"\\textbf{{{latex_text(text)}}}"
+
+
+def _spread(comparison: Comparison | None) -> dict[tuple[str, str], str]:
+    """Model and metric -> the standard deviation over runs, of models with several."""
+    if comparison is None:
+        return {}
+    return {
+        (group.label, metric): f" ± {estimate.sd:.4f}"
+        for group in comparison.groups
+        for metric, estimate in group.metrics.items()
+        if estimate.sd is not None
+    }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(_setting, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
