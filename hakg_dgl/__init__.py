@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
     from hakg_dgl.studies.audit import AuditStudy
-    from hakg_dgl.studies.progress import RunsProgress
     from hakg_dgl.studies.benchmark import BenchmarkStudy
     from hakg_dgl.studies.benchmark_steps import BenchmarkProgress
+    from hakg_dgl.studies.progress import RunsProgress
     from hakg_dgl.studies.search_space import SearchSpace
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer

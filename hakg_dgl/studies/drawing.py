@@ -18,7 +18,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f"they need Matplotlib, which cannot be imported ({error}): pip install 'hakg_dgl[plot]', "
+            f"figures need Matplotlib, which cannot be imported ({error}): pip install 'hakg_dgl[plot]', "
             "and give the command again"
         ) from error
 
