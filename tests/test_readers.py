@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.readers.detect import detect_format
 from hakg_dgl.data.readers.kgat import read_kgat
 from hakg_dgl.data.readers.raw import RawData
@@ -84,6 +85,34 @@ def test_kgat_round_trip(tmp_path_factory, train, test, kg, end):
     assert report["train_lines_with_user_alone"] == sum(not items for _, items in train[1])
     assert report["test_items_without_training_users"] == len({i for _, i in in_test} - {i for _, i in in_train})
     assert raw.counts["users"] == 1 + max(user for _, lines in (train, test) for user, _ in lines)
+
+
+def test_kgat_validation_file_is_the_validation_split(tmp_path):
+    """A pair of several files stays in the first of train, valid and test; a user may be in this file alone."""
+    folder = kgat(tmp_path / "a", train=b"0 1 2\n1 0\n", test=b"0 0 3\n1 3\n", kg=KG)
+    (folder / "valid.txt").write_bytes(b"0 2 3 3\n1 2\n4\n")
+    raw = read_kgat(folder)
+    assert pairs(raw, "train") == {(0, 1), (0, 2), (1, 0)}
+    assert pairs(raw, "valid") == {(0, 3), (1, 2)}
+    assert pairs(raw, "test") == {(0, 0), (1, 3)}
+    assert raw.counts["users"] == 5
+    counted = {
+        "valid_repeats_dropped": 1,
+        "valid_lines_with_user_alone": 1,
+        "train_valid_overlap_dropped_from_valid": 1,
+        "valid_test_overlap_dropped_from_test": 1,
+    }
+    assert {key: raw.report[key] for key in counted} == counted
+    data = preprocess(raw)
+    assert {tuple(pair) for pair in data.pairs("valid").tolist()} == {(0, 3), (1, 2)}
+
+
+def test_kgat_validation_file_that_repeats_train_leaves_nothing(tmp_path):
+    folder = kgat(tmp_path / "a")
+    (folder / "valid.txt").write_bytes(TRAIN)
+    raw = read_kgat(folder)
+    assert pairs(raw, "valid") == set()
+    assert pairs(raw, "test") == pairs(read_kgat(kgat(tmp_path / "b")), "test")
 
 
 def test_kgat_digests_and_byte_order_mark(tmp_path):

@@ -1,4 +1,4 @@
-"""The KGAT/KGIN layout: ``train.txt``, ``test.txt``, ``kg_final.txt`` and optional lists of ids."""
+"""The KGAT/KGIN layout: ``train.txt``, ``test.txt``, ``kg_final.txt``, optional ``valid.txt`` and lists of ids."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ GAP_RATIO, GAP_FLOOR = 50, 1000
 def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
     """Read the KGAT/KGIN layout; its ids are row numbers and stay as they are (item ``i`` is entity ``i``).
 
-    ``train.txt`` and ``test.txt`` hold a user and its items a line (or the user alone), ``kg_final.txt`` head, relation
-    and tail. Each may be compressed: ``.gz``, or ``.zip`` with one member. ``user_list.txt``, ``item_list.txt``,
-    ``entity_list.txt`` and ``relation_list.txt`` are optional and give original ids and names.
+    ``train.txt``, ``test.txt`` and, where it is there, ``valid.txt`` hold a user and its items a line (or the user
+    alone), ``kg_final.txt`` head, relation and tail. Each may be compressed: ``.gz``, or ``.zip`` with one member.
+    ``user_list.txt``, ``item_list.txt``, ``entity_list.txt`` and ``relation_list.txt`` are optional and give original
+    ids and names.
 
-    Repairs, counted in the report: repeated pairs and triples are dropped; a pair of both files stays in the training
-    part and leaves the test part; a line of a list that cannot be read is skipped, and one whose third column is glued
-    to the second (``abc 17abc``, as in public files) is taken apart.
+    Repairs, counted in the report: repeated pairs and triples are dropped; a pair of several files stays in the first
+    of training, validation and test part; a line of a list that cannot be read is skipped, and one whose third column
+    is glued to the second (``abc 17abc``, as in public files) is taken apart.
 
     Parameters
     ----------
@@ -53,13 +54,18 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
     folder = existing_folder(folder)
     files = SourceFiles(folder)
     train, test = (_read_pairs(*files.read(f"{part}.txt")) for part in ("train", "test"))
+    valid = None if locate(folder, "valid.txt") is None else _read_pairs(*files.read("valid.txt"))
     in_train = _sorted_isin(test.keys, train.keys)
-    keys = np.concatenate([train.keys, test.keys[~in_train]])
+    held = {"valid": np.empty(0, np.int64), "test": test.keys[~in_train]}
+    if valid is not None:
+        held["valid"] = valid.keys[~_sorted_isin(valid.keys, train.keys)]
+        held["test"] = held["test"][~_sorted_isin(held["test"], held["valid"])]
+    keys = np.concatenate([train.keys, held["valid"], held["test"]])
     users, items = keys // ID_LIMIT, keys % ID_LIMIT
-    codes = np.repeat(np.array([0, 2], dtype=np.int8), [len(train.keys), len(keys) - len(train.keys)])
+    codes = np.repeat(np.arange(3, dtype=np.int8), [len(train.keys), len(held["valid"]), len(held["test"])])
     triples, repeated_triples = _read_kgat_triples(*files.read("kg_final.txt"))
 
-    all_users = np.concatenate([train.users, test.users])
+    all_users = np.concatenate([train.users, test.users, *([] if valid is None else [valid.users])])
     _refuse_gaps("user", all_users, folder)
     _refuse_gaps("relation", triples[:, 1], folder)
     _refuse_gaps("entity", np.concatenate([items, triples[:, 0], triples[:, 2]]), folder)
@@ -74,6 +80,14 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
         "test_items_without_training_users": _count_missing(test.keys % ID_LIMIT, train.keys % ID_LIMIT),
         "triple_repeats_dropped": repeated_triples,
     }
+    if valid is not None:
+        kept = len(test.keys) - int(in_train.sum())
+        report |= {
+            "valid_repeats_dropped": valid.repeats,
+            "valid_lines_with_user_alone": valid.lone,
+            "train_valid_overlap_dropped_from_valid": len(valid.keys) - len(held["valid"]),
+            "valid_test_overlap_dropped_from_test": kept - len(held["test"]),
+        }
     lists = {
         kind: _read_list(*files.read(f"{kind}_list.txt"), kind=kind, report=report)
         for kind in ("user", "item", "entity", "relation")
@@ -105,7 +119,7 @@ class _Pairs:
 
 
 def _read_pairs(path: Path, data: bytes) -> _Pairs:
-    """The (user, item) pairs of ``train.txt`` or ``test.txt``."""
+    """The (user, item) pairs of ``train.txt``, ``valid.txt`` or ``test.txt``."""
     values, first, counts = _integer_lines(path, data)
     users = values[first]
     is_item = np.ones(len(values), dtype=bool)
@@ -262,6 +276,8 @@ def _entity_names(entities: pd.DataFrame | None, items: pd.DataFrame | None) -> 
 
 def _sorted_isin(values: Int64, among: Int64) -> npt.NDArray[np.bool_]:
     """Which of ``values`` occur in ``among``, sorted."""
+    if not len(among):
+        return np.zeros(len(values), dtype=bool)
     at = np.minimum(np.searchsorted(among, values), len(among) - 1)
     return np.asarray(among[at] == values)
 
