@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings
 
-from hakg_dgl import load_model, make_trainer
+from hakg_dgl import load_model, make_trainer, model_names
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.beside_facts import EASEBesideFacts
@@ -16,6 +16,7 @@ from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.training.trainee import build_model
 
 DEMO = small_demo()
+BESIDE = [name for name in model_names() if name.endswith("+facts")]
 EVERYONE = torch.arange(DEMO.n_users)
 Dense = np.ndarray
 
@@ -77,7 +78,9 @@ def test_both_kinds_of_side_information_try_what_they_read() -> None:
     assert not small_settings("ease-facts", side_information="additive", facts_l2=[5.0]).idle()
 
 
-@pytest.mark.parametrize("kind", ["ease+facts", "item-knn+facts", "bpr-mf+facts", "lightgcn+facts"])
+@pytest.mark.parametrize(
+    "kind", ["ease+facts", "item-knn+facts", "rp3beta+facts", "bpr-mf+facts", "lightgcn+facts", "hgcf+facts"]
+)
 def test_the_profile_beside_a_model_is_weighed_in_standard_deviations(kind: str, tmp_path: object) -> None:
     settings = small_settings(kind, facts_weight=[0.3])
     trainer = make_trainer(DEMO, settings)

@@ -16,6 +16,7 @@ from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings
 from hakg_dgl.models.ease import EASE, EASESettings
 from hakg_dgl.models.facts_profile import ProfileScorer
+from hakg_dgl.models.hgcf import HGCF, HGCFSettings
 from hakg_dgl.models.item_knn import ItemKNN, ItemKNNSettings
 from hakg_dgl.models.lightgcn import LightGCN, LightGCNSettings
 from hakg_dgl.models.recommender import (
@@ -28,6 +29,7 @@ from hakg_dgl.models.recommender import (
     Sections,
     require_tensors,
 )
+from hakg_dgl.models.rp3beta import RP3Beta, RP3BetaSettings
 from hakg_dgl.ranking.fold_in import FoldIn, ScorerFoldIn, rows_fold_in
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.settings.section import Range
@@ -201,6 +203,20 @@ class ItemKNNBesideSettings(ItemKNNSettings):
 
 
 @dataclass(frozen=True)
+class RP3BetaBesideSettings(RP3BetaSettings):
+    """Settings of RP3beta, and ``facts_weight`` as in :class:`EASEBesideSettings`."""
+
+    facts_weight: Annotated[tuple[float, ...], Range(0.0, 1e3)] = WEIGHTS
+
+
+@dataclass(frozen=True)
+class HGCFBesideSettings(HGCFSettings):
+    """Settings of HGCF, and ``facts_weight`` as in :class:`EASEBesideSettings`."""
+
+    facts_weight: Annotated[tuple[float, ...], Range(0.0, 1e3)] = WEIGHTS
+
+
+@dataclass(frozen=True)
 class BPRMFBesideSettings(BPRMFSettings):
     """Settings of BPR-MF, and ``facts_weight`` as in :class:`EASEBesideSettings`."""
 
@@ -234,6 +250,14 @@ class ItemKNNBesideFacts(_ClosedForm):
     abilities = Abilities(facts=True, folds_in_users=True)
 
 
+class RP3BetaBesideFacts(_ClosedForm):
+    """RP3beta and the profile of facts; see :class:`BesideFacts`."""
+
+    name, beside, sections = "rp3beta+facts", RP3Beta, _sections(RP3Beta, RP3BetaBesideSettings)
+    space: ClassVar[Mapping[str, Any]] = RP3Beta.space
+    abilities = Abilities(facts=True, folds_in_users=True)
+
+
 class BPRMFBesideFacts(_ByGradients):
     """BPR-MF and the profile of facts; see :class:`BesideFacts`."""
 
@@ -250,6 +274,15 @@ class LightGCNBesideFacts(_ByGradients):
     space: ClassVar[Mapping[str, Any]] = LightGCN.space
     abilities = Abilities(facts=True, folds_in_users=LightGCN.abilities.folds_in_users)
     streams = LightGCN.streams
+
+
+class HGCFBesideFacts(_ByGradients):
+    """HGCF and the profile of facts; see :class:`BesideFacts`."""
+
+    name, beside, sections = "hgcf+facts", HGCF, _sections(HGCF, HGCFBesideSettings)
+    space: ClassVar[Mapping[str, Any]] = HGCF.space
+    abilities = Abilities(facts=True, folds_in_users=HGCF.abilities.folds_in_users)
+    streams = HGCF.streams
 
 
 def _spread(scorer: Scorer, users: Tensor) -> float:

@@ -39,8 +39,10 @@ BUILT_IN = {
     "ease-facts": "hakg_dgl.models.ease_facts:EASEFacts",
     "ease+facts": "hakg_dgl.models.beside_facts:EASEBesideFacts",
     "item-knn+facts": "hakg_dgl.models.beside_facts:ItemKNNBesideFacts",
+    "rp3beta+facts": "hakg_dgl.models.beside_facts:RP3BetaBesideFacts",
     "bpr-mf+facts": "hakg_dgl.models.beside_facts:BPRMFBesideFacts",
     "lightgcn+facts": "hakg_dgl.models.beside_facts:LightGCNBesideFacts",
+    "hgcf+facts": "hakg_dgl.models.beside_facts:HGCFBesideFacts",
 }
 """Name -> ``module:class``."""
 
