@@ -263,7 +263,11 @@ def test_ctrl_c_ends_everything_within_seconds(tmp_path: Path, moment: str, coun
         _, stderr = process.communicate(timeout=SOON)
     assert process.returncode == 130, stderr
     assert stderr == ""
-    assert [name.replace("stopped", "begun") for name in names(tmp_path, "stopped")] == names(tmp_path, "begun")
+    begun, stopped = ({name.rpartition("-")[2] for name in names(tmp_path, what)} for what in ("begun", "stopped"))
+    assert begun <= stopped  # a call may be interrupted before it can say that it has begun
+    assert len(stopped) <= 2
+    if moment == "begun":
+        assert begun == {"0", "1"}
     assert until(lambda: group_is_empty(process))
 
 

@@ -179,7 +179,7 @@ def spread(user: Tensor, item: Tensor) -> float:
     """Standard deviation of the scores of some users, evenly spaced, with all items."""
     n = max(1, min(SAMPLED_USERS, SCORES_PER_BLOCK // max(1, len(item)), len(user)))
     places = torch.linspace(0, len(user) - 1, n, dtype=torch.float64, device=user.device).round().long()
-    return float((user[places] @ item.T).double().std(correction=0))
+    return float((user[places] @ item.T).detach().double().std(correction=0))
 
 
 class Chooser:
