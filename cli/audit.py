@@ -5,17 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from hakg_dgl.models.registry import model_names
-from hakg_dgl.settings.run import Device
 
 from .failures import Failure, after_interrupt
 from .files import write_json
 from .report import shown, table
-from .study_options import SeedsCommand, runs_bar, seeds_option
+from .study_options import SeedsCommand, runs_bar, seeds_option, training_options
 
 
 @click.command(
@@ -34,22 +33,7 @@ from .study_options import SeedsCommand, runs_bar, seeds_option
     "--only", multiple=True, metavar="NAME", help="Train on these facts and the true ones only; repeatable; see "
     "docs/knowledge.md.",
 )  # fmt: skip
-@click.option("--preset", metavar="NAME", help="Named settings of the model, to start from.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
-)
-@click.option("--epochs", type=int, help="Most epochs of a run; the same as --set epochs=N.")
-@click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of each worker.  [default: all, shared out]")
-@click.option(
-    "--resamples",
-    type=click.IntRange(100, 1_000_000),
-    default=10_000,
-    show_default=True,
-    help="Resamples of the bootstrap.",
-)
+@training_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def audit_command(
     data: Path, out: Path, seeds: tuple[int, ...] | None, only: tuple[str, ...], preset: str | None,

@@ -1,13 +1,16 @@
-"""What the commands of studies over several seeds share: the option ``--seeds``, and the bar over their runs."""
+"""What the commands of studies over several seeds share: options, and the bar over their runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from hakg_dgl.settings.run import Device
 
 from .progress import bar
 
@@ -47,6 +50,33 @@ def seeds_option(command: Any) -> Any:
     return click.option(
         "--seeds", callback=_seeds, metavar="N N ...", help="Seeds to train with.  [default: 2020 2021 2022]"
     )(command)
+
+
+def training_options(command: Any) -> Any:
+    """Add the options for what is trained, by how many processes, and for the bootstrap of the report."""
+    for option in reversed(_TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
+_TRAINING_OPTIONS = (
+    click.option("--preset", metavar="NAME", help="Named settings of the model, to start from."),
+    click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, on top of the preset."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, on top of both; repeatable."
+    ),
+    click.option("--epochs", type=int, help="Most epochs of a run; the same as --set epochs=N."),
+    click.option("--device", type=click.Choice(get_args(Device)), help="auto: a GPU if there is one."),
+    click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of each worker.  [default: all, shared out]"),
+    click.option(
+        "--resamples",
+        type=click.IntRange(100, 1_000_000),
+        default=10_000,
+        show_default=True,
+        help="Resamples of the bootstrap.",
+    ),
+)
 
 
 @contextmanager

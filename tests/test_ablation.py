@@ -272,7 +272,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> No
 
 
 def test_the_figures_name_every_model_and_are_the_same_each_time(study: Any) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     made, report, _ = study
     files = {
         f"{name}{suffix}": (made.path / f"{name}{suffix}")

@@ -324,7 +324,7 @@ def test_the_sentence_says_what_the_tests_allow(
 
 
 def test_the_figure_has_every_segment_and_is_the_same_each_time(whole: Any) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     made, report = whole
     files = [made.path / f"audit{suffix}" for suffix in (".png", ".svg")]
     before = [file.read_bytes() for file in files]

@@ -182,7 +182,7 @@ def test_every_format_has_the_models_and_their_losses(made: Any) -> None:
 
 
 def test_the_page_fetches_nothing(made: Any) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     study, _, _ = made
     page = (study.path / "report.html").read_text()
     assert "default-src 'none'" in page

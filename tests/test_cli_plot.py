@@ -13,7 +13,7 @@ from planted import tree_of
 
 from hakg_dgl.figures.picture_folder import PAGE
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_the_command_draws_and_says_what_it_found(planted_runs: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from hakg_dgl.figures.curves import curve_table, curves_figure, metric_names
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_curves_know_epochs_without_metrics_and_the_refit() -> None:

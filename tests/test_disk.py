@@ -15,7 +15,7 @@ from hakg_dgl.figures.disk import _frame, disk_figure, shows_cones
 from hakg_dgl.figures.disk_layout import cone_outline, disk_layout
 from hakg_dgl.figures.relations import _in_cone
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 @pytest.mark.parametrize(("hyperbolic", "scale"), [(True, 0.1), (True, 0.95), (False, 30.0)])

@@ -15,7 +15,7 @@ from hakg_dgl.figures.disk_layout import cone_outline, disk_layout, geodesics
 from hakg_dgl.geometry.cones import cone_angle, half_aperture
 from hakg_dgl.geometry.poincare import distance, expmap0
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 @pytest.mark.parametrize("curvature", [0.3, 1.0, 4.0])

@@ -474,7 +474,7 @@ def test_bad_input_is_refused(work: Path) -> None:
 
 
 def test_pictures_name_items_and_are_the_same_each_time(trained: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     for name in ("a/why.svg", "b/why.svg", "why.png"):
         explained(trained, "--picture", tmp_path / name)
     svg = (tmp_path / "a/why.svg").read_text()
@@ -486,7 +486,7 @@ def test_pictures_name_items_and_are_the_same_each_time(trained: Path, tmp_path:
 
 
 def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import draw
 
     explainer = Explainer(untrained(graph), dataset)
@@ -510,7 +510,7 @@ def test_the_picture_draws_paths_items_and_rest(dataset: Dataset, graph: Any) ->
 @pytest.mark.parametrize("settings", [{"score": "inner", "linear_weight": 3.0, "linear_l2": 20.0}, {"layers": 1}])
 def test_the_bars_of_the_picture_are_the_whole_score(dataset: Dataset, graph: Any, settings: dict[str, Any]) -> None:
     """All ways of the past items, the linear one among them, and the user's own parameters, with their signs."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import draw
 
     x = Explainer(untrained(graph, **settings), dataset)(7, 31)
@@ -527,7 +527,7 @@ def test_the_bars_of_the_picture_are_the_whole_score(dataset: Dataset, graph: An
 
 
 def test_bars_begin_where_the_part_of_the_same_sign_before_them_ends() -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from matplotlib.figure import Figure
 
     from hakg_dgl.figures.explanation import _stacked
@@ -539,7 +539,7 @@ def test_bars_begin_where_the_part_of_the_same_sign_before_them_ends() -> None:
 
 
 def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Dataset, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import draw, save_picture
 
     cold = with_interactions(
@@ -555,7 +555,7 @@ def test_a_user_without_items_and_an_item_without_facts_can_be_drawn(dataset: Da
 
 
 def test_where_no_entity_is_shared_the_picture_shows_users(dataset: Dataset) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import draw
 
     bare = dataclasses.replace(dataset, triples=dataset.triples.head(1))
@@ -608,7 +608,7 @@ def test_an_entity_is_told_by_the_items_that_have_it_those_most_seen_first(datas
 
 def test_entities_without_names_are_shown_with_items_that_have_them(dataset: Dataset, graph: Any) -> None:
     """In tables and the picture; and that there are no names is said."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.cli.explain import _sections
 
     from hakg_dgl.figures.explanation import draw
@@ -636,7 +636,7 @@ def test_entities_without_names_are_shown_with_items_that_have_them(dataset: Dat
 @pytest.mark.filterwarnings("error")
 def test_names_are_drawn_as_they_are(dataset: Dataset, graph: Any, tmp_path: Path) -> None:
     """No mathematics between dollars, no control characters, which XML forbids, no warning about scripts."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import save_picture
 
     names = [f"$a_1$ \x0b\x00 <&> 漢 {number}" for number in range(dataset.n_items)]

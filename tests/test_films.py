@@ -76,7 +76,7 @@ def test_lists_name_films_on_the_terminal_and_in_files(place: Path, films: Datas
 
 
 def test_explanations_name_films_and_tell_entities_by_films(place: Path, films: Dataset, lists: pd.DataFrame) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     best = lists[lists["user"] == "196"].iloc[0]
     picture = place / "why.svg"
     text = succeed("explain", place / "R", "--user", "196", "--item", best["item"], "--picture", picture, "--top", 5)
@@ -102,7 +102,7 @@ def test_a_genre_by_its_english_name_is_answered_with_what_there_is(place: Path)
 
 
 def test_the_page_and_the_pictures_name_films(place: Path, films: Dataset) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     text = succeed("plot", place / "R", "--out", place / "P", "--format", "png", "--device", "cpu")
     assert "…films_in_this_genre" in text
     page = (place / "P" / "hierarchy.html").read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def test_the_page_and_the_pictures_name_films(place: Path, films: Dataset) -> No
 
 
 def test_the_report_and_the_study_name_films(place: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     study = ("ablate", place / "D", "--out", place / "S", "--seeds", "1", "--only", "full", "--only", "no-gate")
     succeed(*study, "--resamples", 200, "--epochs", 1, *SMALL)
     again = succeed("ablate", place / "D", "--out", place / "S", "--resamples", 200, "--only", "no-gate")

@@ -16,7 +16,7 @@ from hakg_dgl.figures import fonts
 from hakg_dgl.figures.fonts import MissingGlyphsWarning, fallback_families, use_fonts
 from hakg_dgl.figures.style import inline_svg, new_figure, save_figure, styled
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 FILM = "\U000f1000\U000f1001"  # two letters that no font has, as they are for private use
 NAME = "Test Film"
 

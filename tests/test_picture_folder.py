@@ -13,7 +13,7 @@ from hakg_dgl.errors import DataError
 from hakg_dgl.figures.picture_folder import PAGE, draw_pictures
 from hakg_dgl.figures.subject import Subject
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_pictures_of_a_run_are_whole_and_repeat(planted_run: Subject, tmp_path: Path) -> None:

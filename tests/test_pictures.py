@@ -14,7 +14,7 @@ from hakg_dgl.figures.depth import depth_agreement
 from hakg_dgl.figures.pictures import NAMES, pictures
 from hakg_dgl.figures.subject import Subject
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_the_picture_of_the_tree_compares_runs(monkeypatch: pytest.MonkeyPatch, planted_runs: Path) -> None:

@@ -19,7 +19,7 @@ from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.losses import AngleLoss
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_the_share_of_ordered_triples_is_counted(planted: Dataset) -> None:

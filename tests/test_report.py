@@ -24,7 +24,7 @@ from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 EVIL = "<script>alert('x')</script> & $co_"
 VOID = {"meta", "link", "br", "img", "input", "rect", "circle", "use", "path", "image"}
 

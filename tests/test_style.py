@@ -10,7 +10,7 @@ import pytest
 
 from hakg_dgl.figures.style import inline_svg, new_figure, plain, plain_relation, save_figure, styled
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def test_the_end_of_a_long_relation_name_is_kept() -> None:

@@ -226,7 +226,7 @@ def test_the_command_explains_runs_with_links(tmp_path):
 
 
 def test_the_picture_of_an_explanation_counts_facts_and_links():
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     from hakg_dgl.figures.explanation import draw
 
     dataset = linked(small_demo())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.beside_facts import EASEBesideFacts
 from hakg_dgl.models.ease_facts import EASEFacts
+from hakg_dgl.models.facts_profile import FactsProfile
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.training.trainee import build_model
 
@@ -42,7 +45,8 @@ def ease(gram: Dense, l2: float) -> Dense:
 
 def test_the_profile_is_a_sum_of_likenesses() -> None:
     model = model_of("facts-profile")
-    model.solve({})  # type: ignore[operator]
+    assert isinstance(model, FactsProfile)
+    model.solve({})
     x, facts = dense(model)
     assert np.allclose(model.scorer().scores(EVERYONE), x @ (facts @ facts.T))
 
@@ -81,7 +85,7 @@ def test_both_kinds_of_side_information_try_what_they_read() -> None:
 @pytest.mark.parametrize(
     "kind", ["ease+facts", "item-knn+facts", "rp3beta+facts", "bpr-mf+facts", "lightgcn+facts", "hgcf+facts"]
 )
-def test_the_profile_beside_a_model_is_weighed_in_standard_deviations(kind: str, tmp_path: object) -> None:
+def test_the_profile_beside_a_model_is_weighed_in_standard_deviations(kind: str) -> None:
     settings = small_settings(kind, facts_weight=[0.3])
     trainer = make_trainer(DEMO, settings)
     result = trainer.fit()
@@ -94,7 +98,7 @@ def test_the_profile_beside_a_model_is_weighed_in_standard_deviations(kind: str,
     assert np.allclose(trainer.model.scorer().scores(EVERYONE).double().numpy(), expected, atol=1e-5)
 
 
-def test_the_weight_that_selects_best_is_kept(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_weight_that_selects_best_is_kept(tmp_path: Path) -> None:
     settings = small_settings("ease+facts", ease_l2=[20.0])
     result = make_trainer(DEMO, settings, run=tmp_path / "run").fit()
     by_weight = {}
