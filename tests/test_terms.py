@@ -106,6 +106,45 @@ def test_the_values_that_rank_best_are_chosen(wanted: dict[str, float]) -> None:
     assert torch.allclose(scores(fresh), target)
 
 
+class Recorder:
+    """A judge that keeps what it is shown, and likes what comes later."""
+
+    def __init__(self, model: HAKG) -> None:
+        self.model, self.errors, self.alone = model, [0.0], 0
+
+    def worth(self, scorer: Scorer) -> float:
+        users = torch.arange(scorer.n_users)
+        exact = torch.cat([self.now()[part] for part in users.split(7)])
+        shown = torch.cat([scorer.scores(part) for part in users.split(7)])
+        self.errors.append(float((shown - exact).abs().max()))
+        return float(len(self.errors))
+
+    def worth_of_new_items(self, scorer: Scorer) -> float | None:
+        shown, new = scorer.scores(torch.arange(scorer.n_users)), torch.tensor(NEW)
+        self.errors.append(float((shown[:, new] - self.now()[:, new]).abs().max()))
+        self.alone += int(shown.isinf().sum(1).unique() == scorer.n_items - len(NEW))
+        return float(len(self.errors))
+
+    def now(self) -> Tensor:
+        """What the model scores with the weights and factors that it has at this moment."""
+        model = self.model
+        learned = model.score_vectors(model.propagate())
+        user, item = model.terms.columns(model.graph, learned, model.past_sums)
+        return (user @ item.T).detach()
+
+
+@pytest.mark.parametrize("kept", [0, 500, 1 << 25])
+def test_what_is_judged_is_the_score_that_the_model_then_has(kept: int, monkeypatch: Any) -> None:
+    """Whether the scores of a term are kept, kept in part, or computed each time."""
+    monkeypatch.setattr("hakg_dgl.models.hakg.choice.KEPT_SCORES", kept)
+    model = model_of(RENEWED)
+    recorder = Recorder(model)
+    model.choose(recorder)
+    assert len(recorder.errors) > 20
+    assert recorder.alone == 5
+    assert max(recorder.errors) < 1e-10
+
+
 def test_a_choice_is_taken_over_by_another_model() -> None:
     model, other = model_of(RENEWED), model_of(RENEWED)
     chosen = model.choose(Selection(RENEWED, small_settings().training))

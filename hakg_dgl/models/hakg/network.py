@@ -23,7 +23,8 @@ from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
-from hakg_dgl.models.hakg.terms import PROVISIONAL, Chooser, ClosedTerms, install, weighed
+from hakg_dgl.models.hakg.choice import Chooser
+from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, install, weighed
 from hakg_dgl.models.recommender import GradientRecommender, Judge
 
 

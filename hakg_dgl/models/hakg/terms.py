@@ -13,7 +13,8 @@ items share counts beside what half the catalogue is. A user's sum is divided by
 **Items without interactions** are known by their facts alone. They have a weight of this term of their own, and a bias
 that makes up for what their learned vectors never were: chosen.
 
-Weights and λ are chosen on the split that selects, when the learned part is trained (:func:`choose`).
+Weights and λ are chosen on the split that selects, when the learned part is trained
+(:mod:`hakg_dgl.models.hakg.choice`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from torch import Tensor, nn
 
 from hakg_dgl.graph.matrices import fact_matrix
 from hakg_dgl.layers.item_item import Spectrum, fact_spectrum, interaction_spectrum
-from hakg_dgl.models.recommender import Judge
-from hakg_dgl.ranking.topk import SCORES_PER_BLOCK, EmbeddingScorer
+from hakg_dgl.ranking.topk import SCORES_PER_BLOCK
 
 if TYPE_CHECKING:
     from hakg_dgl.graph.heterograph import HeteroGraph
@@ -37,10 +37,6 @@ POWER = 0.5
 """A user's sum over facts is divided by the number of the user's items to this power."""
 SAMPLED_USERS = 512
 """Users whose scores tell the standard deviation of a term."""
-FREE = 0.002
-"""The share of the selecting metric that a bias for new items may cost."""
-EASY = 2
-"""Values in a row without a gain after which a list of values is not followed further."""
 
 UNSOLVED, PROVISIONAL, CHOSEN = 0, 1, 2
 """Stages of the terms: zero; solved for, with the middle weights for the learned part as it is; chosen."""
@@ -180,90 +176,6 @@ def spread(user: Tensor, item: Tensor) -> float:
     n = max(1, min(SAMPLED_USERS, SCORES_PER_BLOCK // max(1, len(item)), len(user)))
     places = torch.linspace(0, len(user) - 1, n, dtype=torch.float64, device=user.device).round().long()
     return float((user[places] @ item.T).detach().double().std(correction=0))
-
-
-class Chooser:
-    """Chooses weights and λ of the terms by what ranks best, one after the other.
-
-    Parameters
-    ----------
-    terms, graph
-        The terms and what they are solved for on.
-    learned
-        Columns of the learned part.
-    past
-        What sums rows of items over each user's items, divided by a power of their number.
-    judge
-        What to choose by.
-    """
-
-    def __init__(
-        self,
-        terms: ClosedTerms,
-        graph: HeteroGraph,
-        learned: Terms,
-        past: Callable[[Tensor, float], Tensor],
-        judge: Judge,
-    ) -> None:
-        self.terms, self.graph, self.learned, self.past, self.judge = terms, graph, learned, past, judge
-        self.chosen = terms.first_choice()
-
-    def __call__(self) -> dict[str, float]:
-        """The choice, which the terms then have."""
-        s = self.terms.settings
-        if "linear_l2" in self.chosen:
-            self._pick("linear_l2", s.linear_l2)
-            self._pick("linear_weight", s.linear_weight)
-        if "facts_l2" in self.chosen:
-            self.chosen |= {"new_items_weight": 0.0, "new_items_bias": 0.0}
-            self._pick("facts_weight", s.facts_weight)
-            if self.chosen["facts_weight"]:
-                self._pick("facts_l2", s.facts_l2)
-                self._pick("facts_weight", s.facts_weight)
-            self._choose_for_new_items(whole=not self.chosen["facts_weight"])
-        install(self.terms, self.graph, self.learned, self.past, self.chosen)
-        self.terms.forget()
-        return self.chosen
-
-    def _choose_for_new_items(self, *, whole: bool) -> None:
-        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of.
-
-        Where they alone have the term (``whole``), its λ is chosen for them too.
-        """
-        s = self.terms.settings
-        if whole:
-            weight = middle(s.new_items_weight)
-            self.chosen["new_items_weight"] = weight
-            worth = {value: self._worth("facts_l2", value, alone=True) for value in s.facts_l2}
-            judged = {value: found for value, found in worth.items() if found is not None}
-            if judged:
-                self.chosen["facts_l2"] = max(judged, key=lambda value: judged[value])
-        measured = {value: self._worth("new_items_weight", value, alone=True) for value in s.new_items_weight}
-        known = {value: worth for value, worth in measured.items() if worth is not None}
-        self.chosen["new_items_weight"] = max(known, key=lambda value: known[value]) if known else 0.0
-        if not known:
-            return
-        biases = {value: self._worth("new_items_bias", value) for value in sorted({0.0, *s.new_items_bias})}
-        least = max(worth for worth in biases.values() if worth is not None) * (1.0 - FREE)
-        self.chosen["new_items_bias"] = max(v for v, worth in biases.items() if worth is not None and worth >= least)
-
-    def _pick(self, key: str, values: tuple[float, ...]) -> None:
-        """The best of the values, in order, of equal ones the first."""
-        best, since = None, 0
-        for value in sorted(set(values)):
-            worth = self._worth(key, value)
-            assert worth is not None
-            if best is None or worth > best[0]:
-                best, since = (worth, value), 0
-            elif (since := since + 1) >= EASY:
-                break
-        assert best is not None
-        self.chosen[key] = best[1]
-
-    def _worth(self, key: str, value: float, *, alone: bool = False) -> float | None:
-        columns = install(self.terms, self.graph, self.learned, self.past, {**self.chosen, key: value})
-        scorer = EmbeddingScorer(*columns)
-        return self.judge.worth_of_new_items(scorer) if alone else self.judge.worth(scorer)
 
 
 def install(

@@ -1,0 +1,230 @@
+"""Choosing the weights and λ of the closed-form terms by what ranks best.
+
+Dozens of choices are ranked for the same users, and most differ from the one before in a weight alone. So the scores
+of each term are kept, as many as :data:`KEPT_SCORES`, and a choice is a weighted sum of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.graph.heterograph import HeteroGraph
+from hakg_dgl.models.hakg.terms import POWER, ClosedTerms, Terms, install, middle, spread
+from hakg_dgl.models.recommender import Judge
+
+FREE = 0.002
+"""The share of the selecting metric that a bias for new items may cost."""
+EASY = 2
+"""Values in a row without a gain after which a list of values is not followed further."""
+KEPT_SCORES = 1 << 25
+"""Scores of one term that are kept, at most: 128 MiB of float32."""
+
+
+class TermScores:
+    """Inner products of the columns of one term, which are kept for the next time while there is room.
+
+    Parameters
+    ----------
+    columns
+        User ``[n_users, k]`` and item ``[n_items, k]`` columns.
+    """
+
+    def __init__(self, columns: Terms) -> None:
+        self.user, self.item = columns
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._room = KEPT_SCORES
+
+    def block(self, users: Tensor) -> Tensor:
+        """``[B, n_items]`` of the users ``[B]``; not to be written to."""
+        key = (int(users[0]), len(users)) if len(users) else (-1, 0)
+        found = self._kept.get(key)
+        if found is not None and torch.equal(found[0], users):
+            return found[1]
+        scores = self.user[users] @ self.item.T
+        if scores.numel() <= self._room:
+            self._kept[key] = users, scores
+            self._room -= scores.numel()
+        return scores
+
+    def of_items(self, users: Tensor, items: Tensor) -> Tensor:
+        """``[B, m]`` of the users ``[B]`` and the items ``[m]``."""
+        return self.user[users] @ self.item[items].T
+
+
+class WeightedSum:
+    """A :class:`~hakg_dgl.ranking.topk.Scorer`: scores of terms, each times a number or a number an item, summed.
+
+    Parameters
+    ----------
+    first, others
+        Terms; the first counts once, the others by a number or a row ``[n_items]``.
+    bias
+        ``[n_items]``, added; None for none.
+    items
+        Ids ``[m]``: only these have a score, others have ``-inf``. None for all.
+    """
+
+    def __init__(
+        self,
+        first: TermScores,
+        others: list[tuple[TermScores, float | Tensor]],
+        bias: Tensor | None = None,
+        items: Tensor | None = None,
+    ) -> None:
+        self.first, self.others, self.bias, self.items = first, others, bias, items
+        self.n_users, self.n_items = len(first.user), len(first.item)
+
+    def scores(self, users: Tensor) -> Tensor:
+        """``[B, n_items]`` of the users ``[B]``."""
+        users = users.to(self.first.user.device)
+        if self.items is None:
+            total = self.first.block(users).clone()
+            for term, weight in self.others:
+                if isinstance(weight, Tensor):
+                    total.addcmul_(term.block(users), weight)
+                else:
+                    total.add_(term.block(users), alpha=weight)
+            return total if self.bias is None else total.add_(self.bias)
+        some = self.first.of_items(users, self.items)
+        for term, weight in self.others:
+            some += term.of_items(users, self.items) * (weight[self.items] if isinstance(weight, Tensor) else weight)
+        if self.bias is not None:
+            some += self.bias[self.items]
+        total = some.new_full((len(users), self.n_items), -torch.inf)
+        total[:, self.items] = some
+        return total
+
+
+class Chooser:
+    """Chooses weights and λ of the terms by what ranks best, one after the other.
+
+    Parameters
+    ----------
+    terms, graph
+        The terms and what they are solved for on.
+    learned
+        Columns of the learned part.
+    past
+        What sums rows of items over each user's items, divided by a power of their number.
+    judge
+        What to choose by.
+    """
+
+    def __init__(
+        self,
+        terms: ClosedTerms,
+        graph: HeteroGraph,
+        learned: Terms,
+        past: Callable[[Tensor, float], Tensor],
+        judge: Judge,
+    ) -> None:
+        self.terms, self.graph, self.past, self.judge = terms, graph, past, judge
+        self.learned, self._learned = learned, TermScores(learned)
+        self.chosen = terms.first_choice()
+        self._new = graph.packed.interactions.col_degree == 0
+        self._solved: dict[str, float] = {}
+        self._linear: TermScores | None = None
+        self._facts: TermScores | None = None
+        self._spreads: dict[tuple[float, ...], float] = {}
+
+    def __call__(self) -> dict[str, float]:
+        """The choice, which the terms then have."""
+        s = self.terms.settings
+        if "linear_l2" in self.chosen:
+            self._pick("linear_l2", s.linear_l2)
+            self._pick("linear_weight", s.linear_weight)
+        if "facts_l2" in self.chosen:
+            self.chosen |= {"new_items_weight": 0.0, "new_items_bias": 0.0}
+            self._pick("facts_weight", s.facts_weight)
+            if self.chosen["facts_weight"]:
+                self._pick("facts_l2", s.facts_l2)
+                self._pick("facts_weight", s.facts_weight)
+            self._choose_for_new_items(whole=not self.chosen["facts_weight"])
+        self._linear = self._facts = None
+        install(self.terms, self.graph, self.learned, self.past, self.chosen)
+        self.terms.forget()
+        return self.chosen
+
+    def _choose_for_new_items(self, *, whole: bool) -> None:
+        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of.
+
+        Where they alone have the term (``whole``), its λ is chosen for them too.
+        """
+        s = self.terms.settings
+        if whole:
+            weight = middle(s.new_items_weight)
+            self.chosen["new_items_weight"] = weight
+            worth = {value: self._worth("facts_l2", value, alone=True) for value in s.facts_l2}
+            judged = {value: found for value, found in worth.items() if found is not None}
+            if judged:
+                self.chosen["facts_l2"] = max(judged, key=lambda value: judged[value])
+        measured = {value: self._worth("new_items_weight", value, alone=True) for value in s.new_items_weight}
+        known = {value: worth for value, worth in measured.items() if worth is not None}
+        self.chosen["new_items_weight"] = max(known, key=lambda value: known[value]) if known else 0.0
+        if not known:
+            return
+        biases = {value: self._worth("new_items_bias", value) for value in sorted({0.0, *s.new_items_bias})}
+        found = {value: worth for value, worth in biases.items() if worth is not None}
+        best = max(found.values())
+        self.chosen["new_items_bias"] = max(v for v, worth in found.items() if worth >= best - FREE * abs(best))
+
+    def _pick(self, key: str, values: tuple[float, ...]) -> None:
+        """The best of the values, in order, of equal ones the first."""
+        best, since = None, 0
+        for value in sorted(set(values)):
+            worth = self._worth(key, value)
+            assert worth is not None
+            if best is None or worth > best[0]:
+                best, since = (worth, value), 0
+            elif (since := since + 1) >= EASY:
+                break
+        assert best is not None
+        self.chosen[key] = best[1]
+
+    def _worth(self, key: str, value: float, *, alone: bool = False) -> float | None:
+        scorer = self._scorer({**self.chosen, key: value}, alone=alone)
+        return self.judge.worth_of_new_items(scorer) if alone else self.judge.worth(scorer)
+
+    def _scorer(self, trial: dict[str, float], *, alone: bool) -> WeightedSum:
+        """What scores by a choice; ``alone``: only items without interactions."""
+        self._solve(trial)
+        others: list[tuple[TermScores, float | Tensor]] = []
+        if self._linear is not None:
+            others.append((self._linear, trial["linear_weight"]))
+        bias = None
+        if self._facts is not None:
+            base = self._spread_of("base", trial, "linear_l2", "linear_weight")
+            of_facts = self._spread_of("facts", trial, "facts_l2")
+            self.terms.set_weights(trial, base / of_facts if of_facts > 0.0 else 0.0, base)
+            _, known, unknown, more = self.terms.weights
+            others.append((self._facts, torch.where(self._new, unknown, known)))
+            bias = more * self._new
+        return WeightedSum(self._learned, others, bias, self._new.nonzero().flatten() if alone else None)
+
+    def _solve(self, trial: dict[str, float]) -> None:
+        """Have the terms' factors, and the scores that are kept, belong to the λ of a choice."""
+        wanted = {key: value for key, value in trial.items() if key in ("linear_l2", "facts_l2")}
+        if wanted == self._solved:
+            return
+        self.terms.solve(self.graph, trial)
+        if "linear_l2" in wanted and wanted["linear_l2"] != self._solved.get("linear_l2"):
+            self._linear = TermScores((self.past(self.terms.linear_left, 0.0), self.terms.linear_right.clone()))
+        if "facts_l2" in wanted and wanted["facts_l2"] != self._solved.get("facts_l2"):
+            self._facts = TermScores((self.past(self.terms.facts, POWER), self.terms.facts.clone()))
+        self._solved = wanted
+
+    def _spread_of(self, what: str, trial: dict[str, float], *keys: str) -> float:
+        """The standard deviation of the terms but that over facts (``base``), or of that one, by what it depends on."""
+        key = (float(what == "base"), *(trial.get(name, 0.0) for name in keys))
+        if key not in self._spreads:
+            if what == "base":
+                self.terms.set_weights(trial, 0.0, 0.0)
+                columns = self.terms.columns(self.graph, self.learned, self.past, facts=False)
+            else:
+                assert self._facts is not None
+                columns = self._facts.user, self._facts.item
+            self._spreads[key] = spread(*columns)
+        return self._spreads[key]
