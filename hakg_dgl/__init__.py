@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.comparison import Comparison, compare
     from hakg_dgl.ranking.evaluation import Evaluation, cold_items, evaluate
     from hakg_dgl.ranking.lists import recommend
+    from hakg_dgl.ranking.similar import Similarity, similar_items, similar_users
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
     from hakg_dgl.studies.ablation import AblationProgress, AblationStudy
@@ -80,6 +81,7 @@ _HOMES = {
     "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
     "ranking.lists": ("recommend",),
+    "ranking.similar": ("Similarity", "similar_items", "similar_users"),
     "ranking.topk": ("EmbeddingScorer",),
     "training.closed_form": ("ClosedFormTrainer",),
     "training.loading": ("load_fold_in", "load_model", "load_scorer", "load_trained"),
@@ -124,6 +126,7 @@ __all__ = [
     "RunsProgress",
     "SearchSpace",
     "Settings",
+    "Similarity",
     "Study",
     "StudyProgress",
     "Trainer",
@@ -155,6 +158,8 @@ __all__ = [
     "read_tables",
     "recommend",
     "register_model",
+    "similar_items",
+    "similar_users",
     "to_dgl",
 ]
 

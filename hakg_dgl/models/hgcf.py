@@ -175,6 +175,13 @@ class HGCF(GradientRecommender):
         user, item = self.propagate()
         return flip_time(user), item
 
+    @torch.no_grad()
+    def likeness_vectors(self) -> tuple[Tensor, Tensor]:
+        """Tangent vectors at the origin, since inner products of points tell distances and their cosines nothing."""
+        _, *layers = self.layers()
+        users, items = zip(*layers, strict=True)
+        return torch.stack(users).sum(0), torch.stack(items).sum(0)
+
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""
         ranking = RankingLoss(self.graph, self.loss, random[NEGATIVES])

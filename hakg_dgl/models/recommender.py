@@ -346,6 +346,13 @@ class Recommender(nn.Module, ABC):
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products rank; ability ``vectors``."""
         raise self._cannot("ranks without vectors of users and items")
 
+    def likeness_vectors(self) -> tuple[Tensor, Tensor]:
+        """User ``[n_users, d]`` and item ``[n_items, d']`` vectors whose cosines tell how alike two users or items are.
+
+        Those that rank, unless a model says otherwise; ability ``vectors``.
+        """
+        return self.ranking_vectors()
+
     def scorer(self) -> Scorer:
         """What ranks: scores of all items for a block of users."""
         return EmbeddingScorer(*self.ranking_vectors())

@@ -295,6 +295,19 @@ class Network(GradientRecommender):
             return weighed(self.terms, self.graph, learned, self.past_sums, self.terms.first_choice())
         return self.terms.columns(self.graph, learned, self.past_sums)
 
+    @torch.no_grad()
+    def likeness_vectors(self) -> tuple[Tensor, Tensor]:
+        """Those that rank, but for items without the bias of new ones, and with the facts of all of them.
+
+        The bias says that an item is new, and the weights of the facts, where they are 0, that facts do not rank; new
+        items have nothing else that is like what others have.
+        """
+        users, items = self.ranking_vectors()
+        width = self.terms.facts.shape[1]
+        if not width:
+            return users, items
+        return users, torch.cat([items[:, : -width - 1], self.terms.facts], dim=1)
+
 
 def _mixed_by_gate(item: Tensor, knowledge: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
     return torch.lerp(knowledge, item, torch.sigmoid(item @ gate_item.T + knowledge @ gate_entity.T))
