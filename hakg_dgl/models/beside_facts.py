@@ -30,8 +30,8 @@ from hakg_dgl.models.recommender import (
     require_tensors,
 )
 from hakg_dgl.models.rp3beta import RP3Beta, RP3BetaSettings
-from hakg_dgl.ranking.fold_in import FoldIn, ScorerFoldIn, rows_fold_in
-from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.ranking.fold_in import AboutUsers, FoldIn, rows_fold_in
+from hakg_dgl.ranking.topk import IdArray, Scorer
 from hakg_dgl.settings.section import Range
 from hakg_dgl.settings.training import TrainingSettings
 
@@ -105,14 +105,22 @@ class BesideFacts(Recommender):
             return super().fold_in()
         base, weight = self.base.fold_in(), float(self.facts_multiplier)
         profile = rows_fold_in(self.graph.n_items, lambda rows: ProfileScorer(rows, self.facts))
-        return ScorerFoldIn(
-            self.graph.n_items,
-            lambda indptr, items: SumScorer(base.scorer(indptr, items), profile.scorer(indptr, items), weight),
-        )
+        return SumFoldIn(base, profile, weight)
 
     def warnings(self) -> list[str]:
         """Those of the model."""
         return self.base.warnings()
+
+
+class SumFoldIn:
+    """Folds users into a sum of two models' scores; parameters are as for :class:`SumScorer`."""
+
+    def __init__(self, first: FoldIn, second: FoldIn, weight: float) -> None:
+        self.n_items, self.first, self.second, self.weight = first.n_items, first, second, weight
+
+    def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
+        """The sum of both scores; see :class:`~hakg_dgl.ranking.fold_in.FoldIn`."""
+        return SumScorer(self.first.scorer(indptr, items, about), self.second.scorer(indptr, items), self.weight)
 
 
 class SumScorer:

@@ -21,7 +21,7 @@ from hakg_dgl.layers.updates import Copy, Updates
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
+from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldIn, SumOfRows, own_rows
 from hakg_dgl.settings.run import GradientRunSettings, Kernels
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -222,8 +222,14 @@ class _PropagatedUsers:
         return self.layers[0].shape[1] + 1
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        return self._from(self.layers[0].new_zeros(len(indptr) - 1, self.width - 1), indptr, items)
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        return self._from(own_rows(self.model.user, about.known), indptr, items)
+
+    def _from(self, user: Tensor, indptr: Tensor, items: Tensor) -> Tensor:
         own, share = (part.unsqueeze(1) for part in self.model.shares(indptr.diff()))
-        user = total = self.layers[0].new_zeros(len(indptr) - 1, self.width - 1)
+        total = torch.zeros_like(user)
         for layer in self.layers:
             user = own * user + share * SumOfRows(layer)(indptr, items)
             total = total + user

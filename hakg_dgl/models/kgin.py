@@ -21,7 +21,7 @@ from hakg_dgl.kernels.products import rows_of, sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
+from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldIn, SumOfRows, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -311,11 +311,16 @@ class _UsersThroughIntents:
         return self.layers[0].shape[1]
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        return self._from(self.layers[0].new_zeros(len(indptr) - 1, self.width), indptr, items)
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        return self._from(own_rows(self.model.user, about.known), indptr, items)
+
+    def _from(self, own: Tensor, indptr: Tensor, items: Tensor) -> Tensor:
         model = self.model
-        zero = user = self.layers[0].new_zeros(len(indptr) - 1, self.width)
-        total = zero
+        user = total = own
         for layer in self.layers:
-            chooser = user if model.settings.formulation == "released" else zero
+            chooser = user if model.settings.formulation == "released" else own
             received = model.through_intents(chooser, SumOfRows(layer, 1.0)(indptr, items))
             user = model._after_layer(received, None)
             total = total + user

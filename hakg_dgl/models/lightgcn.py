@@ -18,7 +18,7 @@ from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.updates import Copy, Updates
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings
 from hakg_dgl.models.recommender import Abilities, Sections
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings, Kernels
 from hakg_dgl.settings.section import Range, TrainingOnly
 
@@ -115,4 +115,5 @@ class LightGCN(BPRMF):
         sent = torch.stack([item for _, item in self.layers()][:-1]).sum(0)
         degree = self.graph.packed.interactions.col_degree.clamp_min(1).to(self.dtype)
         table = sent * degree.rsqrt().unsqueeze(1) / (self.settings.layers + 1)
-        return EmbeddingFoldIn([SumOfRows(table, 0.5)], self.ranking_vectors()[1])
+        own = self.user.detach() / (self.settings.layers + 1)
+        return EmbeddingFoldIn([WithOwnRows(SumOfRows(table, 0.5), own)], self.ranking_vectors()[1])

@@ -6,8 +6,8 @@ the user's items. A new user has the second part only. docs/recommending.md defi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,32 @@ from torch.nn import functional as F
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.ranking.topk import IdArray, Scorer, checked_ids, id_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AboutUsers:
+    """What is known of users beside their items.
+
+    Attributes
+    ----------
+    known
+        int64 ``[n]``: the number of the trained user that each one is, -1 for those who are new.
+    facts
+        Name of a relation of users -> the entities that they have by it, packed: ``indptr`` int64 ``[n + 1]`` and
+        ``entities`` int64 ``[m]``, those of user u being ``entities[indptr[u]:indptr[u + 1]]``.
+    """
+
+    known: Tensor
+    facts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, users: Tensor) -> AboutUsers:
+        """That of some users ``[k]``, in their order; they are users 0..k-1 then."""
+        return AboutUsers(self.known[users], {name: lists_of(*lists, users) for name, lists in self.facts.items()})
+
+    def to(self, device: torch.device) -> AboutUsers:
+        """The same on a device."""
+        facts = {name: (indptr.to(device), rows.to(device)) for name, (indptr, rows) in self.facts.items()}
+        return AboutUsers(self.known.to(device), facts)
 
 
 class UserPart(Protocol):
@@ -31,6 +57,13 @@ class UserPart(Protocol):
         """``[n, width]`` of n users whose items are ``items[indptr[u]:indptr[u + 1]]``."""
 
 
+class InformedPart(UserPart, Protocol):
+    """Columns that also depend on who a user is, and on facts about the user."""
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        """``[n, width]``; ConfigError if the model does not read facts of users."""
+
+
 class FoldIn(Protocol):
     """Scores a trained model gives to users that it has not seen."""
 
@@ -38,8 +71,12 @@ class FoldIn(Protocol):
     def n_items(self) -> int:
         """Number of items; their ids are 0..n_items-1."""
 
-    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
-        """A scorer whose users 0..n-1 are those with the items ``items[indptr[u]:indptr[u + 1]]``."""
+    def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
+        """A scorer whose users 0..n-1 are those with the items ``items[indptr[u]:indptr[u + 1]]``.
+
+        ``about`` says which of them the model was trained on, whose own parameters then count too, and what is known
+        of them; ConfigError if there are facts and the model does not read facts of users.
+        """
 
 
 @dataclass(frozen=True)
@@ -106,6 +143,40 @@ class SumOfRows:
         return total * indptr.diff().clamp_min(1).to(total.dtype).pow(-self.power).unsqueeze(1)
 
 
+@dataclass(frozen=True, eq=False)
+class WithOwnRows:
+    """A part to which trained users add a row of their own.
+
+    Attributes
+    ----------
+    part
+        By the users' items.
+    own
+        ``[n_users, width]``.
+    """
+
+    part: UserPart
+    own: Tensor
+
+    @property
+    def width(self) -> int:
+        """That of the part."""
+        return self.part.width
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        """``[n, width]`` of new users."""
+        return self.part(indptr, items)
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        """The same, and the rows of those who are known."""
+        return self(indptr, items) + own_rows(self.own, about.known)
+
+
+def own_rows(table: Tensor, known: Tensor) -> Tensor:
+    """Rows ``[n, d]`` of a table of trained users by their numbers ``[n]``; zero where that is -1."""
+    return table.detach()[known.clamp_min(0)] * (known >= 0).to(table.dtype).unsqueeze(1)
+
+
 @dataclass(frozen=True)
 class Ones:
     """A column of ones, for a bias of items.
@@ -159,13 +230,15 @@ class EmbeddingFoldIn:
         return len(self.item_vectors)
 
     @torch.no_grad()
-    def fold_in(self, indptr: IdArray, items: IdArray) -> Tensor:
+    def fold_in(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Tensor:
         """Vectors of users by their items.
 
         Parameters
         ----------
         indptr, items
             int64: the items of user u are ``items[indptr[u]:indptr[u + 1]]``, each once, in any order.
+        about
+            Who they are, and facts about them; by default they are new and nothing is known.
 
         Returns
         -------
@@ -178,23 +251,32 @@ class EmbeddingFoldIn:
             If an item does not exist, or the lists do not fit together.
         """
         bounds, rows = checked_lists(indptr, items, self.n_items)
-        return self._vectors(bounds, rows)
+        return self._vectors(bounds, rows, about)
 
-    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
+    def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
         """A scorer of these users; vectors are made block by block, so any number of users fits in memory."""
-        return _FoldedScorer(self, *checked_lists(indptr, items, self.n_items))
+        if about is not None and about.facts and not any(getattr(part, "reads_facts", False) for part in self.parts):
+            raise facts_not_read()
+        return _FoldedScorer(self, *checked_lists(indptr, items, self.n_items), about)
 
-    def _vectors(self, indptr: Tensor, items: Tensor) -> Tensor:
+    def _vectors(self, indptr: Tensor, items: Tensor, about: AboutUsers | None) -> Tensor:
         device = self.item_vectors.device
         indptr, items = indptr.to(device), items.to(device)
-        return torch.cat([part(indptr, items) for part in self.parts], dim=1)
+        if about is None:
+            return torch.cat([part(indptr, items) for part in self.parts], dim=1)
+        about = about.to(device)
+        found = [
+            part.informed(indptr, items, about) if hasattr(part, "informed") else part(indptr, items)
+            for part in self.parts
+        ]
+        return torch.cat(found, dim=1)
 
 
 class _FoldedScorer:
     """Scores of folded-in users (a :class:`~hakg_dgl.ranking.topk.Scorer`)."""
 
-    def __init__(self, fold: EmbeddingFoldIn, indptr: Tensor, items: Tensor) -> None:
-        self._fold, self._indptr, self._items = fold, indptr, items
+    def __init__(self, fold: EmbeddingFoldIn, indptr: Tensor, items: Tensor, about: AboutUsers | None) -> None:
+        self._fold, self._indptr, self._items, self._about = fold, indptr, items, about
 
     @property
     def n_users(self) -> int:
@@ -206,8 +288,10 @@ class _FoldedScorer:
 
     @torch.no_grad()
     def scores(self, users: Tensor) -> Tensor:
-        indptr, items = lists_of(self._indptr, self._items, users.cpu())
-        return self._fold._vectors(indptr, items) @ self._fold.item_vectors.T
+        users = users.cpu()
+        indptr, items = lists_of(self._indptr, self._items, users)
+        about = None if self._about is None else self._about.of(users)
+        return self._fold._vectors(indptr, items, about) @ self._fold.item_vectors.T
 
 
 @dataclass(frozen=True)
@@ -225,9 +309,27 @@ class ScorerFoldIn:
     n_items: int
     make: Callable[[Tensor, Tensor], Scorer]
 
-    def scorer(self, indptr: IdArray, items: IdArray) -> Scorer:
-        """A scorer of these users; DataError if an item does not exist, or the lists do not fit together."""
+    def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
+        """A scorer of these users; who they are does not matter, since all that counts is their items.
+
+        Raises
+        ------
+        DataError
+            If an item does not exist, or the lists do not fit together.
+        ConfigError
+            If facts of users are given.
+        """
+        if about is not None and about.facts:
+            raise facts_not_read()
         return self.make(*checked_lists(indptr, items, self.n_items))
+
+
+def facts_not_read() -> ConfigError:
+    """The error for facts of users that are given to a model without such facts."""
+    return ConfigError(
+        "the model does not read facts of users: leave their attributes out, or train hakg on a data set with facts of "
+        "users"
+    )
 
 
 def rows_fold_in(n_items: int, make: Callable[[sparse.csr_matrix], Scorer]) -> ScorerFoldIn:

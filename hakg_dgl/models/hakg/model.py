@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.hakg.explanation import HAKGBreakdown
+from hakg_dgl.models.hakg.folding import PropagatedUsers
 from hakg_dgl.models.hakg.network import Network
 from hakg_dgl.models.hakg.objective import STREAMS, Objective, angle_loss_warnings
 from hakg_dgl.models.hakg.settings import (
@@ -28,7 +28,7 @@ from hakg_dgl.models.hakg.settings import (
 from hakg_dgl.models.hakg.terms import POWER
 from hakg_dgl.models.positions import Float64, Positions, require_values
 from hakg_dgl.models.recommender import Abilities, Judge, Pass, Sections, Variant, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, Ones, SumOfRows, SumOfUnitMeans, UserPart
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, Ones, SumOfRows, UserPart
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.run import RecordedRunSettings
 from hakg_dgl.settings.training import TrainingSettings
@@ -125,14 +125,13 @@ class HAKG(Network):
         return EmbeddingScorer(user[:, :learned], item[:, :learned])
 
     def fold_in(self) -> EmbeddingFoldIn:
-        """New users by the aggregation of the trained graph's items; they have no links and no facts."""
+        """New users by the aggregation of the trained graph's items, and of facts where they are given."""
         return EmbeddingFoldIn(self.user_parts(), self.ranking_vectors()[1])
 
     def user_parts(self) -> list[UserPart]:
         """What a new user's vector consists of, in the order of :meth:`ranking_vectors`: a part a term of the score."""
         self.settle()
-        s = self.settings
-        parts: list[UserPart] = [SumOfUnitMeans(self.fused_layers(), s.score != "inner", ROW_NORM_FLOOR)]
+        parts: list[UserPart] = [PropagatedUsers(self)]
         if self.terms.linear_left.shape[1]:
             parts.append(SumOfRows(self.terms.weights[0] * self.terms.linear_left))
         if self.terms.facts.shape[1]:

@@ -6,6 +6,7 @@ Du et al., "HAKG: Hierarchy-Aware Knowledge Gated Network for Recommendation", S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,14 @@ from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunc
 from hakg_dgl.models.hakg.choice import Chooser
 from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, install, weighed
 from hakg_dgl.models.recommender import GradientRecommender, Judge
+
+
+class LayerInputs(NamedTuple):
+    """What enters a layer: what items send to users ``[n_items, d]``, and users and entities, a row a node."""
+
+    sent: Tensor
+    user: Tensor
+    entity: Tensor
 
 
 class Network(GradientRecommender):
@@ -238,19 +247,23 @@ class Network(GradientRecommender):
             return user, _normalise(entity + item)
         return user, _normalise(entity) + _normalise(item)
 
-    @torch.no_grad()
     def fused_layers(self) -> list[Tensor]:
         """What users receive from items in each layer, ``[n_items, d]`` each, without dropout (HAKG eqs. 8-9)."""
-        user, entity = self.user, self.entity
-        item = self.item if self.settings.dual_item_embeddings else None
-        fused = [self.sent_by_items(0, entity, item)]
+        return [layer.sent for layer in self.layer_inputs()]
+
+    @torch.no_grad()
+    def layer_inputs(self) -> list[LayerInputs]:
+        """What enters each layer, without dropout."""
+        user, entity = self.user.detach(), self.entity.detach()
+        item = self.item.detach() if self.settings.dual_item_embeddings else None
+        found = [LayerInputs(self.sent_by_items(0, entity, item), user, entity)]
         for number in range(self.settings.layers - 1):
             outputs = self.layer(number, self.executor, user, entity, item, self.graph.n_entities)
             user, entity, item = (  # type: ignore[assignment]
                 None if x is None else drop_and_normalise(x, 0.0, None) for x in outputs
             )
-            fused.append(self.sent_by_items(number + 1, entity, item))
-        return fused
+            found.append(LayerInputs(self.sent_by_items(number + 1, entity, item), user, entity))
+        return found
 
     @torch.no_grad()
     def fit_terms(self) -> None:
