@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.downloads import fetch
     from hakg_dgl.data.id_files import NewUsers, read_new_users
+    from hakg_dgl.data.new_items import NewItems, read_new_items
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers.kgat import read_kgat
     from hakg_dgl.data.readers.raw import RawData
@@ -61,6 +62,7 @@ _HOMES = {
     "data.dataset": ("Dataset", "load_dataset"),
     "data.downloads": ("fetch",),
     "data.id_files": ("NewUsers", "read_new_users"),
+    "data.new_items": ("NewItems", "read_new_items"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers.kgat": ("read_kgat",),
     "data.readers.raw": ("RawData",),
@@ -115,6 +117,7 @@ __all__ = [
     "HAKGSettings",
     "HakgError",
     "HeteroGraph",
+    "NewItems",
     "NewUsers",
     "PopularityScorer",
     "PreprocessOptions",
@@ -153,6 +156,7 @@ __all__ = [
     "model_names",
     "preprocess",
     "read_kgat",
+    "read_new_items",
     "read_new_users",
     "read_recbole",
     "read_tables",

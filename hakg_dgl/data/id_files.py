@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,15 @@ import pandas as pd
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.readers.archives import read_file
-from hakg_dgl.data.readers.source_table import read_table
+from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.text import decoded
+from hakg_dgl.data.values import ValuesOfColumn, facts_of_rows
 from hakg_dgl.errors import ConfigError, DataError
 
 Int64 = npt.NDArray[np.int64]
 UnknownItems = Literal["refuse", "skip"]
+Files: TypeAlias = "str | Path | Sequence[str | Path]"
+"""A file, or several whose rows are taken together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +34,22 @@ class NewUsers:
     ids
         Original ids, in the order in which they first occur; user u is ``ids[u]``.
     indptr, items
-        int64 ``[n + 1]`` and ``[m]``: items of user u are ``items[indptr[u]:indptr[u + 1]]``, ascending.
+        int64 ``[n + 1]`` and ``[m]``: items of user u are ``items[indptr[u]:indptr[u + 1]]``, ascending. Those of a
+        user whom the data set knows include what it has of the user, in whichever split.
     report
         Repairs and remarks, with counts.
+    known
+        int64 ``[n]``: the number of the user in the data set, -1 for those that it does not have.
+    facts
+        Relation of users -> the entities that they have by it, packed like ``items``: ``(indptr, entities)``.
     """
 
     ids: pd.Index[str]
     indptr: Int64
     items: Int64
     report: Mapping[str, int] = field(default_factory=dict)
+    known: Int64 = field(default_factory=lambda: np.empty(0, np.int64))
+    facts: Mapping[str, tuple[Int64, Int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,19 +61,23 @@ class NewUsers:
 
 
 def read_new_users(
-    path: str | Path,
+    path: Files,
     dataset: Dataset,
     *,
     user_col: str = "user",
     item_col: str = "item",
     unknown_items: UnknownItems = "refuse",
 ) -> NewUsers:
-    """Read a table of interactions: CSV, TSV (also ``.gz``) or Parquet, with a header.
+    """Read tables of interactions or attributes of users: CSV, TSV (also ``.gz``) or Parquet, with a header.
+
+    A file with the column of items has a row an interaction. Any file may have attributes: columns that are called as
+    a relation of the data set's facts about users. A user whom the data set knows keeps the items that it has of the
+    user, and those of the files come to them.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or several.
     dataset
         The data set that the model was trained on.
     user_col, item_col
@@ -75,39 +89,118 @@ def read_new_users(
     -------
     NewUsers
         Its report counts ``rows_without_id_dropped``, ``repeats_dropped``, ``rows_of_unknown_items_skipped``,
-        ``users_without_known_item_left_out``, and
-        ``users_known_by_the_data_set_treated_as_new``.
+        ``users_without_known_item_left_out``, ``users_known_by_the_data_set_whose_past_counts``,
+        ``attributes_without_a_relation_left_out`` and ``values_unknown_left_out``.
 
     Raises
     ------
     DataError
-        If the file cannot be read, lacks a column, or has unknown items that are refused or leave nothing.
+        If a file cannot be read, lacks a column, or has unknown items that are refused or leave nothing.
     ConfigError
         If ``unknown_items`` is neither of the two.
     """
     if unknown_items not in get_args(UnknownItems):
         raise ConfigError(f"unknown_items = {unknown_items!r} is not allowed: it must be 'refuse' or 'skip'")
+    files = [path] if isinstance(path, (str, Path)) else list(path)
     report: dict[str, int] = {}
-    digests: dict[str, Mapping[str, Any]] = {}
-    table = read_table(path, digests)
+    attributes = _attributes(dataset)
+    pairs, about, found = [], [], []
+    for file in files:
+        table = read_table(file, {})
+        mine = [name for name in table.columns if name in attributes and name not in (user_col, item_col)]
+        if item_col in table.columns or not mine:
+            pairs.append(_pairs(table, user_col, item_col, unknown_items, dataset, report))
+        else:
+            others = [name for name in table.columns if name not in (user_col, *mine)]
+            _count(report, "attributes_without_a_relation_left_out", len(others))
+        if mine:
+            who = table.ids({"user": user_col}, {}, "")
+            about.append(pd.concat([who, *(table.texts(name).rename(name) for name in mine)], axis=1))
+            found += mine
+    rows = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame({"user": [], "item": []}, dtype=object)
+    described = pd.concat(about, ignore_index=True).dropna(subset=["user"]) if about else None
+    everyone = [rows["user"], *([] if described is None else [described["user"]])]
+    named = pd.concat(everyone).drop_duplicates()
+    has_items = named.isin(rows.loc[rows["item"].notna(), "user"])
+    has_attributes = named.isin(described["user"]) if described is not None else np.zeros(len(named), dtype=bool)
+    known = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).indices(named)
+    kept = has_items.to_numpy() | np.asarray(has_attributes)
+    if not kept.any():
+        raise DataError(
+            "no row has a user and an item of the data set", path=Path(files[0]), remedy=_ids_look_like(dataset)
+        )
+    if pairs:
+        report["users_without_known_item_left_out"] = int((~kept).sum())
+    ids, known = pd.Index(named[kept]), known[kept]
+    report["users_known_by_the_data_set_whose_past_counts"] = int((known >= 0).sum())
+    rows = rows.dropna(subset=["item"])
+    user, item = ids.get_indexer(rows["user"]), rows["item"].to_numpy(np.int64)
+    past_user, past_item = _past(dataset, known)
+    indptr, items = _packed(np.concatenate([user, past_user]), np.concatenate([item, past_item]), len(ids))
+    facts = {}
+    if described is not None:
+        columns = [(name, *attributes[name]) for name in dict.fromkeys(found)]
+        triples = facts_of_rows(described.assign(owner=ids.get_indexer(described["user"])), "owner", columns, report)
+        names = dataset.user_relations["name"].tolist()
+        for relation in np.unique(triples[:, 1]).tolist():
+            chosen = triples[triples[:, 1] == relation]
+            facts[names[relation]] = _packed(chosen[:, 0], chosen[:, 2], len(ids))
+    return NewUsers(ids, indptr, items, report, known, facts)
+
+
+def _pairs(
+    table: SourceTable,
+    user_col: str,
+    item_col: str,
+    unknown_items: UnknownItems,
+    dataset: Dataset,
+    report: dict[str, int],
+) -> pd.DataFrame:
+    """``user`` (id) and ``item`` (number) of each interaction once; users of unknown items alone without an item."""
     rows = table.ids({"user": user_col, "item": item_col}, report, "rows_without_id_dropped").dropna()
     unique = rows.drop_duplicates()
-    report["repeats_dropped"] = len(rows) - len(unique)
+    _count(report, "repeats_dropped", len(rows) - len(unique))
     item = IdMap(pd.Index(dataset.items["original_id"]), dataset.items["name"]).indices(unique["item"])
     unknown = item < 0
     if unknown.any() and unknown_items == "refuse":
-        raise _unknown_items(path, unique.loc[unknown, "item"], dataset)
-    kept = unique[~unknown]
-    if not len(kept):
-        raise DataError("no row has a user and an item of the data set", path=path, remedy=_ids_look_like(dataset))
-    user, ids = pd.factorize(kept["user"])
-    report["rows_of_unknown_items_skipped"] = int(unknown.sum())
-    report["users_without_known_item_left_out"] = unique["user"].nunique() - len(ids)
-    report["users_known_by_the_data_set_treated_as_new"] = int(pd.Index(ids).isin(dataset.users["original_id"]).sum())
-    items = item[~unknown]
-    order = np.lexsort([items, user])
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(ids)))]).astype(np.int64)
-    return NewUsers(pd.Index(ids), indptr, items[order], report)
+        raise _unknown_items(table.path, unique.loc[unknown, "item"], dataset)
+    _count(report, "rows_of_unknown_items_skipped", int(unknown.sum()))
+    return unique.assign(item=pd.Series(item, index=unique.index).astype(object).where(~unknown, None))
+
+
+def _attributes(dataset: Dataset) -> dict[str, tuple[int, ValuesOfColumn]]:
+    """Original id and name of each relation of users' facts -> its number and values."""
+    found = {}
+    facts = dataset.user_facts
+    for relation in np.unique(facts["relation"]).tolist():
+        numbers = np.unique(facts.loc[facts["relation"] == relation, "entity"])
+        for column in ("name", "original_id"):
+            name = str(dataset.user_relations[column].iloc[relation])
+            above = np.flatnonzero(dataset.entities["original_id"].str.startswith(f"{name}=").to_numpy())
+            every = np.union1d(numbers, above)
+            table = dataset.entities.iloc[every].set_index(pd.Index(every))
+            found[name] = (relation, ValuesOfColumn(name, table))
+    return found
+
+
+def _past(dataset: Dataset, known: Int64) -> tuple[Int64, Int64]:
+    """Places of the users that the data set has, and the items that it has of them."""
+    place = np.full(dataset.n_users, -1)
+    place[known[known >= 0]] = np.flatnonzero(known >= 0)
+    pairs = dataset.pairs()
+    user = place[pairs[:, 0]]
+    return user[user >= 0], pairs[user >= 0, 1]
+
+
+def _packed(owners: Int64, values: Int64, n: int) -> tuple[Int64, Int64]:
+    """The values of each of n owners, each once and ascending: ``indptr`` and values."""
+    pairs = np.unique(np.stack([owners, values], axis=1).astype(np.int64), axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=n)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.ascontiguousarray(pairs[:, 1])
+
+
+def _count(report: dict[str, int], key: str, number: int) -> None:
+    report[key] = report.get(key, 0) + number
 
 
 def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:

@@ -18,10 +18,17 @@ def short_relation(name: str) -> str:
 
 
 def unnamed_entities(dataset: Dataset) -> NDArray[np.bool_]:
-    """Which entities are known by their id alone and are no item, ``[n_entities]``."""
-    same = (dataset.entities["name"] == dataset.entities["original_id"]).to_numpy(dtype=bool, copy=True)
+    """Which entities are known by their id alone and are no item, ``[n_entities]``; an id of words is a name."""
+    ids = dataset.entities["original_id"].astype(str)
+    same = (dataset.entities["name"] == ids).to_numpy(dtype=bool, copy=True)
     same[: dataset.n_items] = False
+    same[same] = ~ids[same].map(reads_as_words).to_numpy(dtype=bool)
     return same
+
+
+def reads_as_words(text: str) -> bool:
+    """Whether text consists of words, as ``science fiction`` does and ``m.02822``, ``Q5`` or an address do not."""
+    return re.fullmatch(r"[^\W\d_]{2,}(?:[ _&',-]+[^\W\d_]+)*", text) is not None
 
 
 class SharedItems:

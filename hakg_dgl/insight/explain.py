@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.id_files import NewUsers
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.explanation import Explanation
 from hakg_dgl.models.explanation import FACT_OR_LINK, Component, Terms
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.registry import models_that
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, folded_users
 
 
 class Explainer:
@@ -28,6 +32,8 @@ class Explainer:
     components
         The components that the score is the sum of; by default those of the model's own
         :meth:`~hakg_dgl.models.recommender.Recommender.breakdown`.
+    new
+        Users of files, numbered after those of the data set; their scores are those of the fold-in.
 
     Attributes
     ----------
@@ -42,7 +48,14 @@ class Explainer:
         If model and data set do not have the same numbers of users, items and entities.
     """
 
-    def __init__(self, model: Recommender, dataset: Dataset, components: Sequence[Component] | None = None) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        dataset: Dataset,
+        components: Sequence[Component] | None = None,
+        *,
+        new: NewUsers | None = None,
+    ) -> None:
         require_explained(type(model))
         of_graph = (model.graph.n_users, model.graph.n_items, model.graph.n_entities)
         of_data = (dataset.n_users, dataset.n_items, dataset.n_entities)
@@ -51,12 +64,19 @@ class Explainer:
                 f"the model has {of_graph} users, items and entities, the data set {of_data}",
                 remedy="Give the data set that the model was trained on.",
             )
-        self.dataset = dataset
-        self.breakdown = model.breakdown()
+        folded = None if new is None else folded_users(new)
+        self.dataset = dataset if new is None else _with_users(dataset, new)
+        self.breakdown = model.breakdown() if folded is None else model.breakdown(folded)
         self.components = list(self.breakdown.components if components is None else components)
         users, items = model.ranking_vectors()
-        self._vectors = users.cpu(), items.cpu()
         self._known = dataset.pairs()
+        if new is not None and folded is not None:
+            fold = model.fold_in()
+            assert isinstance(fold, EmbeddingFoldIn)
+            users = torch.cat([users, fold.fold_in(*folded)])
+            owner = dataset.n_users + np.repeat(np.arange(len(new)), np.diff(new.indptr))
+            self._known = np.concatenate([self._known, np.stack([owner, new.items], axis=1)])
+        self._vectors = users.cpu(), items.cpu()
         self.shared = SharedItems(dataset)
 
     @torch.no_grad()
@@ -132,12 +152,20 @@ class Explainer:
         )
 
 
-def explain(model: Recommender, dataset: Dataset, user: int, item: int) -> Explanation:
+def explain(model: Recommender, dataset: Dataset, user: int, item: int, *, new: NewUsers | None = None) -> Explanation:
     """Explain one score; for more than one, make an :class:`Explainer`.
 
-    Parameters and errors are those of :class:`Explainer` and of its call.
+    Parameters and errors are those of :class:`Explainer` and of its call. With ``new``, ``user`` may be
+    ``dataset.n_users + u`` for user u of the files.
     """
-    return Explainer(model, dataset)(user, item)
+    return Explainer(model, dataset, new=new)(user, item)
+
+
+def _with_users(dataset: Dataset, new: NewUsers) -> Dataset:
+    """The data set with the names of further users, whose interactions it does not have."""
+    names = dataset.users.set_index("original_id")["name"].reindex(new.ids)
+    added = pd.DataFrame({"original_id": new.ids, "name": names.where(names.notna(), names.index).to_numpy()})
+    return replace(dataset, users=pd.concat([dataset.users, added], ignore_index=True))
 
 
 def require_explained(model: type[Recommender]) -> None:

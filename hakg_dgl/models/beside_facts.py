@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings
 from hakg_dgl.models.ease import EASE, EASESettings
@@ -106,6 +107,13 @@ class BesideFacts(Recommender):
         base, weight = self.base.fold_in(), float(self.facts_multiplier)
         profile = rows_fold_in(self.graph.n_items, lambda rows: ProfileScorer(rows, self.facts))
         return SumFoldIn(base, profile, weight)
+
+    def with_new_items(self, graph: HeteroGraph) -> BesideFacts:
+        """The model, for which a new item scores 0 as one without interactions does, and the profile of all facts."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        model.base = self.base.with_new_items(graph)
+        model.facts_multiplier.copy_(self.facts_multiplier)
+        return model.eval()
 
     def warnings(self) -> list[str]:
         """Those of the model."""
@@ -247,7 +255,7 @@ class EASEBesideFacts(_ClosedForm):
 
     name, beside, sections = "ease+facts", EASE, _sections(EASE, EASEBesideSettings)
     space: ClassVar[Mapping[str, Any]] = EASE.space
-    abilities = Abilities(facts=True, folds_in_users=True)
+    abilities = Abilities(facts=True, folds_in_users=True, new_items=True)
 
 
 class ItemKNNBesideFacts(_ClosedForm):
@@ -255,7 +263,7 @@ class ItemKNNBesideFacts(_ClosedForm):
 
     name, beside, sections = "item-knn+facts", ItemKNN, _sections(ItemKNN, ItemKNNBesideSettings)
     space: ClassVar[Mapping[str, Any]] = ItemKNN.space
-    abilities = Abilities(facts=True, folds_in_users=True)
+    abilities = Abilities(facts=True, folds_in_users=True, new_items=True)
 
 
 class RP3BetaBesideFacts(_ClosedForm):
@@ -263,7 +271,7 @@ class RP3BetaBesideFacts(_ClosedForm):
 
     name, beside, sections = "rp3beta+facts", RP3Beta, _sections(RP3Beta, RP3BetaBesideSettings)
     space: ClassVar[Mapping[str, Any]] = RP3Beta.space
-    abilities = Abilities(facts=True, folds_in_users=True)
+    abilities = Abilities(facts=True, folds_in_users=True, new_items=True)
 
 
 class BPRMFBesideFacts(_ByGradients):
@@ -271,7 +279,7 @@ class BPRMFBesideFacts(_ByGradients):
 
     name, beside, sections = "bpr-mf+facts", BPRMF, _sections(BPRMF, BPRMFBesideSettings)
     space: ClassVar[Mapping[str, Any]] = BPRMF.space
-    abilities = Abilities(facts=True, folds_in_users=BPRMF.abilities.folds_in_users)
+    abilities = Abilities(facts=True, folds_in_users=BPRMF.abilities.folds_in_users, new_items=True)
     streams = BPRMF.streams
 
 
@@ -280,7 +288,7 @@ class LightGCNBesideFacts(_ByGradients):
 
     name, beside, sections = "lightgcn+facts", LightGCN, _sections(LightGCN, LightGCNBesideSettings)
     space: ClassVar[Mapping[str, Any]] = LightGCN.space
-    abilities = Abilities(facts=True, folds_in_users=LightGCN.abilities.folds_in_users)
+    abilities = Abilities(facts=True, folds_in_users=LightGCN.abilities.folds_in_users, new_items=True)
     streams = LightGCN.streams
 
 
@@ -289,7 +297,7 @@ class HGCFBesideFacts(_ByGradients):
 
     name, beside, sections = "hgcf+facts", HGCF, _sections(HGCF, HGCFBesideSettings)
     space: ClassVar[Mapping[str, Any]] = HGCF.space
-    abilities = Abilities(facts=True, folds_in_users=HGCF.abilities.folds_in_users)
+    abilities = Abilities(facts=True, folds_in_users=HGCF.abilities.folds_in_users, new_items=True)
     streams = HGCF.streams
 
 

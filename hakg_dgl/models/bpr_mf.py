@@ -13,9 +13,17 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.layers.losses import bpr_loss
 from hakg_dgl.layers.sampling import NegativeSampler
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    GradientRecommender,
+    Pass,
+    Sections,
+    copy_with_new_items,
+    interaction_batches,
+)
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
@@ -89,6 +97,12 @@ class BPRMF(GradientRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """The vectors of :meth:`propagate`, whose inner products rank."""
         return self.propagate()
+
+    def with_new_items(self, graph: HeteroGraph) -> BPRMF:
+        """The model with further items of which it knows nothing, for models that add facts to it."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        copy_with_new_items(self, model, items=("item",))
+        return model.eval()
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions, with one negative each."""

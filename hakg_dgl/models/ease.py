@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hakg_dgl.errors import ConfigError, NumericalError
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import interaction_matrix
 from hakg_dgl.models.inverse import positive_inverse
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
@@ -116,6 +117,13 @@ class EASE(ClosedFormRecommender):
     def fold_in(self) -> FoldIn:
         """New users by their rows of interactions, as those of the data set."""
         return rows_fold_in(self.graph.n_items, lambda rows: DenseItemScorer(rows, self.weights))
+
+    def with_new_items(self, graph: HeteroGraph) -> EASE:
+        """The model with further items that weigh nothing, as those without interactions do."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        more = graph.n_items - self.graph.n_items
+        model.weights = F.pad(self.weights, (0, more, 0, more))
+        return model.eval()
 
     def remedies(self) -> str:
         """What regularises the solution."""

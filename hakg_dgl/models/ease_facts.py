@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.errors import NumericalError
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import fact_matrix
 from hakg_dgl.models.ease import EASE, ease_weights, require_memory
 from hakg_dgl.models.recommender import Abilities, NoSettings, Sections
@@ -130,6 +131,10 @@ class EASEFacts(EASE):
             facts = fact_matrix(self.graph)
             self._facts_gram = torch.from_numpy((facts @ facts.T).toarray()).to(self.device)
         return self._facts_gram
+
+    def with_new_items(self, graph: HeteroGraph) -> EASEFacts:
+        """Refused: the weights of items follow from a solution for all of them."""
+        raise self._cannot("solves for the weights of all items at once, so that new items need training")
 
     def remedies(self) -> str:
         """What regularises the solution."""

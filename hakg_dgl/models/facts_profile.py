@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
 from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
@@ -28,7 +29,7 @@ class FactsProfile(ClosedFormRecommender):
 
     name = "facts-profile"
     sections = Sections(NoSettings, NoSettings, SelectionSettings, RunSettings)
-    abilities = Abilities(facts=True, folds_in_users=True)
+    abilities = Abilities(facts=True, folds_in_users=True, new_items=True)
     indptr: Tensor
     indices: Tensor
     values: Tensor
@@ -62,6 +63,12 @@ class FactsProfile(ClosedFormRecommender):
         self.indptr, self.indices, self.values = tensors["indptr"], tensors["indices"], tensors["values"]
         self.n_facts = tensors["n_facts"]
         self._facts()
+
+    def with_new_items(self, graph: HeteroGraph) -> FactsProfile:
+        """The profile of all facts, those of the new items among them."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        model.solve({})
+        return model.eval()
 
     def _facts(self) -> sparse.csr_matrix:
         """The facts of items; ValueError if they are not a CSR matrix."""

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from hakg_dgl.geometry.lorentz import distance, expmap0, flip_time
-from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.updates import Copy, Updates
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    GradientRecommender,
+    Pass,
+    Sections,
+    copy_with_new_items,
+    interaction_batches,
+)
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldIn, SumOfRows, own_rows
 from hakg_dgl.settings.run import GradientRunSettings, Kernels
@@ -181,6 +188,12 @@ class HGCF(GradientRecommender):
         _, *layers = self.layers()
         users, items = zip(*layers, strict=True)
         return torch.stack(users).sum(0), torch.stack(items).sum(0)
+
+    def with_new_items(self, graph: HeteroGraph) -> HGCF:
+        """The model with further items of which it knows nothing, for models that add facts to it."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        copy_with_new_items(self, model, items=("item",))
+        return model.eval()
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""

@@ -16,6 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import interaction_matrix
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
 from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
@@ -178,6 +179,13 @@ class ItemKNN(ClosedFormRecommender):
         """New users by their rows of interactions, as those of the data set."""
         weights = self._weights()
         return rows_fold_in(self.graph.n_items, lambda rows: NeighbourScorer(rows, weights))
+
+    def with_new_items(self, graph: HeteroGraph) -> ItemKNN:
+        """The model with further items that have no neighbours and are none, like those without interactions."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        ends = self.indptr[-1:].expand(graph.n_items - self.graph.n_items)
+        model.indptr, model.indices, model.values = torch.cat([self.indptr, ends]), self.indices, self.values
+        return model.eval()
 
     def remedies(self) -> str:
         """What regularises the similarities."""

@@ -14,13 +14,21 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import rows_of, sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    GradientRecommender,
+    Pass,
+    Sections,
+    copy_with_new_items,
+    interaction_batches,
+)
 from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldIn, SumOfRows, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
@@ -202,7 +210,7 @@ class KGIN(GradientRecommender):
         "kg_edge_dropout": {"low": 0.0, "high": 0.8},
         "interaction_dropout": {"low": 0.0, "high": 0.8},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True)
     streams = (NEGATIVES, DROPOUT)
 
     @classmethod
@@ -287,6 +295,12 @@ class KGIN(GradientRecommender):
         """The sum of the distance correlations of all pairs of intents, a scalar."""
         pairs = combinations(self.intents().unbind(), 2)
         return sum((distance_correlation(*pair) for pair in pairs), start=self.relation.new_zeros(()))
+
+    def with_new_items(self, graph: HeteroGraph) -> KGIN:
+        """The model with further items, which have what propagation brings from their facts."""
+        model = type(self)(graph, self.settings, self.loss, self.run)
+        copy_with_new_items(self, model, entities=("entity",))
+        return model.eval()
 
     @torch.no_grad()
     def fold_in(self) -> FoldIn:

@@ -23,7 +23,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import EdgeType, HeteroGraph, as_heterograph
 from hakg_dgl.layers.sampling import EpochBatches
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.ranking.fold_in import FoldIn
+from hakg_dgl.ranking.fold_in import FoldedUsers, FoldIn
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.run import NumericSettings, RunSettings
 from hakg_dgl.settings.section import Section
@@ -83,6 +83,8 @@ class Abilities:
         It ranks by inner products of a vector a user and a vector an item.
     folds_in_users
         It scores users that it was not trained on, by their items.
+    new_items
+        It ranks items that it was not trained on, by their facts.
     explains
         It takes a score apart into terms that add up to it.
     positions
@@ -96,6 +98,7 @@ class Abilities:
     facts: bool = False
     vectors: bool = False
     folds_in_users: bool = False
+    new_items: bool = False
     explains: bool = False
     positions: bool = False
     records_steps: bool = False
@@ -363,8 +366,27 @@ class Recommender(nn.Module, ABC):
         """What it makes of users it was not trained on, by their items; ability ``folds_in_users``."""
         raise self._cannot("has no vectors for users it was not trained on, so that new users need training")
 
-    def breakdown(self) -> Breakdown:
-        """The terms that a score is the sum of; ability ``explains``."""
+    def with_new_items(self, graph: HeteroGraph) -> Recommender:
+        """The trained model with further items, known by their facts alone; ability ``new_items``.
+
+        Parameters
+        ----------
+        graph
+            The graph with the new items after its own, without interactions, as
+            :func:`~hakg_dgl.data.new_items.with_items` has them.
+
+        Returns
+        -------
+        Recommender
+            Ranks as if the items had been in the data set without interactions, with parameters of zero.
+        """
+        raise self._cannot("knows items by what was learned of them, so that new items need training")
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The terms that a score is the sum of; ability ``explains``.
+
+        ``folded`` are users to explain beside the trained ones, numbered after them.
+        """
         raise self._cannot("does not take its scores apart")
 
     def positions(self, values: str = "parameters") -> Positions:
@@ -493,6 +515,34 @@ def require_tensors(
         raise ValueError(
             f"{len(wrong)} tensors are missing, too many, or of another shape or type, such as {wrong[0]!r}"
         )
+
+
+def copy_with_new_items(
+    old: Recommender, new: Recommender, *, items: Sequence[str] = (), entities: Sequence[str] = (), without: str = ""
+) -> None:
+    """Give a model on a graph with further items what a trained one has; the new items get parameters of zero.
+
+    Parameters
+    ----------
+    old, new
+        The trained model, and the one that takes its tensors.
+    items, entities
+        Names of tensors with a row an item, and with a row an entity, whose first rows are the items'.
+    without
+        The name of a tensor that is left as it is.
+    """
+    n_items, more = old.graph.n_items, new.graph.n_items - old.graph.n_items
+    mine = {**dict(new.named_parameters()), **dict(new.named_buffers())}
+    with torch.no_grad():
+        for name, value in old.state_dict().items():
+            if name in entities:
+                between = value.new_zeros(more, value.shape[1])
+                mine[name].copy_(torch.cat([value[:n_items], between, value[n_items:]]))
+            elif name in items:  # which may be wider now, as ranks are at most the number of items
+                mine[name].zero_()
+                mine[name][: len(value), : value.shape[1]] = value
+            elif name != without:
+                mine[name].copy_(value)
 
 
 def interaction_batches(

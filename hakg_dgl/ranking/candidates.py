@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hakg_dgl.data.shared_items import SharedItems, unnamed_entities
+from hakg_dgl.data.values import Span, date, number
 from hakg_dgl.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +33,10 @@ def items_where(dataset: Dataset, *conditions: str) -> NDArray[np.int64]:
         Whose triples are asked.
     conditions
         ``"relation=entity"``, each by original id or, where none is that, by name (all that have the name). A triple
-        counts whichever end the item is, since public graphs hold both directions.
+        counts whichever end the item is, since public graphs hold both directions. Items with an entity that is part
+        of the one that is named count too (see :func:`entities_below`). Or ``"relation<value"``, also with ``<=``,
+        ``>`` and ``>=``, for numbers and for dates as ISO 8601 has them: an item counts if what it has is certainly
+        below or above; :func:`undecided` counts items of a bin that lies on both sides.
 
     Raises
     ------
@@ -40,7 +46,7 @@ def items_where(dataset: Dataset, *conditions: str) -> NDArray[np.int64]:
 
     Examples
     --------
-    >>> items_where(dataset, "genre=Comedy", "country=France")
+    >>> items_where(dataset, "genre=Comedy", "country=France", "price<20")
     """
     found = np.arange(dataset.n_items)
     for condition in conditions:
@@ -53,15 +59,62 @@ def items_where(dataset: Dataset, *conditions: str) -> NDArray[np.int64]:
     return found
 
 
-def _items_with(dataset: Dataset, condition: str) -> NDArray[np.int64]:
-    """The items of one condition, ascending."""
-    relations, entity = _relations(dataset, condition)
+def undecided(dataset: Dataset, *conditions: str) -> list[str]:
+    """A sentence for each condition on numbers or dates that the data set cannot decide for some items."""
+    notes = []
+    for condition in conditions:
+        comparison = _comparison(dataset, condition)
+        if comparison is not None:
+            _, unsure, shown = comparison.items(dataset, condition)
+            if len(unsure):
+                notes.append(
+                    f"{condition!r}: {len(unsure):,} items are left out whose {shown} may be on either side, since the "
+                    "data set keeps a range for them"
+                )
+    return notes
+
+
+def facts_by(dataset: Dataset, relations: NDArray[np.int64]) -> pd.DataFrame:
+    """Every fact of an item by one of the relations: ``item`` and ``entity``, whichever end the item is, each once."""
     triples = dataset.triples[dataset.triples["relation"].isin(relations)]
     ends = [triples[["head", "tail"]].to_numpy(), triples[["tail", "head"]].to_numpy()]
     facts = pd.DataFrame(np.concatenate(ends), columns=["item", "entity"])
-    facts = facts[facts["item"] < dataset.n_items]
+    return facts[facts["item"] < dataset.n_items].drop_duplicates()
+
+
+def entities_below(dataset: Dataset, entities: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The entities and all that are part of them, however far below, ascending.
+
+    A triple between two entities that are not items says so if its relation is called ``part_of`` or the like
+    (``subcategory_of``, ``subclass_of``, ``child_of``, ``is_a``, ``broader``): its head is below its tail. Of relations
+    that are called ``has_part``, ``parent_of`` or ``narrower`` the tail is below.
+    """
+    triples = dataset.triples
+    between = triples[(triples["head"] >= dataset.n_items) & (triples["tail"] >= dataset.n_items)]
+    names = dataset.relations["name"].str.casefold().str.replace(r"[\s_\-]+", "_", regex=True)
+    up, down = (between[between["relation"].map(names.str.contains(pattern))] for pattern in (_UP, _DOWN))
+    below = np.concatenate([up["head"], down["tail"]]).astype(np.int64)
+    above = np.concatenate([up["tail"], down["head"]]).astype(np.int64)
+    found = reached = np.unique(entities)
+    while len(reached):
+        reached = np.setdiff1d(below[np.isin(above, reached)], found)
+        found = np.union1d(found, reached)
+    return found
+
+
+_UP = r"(?:^|[^a-z])(?:part_of|sub[a-z]*_of|child_of|is_a|broader|belongs_under|has_parent|parent_category)$"
+_DOWN = r"(?:^|[^a-z])(?:has_part|has_child|parent_of|narrower)$"
+
+
+def _items_with(dataset: Dataset, condition: str) -> NDArray[np.int64]:
+    """The items of one condition, ascending."""
+    comparison = _comparison(dataset, condition)
+    if comparison is not None:
+        return comparison.require_items(dataset, condition)
+    relations, entity = _relations(dataset, condition)
+    facts = facts_by(dataset, relations)
     wanted = _named(dataset.entities, entity)
-    found = facts.loc[facts["entity"].isin(wanted), "item"].unique()
+    found = facts.loc[facts["entity"].isin(entities_below(dataset, wanted)), "item"].unique()
     if not len(found):
         name = dataset.relations["name"].iloc[relations[0]]
         problem = (
@@ -71,6 +124,88 @@ def _items_with(dataset: Dataset, condition: str) -> NDArray[np.int64]:
     return np.sort(found)
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """A relation, what is asked of its values, and the value that they are compared with."""
+
+    relations: NDArray[np.int64]
+    sign: str
+    value: str
+
+    def items(self, dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+        """Items of which it is true, those of which it may be, and what the values are: numbers or dates."""
+        facts = facts_by(dataset, self.relations)
+        entities = facts["entity"].unique()
+        names = _bare_values(dataset, entities, self.relations)
+        readings: list[tuple[str, Callable[[str], Span | None]]] = [("number", number), ("date", date)]
+        for kind, read in readings:
+            asked, spans = read(self.value), [read(name) for name in names]
+            readable = sum(span is not None for span in spans)
+            if asked is not None and readable and not (kind == "number" and 2 * readable < len(spans)):
+                sure = {e for e, span in zip(entities, spans, strict=True) if span and _holds(span, self.sign, asked)}
+                maybe = {e for e, span in zip(entities, spans, strict=True) if span and _may(span, self.sign, asked)}
+                true = facts.loc[facts["entity"].isin(sure), "item"].unique()
+                unsure = np.setdiff1d(facts.loc[facts["entity"].isin(maybe), "item"], true)
+                return np.sort(true), unsure, f"{dataset.relations['name'].iloc[self.relations[0]]} ({kind})"
+        some = ", ".join(map(repr, names[:SHOWN]))
+        raise DataError(
+            f"{condition!r} compares {self.value!r} with what are not numbers or dates of the same kind",
+            remedy=f"Items have, for example, {some}." if some else "No item has any by this relation.",
+        )
+
+    def require_items(self, dataset: Dataset, condition: str) -> NDArray[np.int64]:
+        """The items of which it is true; DataError if there are none."""
+        found, unsure, shown = self.items(dataset, condition)
+        if not len(found):
+            why = (
+                f", but {len(unsure):,} items have a range that lies on both sides, such as those in a bin"
+                if len(unsure)
+                else ""
+            )
+            raise DataError(f"{condition!r} is true of no item{why}", remedy=f"Compare {shown} with another value.")
+        return found
+
+
+def _comparison(dataset: Dataset, condition: str) -> _Comparison | None:
+    """The comparison that a condition is; None for ``relation=entity``, which comes first."""
+    parts = condition.split("=")
+    if any(len(_named(dataset.relations, "=".join(parts[:cut]).strip())) for cut in range(1, len(parts))):
+        return None
+    for found in re.finditer(r"<=|>=|<|>", condition):
+        relations = _named(dataset.relations, condition[: found.start()].strip())
+        if len(relations):
+            return _Comparison(relations, found.group(), condition[found.end() :].strip())
+    return None
+
+
+def _bare_values(dataset: Dataset, entities: NDArray[np.int64], relations: NDArray[np.int64]) -> list[str]:
+    """What the entities are called, without the column that an id of a table's value begins with."""
+    table = dataset.entities.iloc[entities]
+    own = (table["name"] == table["original_id"]).to_numpy()
+    prefix = f"{dataset.relations['original_id'].iloc[relations[0]]}="
+    return [
+        name.removeprefix(prefix).lstrip("=") if is_id else name for name, is_id in zip(table["name"], own, strict=True)
+    ]
+
+
+def _holds(span: Span, sign: str, asked: Span) -> bool:
+    """Whether all of a span lies where it is asked to."""
+    if sign == "<":
+        return span.high < asked.low or (span.high == asked.low and span.open_end)
+    if sign == "<=":
+        return span.high <= asked.high
+    if sign == ">":
+        return span.low >= asked.high if asked.open_end else span.low > asked.high
+    return span.low >= asked.low
+
+
+def _may(span: Span, sign: str, asked: Span) -> bool:
+    """Whether a part of a span lies where it is asked to."""
+    if sign in ("<", "<="):
+        return span.low < asked.low or (sign == "<=" and span.low <= asked.high)
+    return span.high > asked.high or (sign == ">=" and span.high >= asked.low and not span.open_end)
+
+
 def _relations(dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], str]:
     """The relations that a condition names, and its entity; both may hold ``=`` themselves."""
     parts = condition.split("=")
@@ -78,18 +213,29 @@ def _relations(dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], str
         found = _named(dataset.relations, "=".join(parts[:cut]).strip())
         if len(found):
             return found, "=".join(parts[cut:]).strip()
-    names = dataset.relations["name"].tolist()
-    if not names:
+    if not len(dataset.relations):
         raise DataError(f"{condition!r}: the data set has no relations", remedy="Leave the condition out.")
-    if len(parts) == 1:
+    names = dataset.relations["name"].tolist()
+    left = re.split("<=|>=|<|>|=", condition)
+    if len(left) == 1:
         raise DataError(f"{condition!r} is not a condition", remedy=f"Write relation=entity, such as {names[0]}=...")
-    wanted = parts[0].strip()
+    raise no_relation(dataset, condition, left[0].strip())
+
+
+def no_relation(dataset: Dataset, condition: str, wanted: str) -> DataError:
+    """The error for a relation that does not exist, with those that look like it."""
+    names = dataset.relations["name"].tolist()
     within = [name for name in names if wanted and wanted.casefold() in name.casefold()]  # genre: film.film.genre
     near = (within or get_close_matches(wanted, names, n=SHOWN) or names)[:SHOWN]
-    raise DataError(
-        f"{condition!r}: there is no relation {parts[0].strip()!r}",
+    return DataError(
+        f"{condition!r}: there is no relation {wanted!r}",
         remedy=f"There are {len(names):,}, such as {', '.join(map(repr, near))}.",
     )
+
+
+def relations_named(dataset: Dataset, text: str) -> NDArray[np.int64]:
+    """Numbers of the relations with this original id or, if there is none, with this name."""
+    return _named(dataset.relations, text)
 
 
 def _named(table: pd.DataFrame, text: str) -> NDArray[np.int64]:
@@ -125,14 +271,23 @@ def _told(dataset: Dataset, entities: list[int], names: list[str]) -> tuple[list
     return shown, bool(bare[entities].all())
 
 
-def known_items(dataset: Dataset, wanted: Iterable[str]) -> NDArray[np.int64]:
+def known_items(dataset: Dataset, wanted: Iterable[str], *, skipped: list[str] | None = None) -> NDArray[np.int64]:
     """Items by their original ids or, where none is that, by a name that one item alone has; ascending, each once.
+
+    Parameters
+    ----------
+    dataset
+        Whose items.
+    wanted
+        Ids or names.
+    skipped
+        Takes those that are no item of the data set, which are an error without it.
 
     Raises
     ------
     DataError
-        If there is no such item (the message counts them and names the first ones), several have the name, or none is
-        asked for.
+        If there is no such item (the message counts them and names the first ones), several have the name, none is
+        asked for, or none is left.
     """
     from hakg_dgl.data.id_maps import IdMap
 
@@ -143,13 +298,15 @@ def known_items(dataset: Dataset, wanted: Iterable[str]) -> NDArray[np.int64]:
     if (found < 0).any():
         found = np.where(found < 0, _by_name(dataset, texts, found < 0), found)
     unknown = [text for text, index in zip(texts, found.tolist(), strict=True) if index < 0]
-    if unknown:
+    if skipped is not None and len(unknown) < len(texts):
+        skipped += unknown
+    elif unknown:
         problem = f"{len(unknown):,} of {len(texts):,} items are not in the data set, such as"
         problem = f"{problem} {', '.join(map(repr, unknown[:SHOWN]))}" if len(texts) > 1 else ""
         raise DataError(
             problem or f"there is no item with the id {texts[0]!r}", remedy=_items_hint(dataset, unknown[0])
         )
-    return np.unique(found)
+    return np.unique(found[found >= 0])
 
 
 def _by_name(dataset: Dataset, texts: list[str], wanted: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
+from hakg_dgl.data.id_files import NewUsers
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.ranking.topk import IdArray, Scorer, checked_ids, id_tensor
 
@@ -44,6 +45,28 @@ class AboutUsers:
         """The same on a device."""
         facts = {name: (indptr.to(device), rows.to(device)) for name, (indptr, rows) in self.facts.items()}
         return AboutUsers(self.known.to(device), facts)
+
+
+class FoldedUsers(NamedTuple):
+    """Users by their items, ``items[indptr[u]:indptr[u + 1]]``, and what else is known of them."""
+
+    indptr: Tensor
+    items: Tensor
+    about: AboutUsers
+
+
+def about_users(new: NewUsers) -> AboutUsers | None:
+    """What is known of users of a file beside their items; None if all are new and without attributes."""
+    if not len(new.known) or (not new.facts and not (new.known >= 0).any()):
+        return None
+    facts = {name: (id_tensor(indptr), id_tensor(rows)) for name, (indptr, rows) in new.facts.items()}
+    return AboutUsers(id_tensor(new.known), facts)
+
+
+def folded_users(new: NewUsers) -> FoldedUsers:
+    """The users of a file with all that is known of them."""
+    about = about_users(new) or AboutUsers(torch.full((len(new),), -1))
+    return FoldedUsers(id_tensor(new.indptr), id_tensor(new.items), about)
 
 
 class UserPart(Protocol):

@@ -26,9 +26,11 @@ from hakg_dgl.models.explanation import (
     Terms,
     frame_of,
 )
+from hakg_dgl.models.hakg.folded_trace import FoldedTrace
 from hakg_dgl.models.hakg.network import Network
 from hakg_dgl.models.hakg.terms import POWER
 from hakg_dgl.models.hakg.trace import Edges, Trace, wide
+from hakg_dgl.ranking.fold_in import FoldedUsers
 
 
 class UserSide:
@@ -244,7 +246,9 @@ class CollaborativePart(_LearnedPart):
         trace = self.trace
         place = torch.full((trace.graph.n_users,), -1)
         place[users] = torch.arange(len(users))
-        place[user] = -1
+        oneself = trace.trained_number(user)
+        if oneself >= 0:
+            place[oneself] = -1
         edges = trace.users_of(side.items)
         shared = (place[edges.partner] >= 0) & (side.items[edges.receiver] != item)
         row, other = edges.receiver[shared], edges.partner[shared]
@@ -319,11 +323,13 @@ class HAKGBreakdown:
     ----------
     network
         As trained; its parameters are read now.
+    folded
+        Users to explain beside the trained ones, numbered after them.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, folded: FoldedUsers | None = None) -> None:
         network.settle()
-        self.trace = Trace(network)
+        self.trace = Trace(network) if folded is None else FoldedTrace(network, folded)
         sides = UserSides(self.trace)
         self.components: list[Component] = [KnowledgePart(self.trace, sides)]
         if self.trace.item is not None:

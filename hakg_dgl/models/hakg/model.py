@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.hakg.explanation import HAKGBreakdown
 from hakg_dgl.models.hakg.folding import PropagatedUsers
@@ -27,8 +28,16 @@ from hakg_dgl.models.hakg.settings import (
 )
 from hakg_dgl.models.hakg.terms import POWER
 from hakg_dgl.models.positions import Float64, Positions, require_values
-from hakg_dgl.models.recommender import Abilities, Judge, Pass, Sections, Variant, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, Ones, SumOfRows, UserPart
+from hakg_dgl.models.recommender import (
+    Abilities,
+    Judge,
+    Pass,
+    Sections,
+    Variant,
+    copy_with_new_items,
+    interaction_batches,
+)
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, Ones, SumOfRows, UserPart
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.run import RecordedRunSettings
 from hakg_dgl.settings.training import TrainingSettings
@@ -70,6 +79,7 @@ class HAKG(Network):
         facts=True,
         vectors=True,
         folds_in_users=True,
+        new_items=True,
         explains=True,
         positions=True,
         records_steps=True,
@@ -138,11 +148,25 @@ class HAKG(Network):
             parts += [SumOfRows(self.terms.facts, POWER), Ones(self.dtype)]
         return parts
 
+    @torch.no_grad()
+    def with_new_items(self, graph: HeteroGraph) -> HAKG:
+        """The model with further items; their facts pass messages as all facts do, and the terms know them by theirs.
+
+        The spectrum of the facts is that of the larger graph; λ and all weights of the closed-form terms stay.
+        """
+        self.settle()
+        model = type(self)(graph, self.settings, self.loss, self.run, updates=self.own_updates)
+        of_items = ("item", "terms.linear_left", "terms.linear_right")
+        copy_with_new_items(self, model, items=of_items, entities=("entity",), without="terms.facts")
+        if self.terms.facts.shape[1]:
+            model.terms.solve_facts(self.terms.facts_l2())
+        return model.eval()
+
     # --- insight -----------------------------------------------------------------------------------------------------
 
-    def breakdown(self) -> Breakdown:
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
         """The score as a sum over edges; see :mod:`hakg_dgl.models.hakg.explanation`."""
-        return HAKGBreakdown(self)
+        return HAKGBreakdown(self, folded)
 
     @torch.no_grad()
     def positions(self, values: str = "parameters") -> Positions:

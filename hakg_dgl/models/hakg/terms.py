@@ -104,11 +104,24 @@ class ClosedTerms(nn.Module):
             left, right = self._spectra["linear"].ease_factors(chosen["linear_l2"])
             self.linear_left.copy_(left)
             self.linear_right.copy_(right)
-        if self._facts is not None and self.facts.shape[1]:
-            if "facts" not in self._spectra:
-                self._spectra["facts"] = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
-            found = self._spectra["facts"]
-            self.facts.copy_(found.vectors * found.shares(chosen["facts_l2"]).sqrt())
+        if self.facts.shape[1]:
+            self.solve_facts(chosen["facts_l2"])
+
+    def solve_facts(self, l2: float) -> None:
+        """Compute the factors over facts for a λ."""
+        if self._facts is None or not self.facts.shape[1]:
+            return
+        if "facts" not in self._spectra:
+            self._spectra["facts"] = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
+        found = self._spectra["facts"]
+        self.facts.copy_(found.vectors * found.shares(l2).sqrt())
+
+    def facts_l2(self) -> float:
+        r"""The λ of the factors as they are, of those that the settings have: :math:`\lVert facts_k \rVert^2 = D_k`."""
+        assert self._facts is not None
+        found = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
+        shares = self.facts.double().square().sum(0)
+        return min(self.settings.facts_l2, key=lambda l2: float((found.shares(l2) - shares).abs().sum()))
 
     def forget(self) -> None:
         """Let go of the decompositions, when all is chosen."""

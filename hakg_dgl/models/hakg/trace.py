@@ -140,6 +140,10 @@ class Trace:
         pattern = self.graph.interactions
         return pattern.cols[_members(pattern.by_row, torch.tensor([user]))[1]]
 
+    def trained_number(self, user: int) -> int:
+        """The number of the user in the graph, -1 for one that it does not have."""
+        return user
+
     def users_of(self, items: Tensor) -> Edges:
         """The users of items in the graph; relations are -1."""
         pattern = self.graph.interactions

@@ -1,0 +1,135 @@
+"""Values of attributes as text, and the entities of a data set that they are; values as numbers and dates."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[T ].*)?")
+_BIN = re.compile(r"(\S+) to (\S+)")
+
+
+class Span(NamedTuple):
+    """A range of numbers, or of days: from ``low`` to ``high``; ``high`` itself is outside if ``open_end``."""
+
+    low: float
+    high: float
+    open_end: bool = False
+
+
+def number(text: str) -> Span | None:
+    """A number, or a bin of numbers such as ``5 to 10``; None for other text."""
+    bounds = _BIN.fullmatch(text.strip())
+    ends = [_finite(part) for part in (bounds.groups() if bounds else (text, text))]
+    if ends[0] is None or ends[1] is None:
+        return None
+    return Span(ends[0], ends[1], open_end=bounds is not None and ends[0] < ends[1])
+
+
+def date(text: str) -> Span | None:
+    """The days of a year, a month or a day as ISO 8601 has it, counted from a fixed one; None for other text."""
+    parts = _DATE.fullmatch(text.strip())
+    if parts is None:
+        return None
+    start = "-".join(part for part in parts.groups() if part)
+    try:
+        first: Any = np.datetime64(start)  # in years, months or days, as the text has them
+    except ValueError:
+        return None
+    days = [float(moment.astype("datetime64[D]").astype(int)) for moment in (first, first + 1)]
+    return Span(days[0], days[1], open_end=True)
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+class ValuesOfColumn:
+    """The entities that the values of one column are.
+
+    A value is an entity by its original id, by the id that a table's column gives it (``column=value``), by its name,
+    or as a number or a date that lies in the bin or the month that an entity is.
+
+    Parameters
+    ----------
+    column
+        Name of the column.
+    entities
+        ``original_id`` and ``name`` of the entities that occur as its values; the index has their numbers.
+    """
+
+    def __init__(self, column: str, entities: pd.DataFrame) -> None:
+        self._numbers = entities.index.to_numpy(np.int64)
+        prefix = re.compile(re.escape(column) + "=+")
+        ids = entities["original_id"].astype(str)
+        bare = ids.map(lambda text: prefix.sub("", text, count=1) if prefix.match(text) else text)
+        self._known: dict[str, int] = {}
+        for texts in (ids, bare, entities["name"].astype(str)):
+            for text, place in zip(texts, self._numbers.tolist(), strict=True):
+                self._known.setdefault(text, place)
+        spans = [(number(text), place) for text, place in zip(bare, self._numbers.tolist(), strict=True)]
+        self._bins = [(span, place) for span, place in spans if span is not None and span.low < span.high]
+
+    def find(self, value: str) -> list[int]:
+        """Entities of a value, several for a list with ``|`` or ``;``; empty where the data set has none of them."""
+        whole = self._one(value)
+        if whole is not None or not re.search(r"[|;]", value):
+            return [] if whole is None else [whole]
+        parts = (self._one(part) for part in re.split(r"[|;]", value) if part.strip())
+        return [part for part in parts if part is not None]
+
+    def _one(self, value: str) -> int | None:
+        value = " > ".join(level.strip() for level in value.split(">")) if ">" in value else value.strip()
+        if value in self._known:
+            return self._known[value]
+        asked = _finite(value)
+        if asked is not None:
+            by_number = self._known.get(f"{asked:g}")
+            return self._bin_of(asked) if by_number is None else by_number
+        if date(value) is not None:
+            return next((self._known[value[:n]] for n in (10, 7, 4) if value[:n] in self._known), None)
+        return None
+
+    def _bin_of(self, asked: float) -> int | None:
+        """The bin that a number lies in; the lowest and the highest one take what lies beyond them."""
+        if not self._bins:
+            return None
+        ordered = sorted(self._bins)
+        inside = [place for span, place in ordered if span.low <= asked]
+        return inside[-1] if inside else ordered[0][1]
+
+
+def facts_of_rows(
+    rows: pd.DataFrame, owner: str, columns: Iterable[tuple[str, int, ValuesOfColumn]], report: dict[str, int]
+) -> NDArray[np.int64]:
+    """Facts from a table with a row an owner, int64 ``[n, 3]``: owner, relation, entity, each once.
+
+    Parameters
+    ----------
+    rows
+        The numbers of owners in the column ``owner``, and text or None in the others.
+    columns
+        Column, number of its relation, and its values.
+    report
+        Counts in ``values_unknown_left_out`` the values that are no entity of the data set.
+    """
+    found: dict[tuple[int, int, int], None] = {}
+    unknown = 0
+    for column, relation, values in columns:
+        present = rows[[owner, column]].dropna()
+        places = {text: values.find(text) for text in present[column].unique()}
+        for who, text in zip(present[owner].tolist(), present[column].tolist(), strict=True):
+            unknown += not places[text]
+            found |= dict.fromkeys((int(who), relation, entity) for entity in places[text])
+    report["values_unknown_left_out"] = report.get("values_unknown_left_out", 0) + unknown
+    return np.array(list(found), dtype=np.int64).reshape(-1, 3)
