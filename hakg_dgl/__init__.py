@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.candidates import items_where
     from hakg_dgl.ranking.comparison import Comparison, compare
     from hakg_dgl.ranking.evaluation import Evaluation, cold_items, evaluate
+    from hakg_dgl.ranking.fold_in import about_users
+    from hakg_dgl.ranking.limits import at_most
     from hakg_dgl.ranking.lists import recommend
+    from hakg_dgl.ranking.pairs import score_pairs
+    from hakg_dgl.ranking.shards import write_shards
     from hakg_dgl.ranking.similar import Similarity, similar_items, similar_users
     from hakg_dgl.ranking.topk import EmbeddingScorer
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
@@ -82,7 +86,11 @@ _HOMES = {
     "ranking.candidates": ("items_where",),
     "ranking.comparison": ("Comparison", "compare"),
     "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
+    "ranking.fold_in": ("about_users",),
+    "ranking.limits": ("at_most",),
     "ranking.lists": ("recommend",),
+    "ranking.pairs": ("score_pairs",),
+    "ranking.shards": ("write_shards",),
     "ranking.similar": ("Similarity", "similar_items", "similar_users"),
     "ranking.topk": ("EmbeddingScorer",),
     "training.closed_form": ("ClosedFormTrainer",),
@@ -133,6 +141,8 @@ __all__ = [
     "Study",
     "StudyProgress",
     "Trainer",
+    "about_users",
+    "at_most",
     "build_graph",
     "build_heterograph",
     "cold_items",
@@ -162,9 +172,11 @@ __all__ = [
     "read_tables",
     "recommend",
     "register_model",
+    "score_pairs",
     "similar_items",
     "similar_users",
     "to_dgl",
+    "write_shards",
 ]
 
 

@@ -287,7 +287,7 @@ def test_unknown_items_of_new_users_are_refused_or_skipped_with_a_count(place: P
     result = succeed(place / "R", "--new-users", file, "--unknown-items", "skip", "--k", 1)
     for note in (
         "2 rows without id dropped", "2 rows of unknown items skipped", "1 users without known item left out",
-        "1 users known by the data set treated as new",
+        "1 users known by the data set whose past counts",
     ):  # fmt: skip
         assert f"Note: {file}: {note}." in result.stderr
     assert [line for line in result.stdout.splitlines() if line[:1] in "U"] == ["User ann", "", "User user_1", ""]

@@ -124,7 +124,7 @@ def read_new_users(
     has_items = named.isin(rows.loc[rows["item"].notna(), "user"])
     has_attributes = named.isin(described["user"]) if described is not None else np.zeros(len(named), dtype=bool)
     known = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).indices(named)
-    kept = has_items.to_numpy() | np.asarray(has_attributes)
+    kept = has_items.to_numpy() | np.asarray(has_attributes) | (known >= 0)
     if not kept.any():
         raise DataError(
             "no row has a user and an item of the data set", path=Path(files[0]), remedy=_ids_look_like(dataset)

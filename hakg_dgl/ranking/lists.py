@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
+from hakg_dgl.ranking.limits import AtMost, iter_limited
 from hakg_dgl.ranking.topk import IdArray, Scorer, TopK, UserItems, iter_topk
 
 
@@ -18,9 +19,13 @@ def recommend(
     seen: UserItems | None = None,
     candidates: IdArray | None = None,
     *,
+    limits: Sequence[AtMost] = (),
     block: int | None = None,
 ) -> pd.DataFrame:
     """The ``k`` best items of each user as a table; the parameters and errors are those of ``masked_topk``.
+
+    With ``limits`` (of :func:`~hakg_dgl.ranking.limits.at_most`) a list has no more items of a value than they allow; it
+    goes on with the next items of the ranking.
 
     Returns
     -------
@@ -28,7 +33,7 @@ def recommend(
         ``user`` int64, ``rank`` int64 from 1, ``item`` int64, ``score`` float, in the order of ``users``. A user with
         fewer than ``k`` candidates has as many rows.
     """
-    tables = list(iter_recommendations(scorer, users, k, seen, candidates, block=block))
+    tables = list(iter_recommendations(scorer, users, k, seen, candidates, limits=limits, block=block))
     return pd.concat(tables or [_table(_NOBODY)], ignore_index=True)
 
 
@@ -39,10 +44,15 @@ def iter_recommendations(
     seen: UserItems | None = None,
     candidates: IdArray | None = None,
     *,
+    limits: Sequence[AtMost] = (),
     block: int | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the table of :func:`recommend` block by block, for writing lists that do not fit in memory."""
-    yield from map(_table, iter_topk(scorer, users, k, seen, candidates, block=block))
+    if limits:
+        blocks = iter_limited(scorer, users, k, limits, seen, candidates, block=block)
+    else:
+        blocks = iter_topk(scorer, users, k, seen, candidates, block=block)
+    yield from map(_table, blocks)
 
 
 _NOBODY = TopK(torch.empty(0, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1))

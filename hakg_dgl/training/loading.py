@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.new_items import NewItems
 from hakg_dgl.errors import CheckpointError, ConfigError
+from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.recommender import Recommender
+from hakg_dgl.models.registry import models_that
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.fold_in import FoldIn
 from hakg_dgl.ranking.topk import Scorer
@@ -43,7 +46,9 @@ class TrainedModel:
     settings: Settings
 
 
-def load_trained(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> TrainedModel:
+def load_trained(
+    run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu", new_items: NewItems | None = None
+) -> TrainedModel:
     """The best model of a run with what is known of it, from one reading of its file.
 
     Parameters and errors are those of :func:`load_model`.
@@ -56,11 +61,15 @@ def load_trained(run: str | Path, dataset: Dataset, *, device: torch.device | st
     splits = _splits(folder, about)
     model = build_model(dataset, settings, torch.device(device), splits)
     _fill(model, tensors, folder)
+    if new_items is not None:
+        model = _with_new_items(model, new_items, splits, folder)
     epoch = about.get("epoch")
     return TrainedModel(model, splits, epoch if isinstance(epoch, int) else None, settings)
 
 
-def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> Recommender:
+def load_model(
+    run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu", new_items: NewItems | None = None
+) -> Recommender:
     """The best model of a run, ready to rank.
 
     Parameters
@@ -71,23 +80,32 @@ def load_model(run: str | Path, dataset: Dataset, *, device: torch.device | str 
         The data set it was trained on.
     device
         Where the model shall lie.
+    new_items
+        Items that the data set does not have, of :func:`~hakg_dgl.data.new_items.read_new_items`; the model ranks them
+        by their facts, and all numbers are those of ``new_items.dataset``.
 
     Raises
     ------
+    ConfigError
+        If there are new items and the model needs training for them.
     IntegrityError
         If the run belongs to another data set.
     CheckpointError
         If the run is incomplete, its files are damaged, or ``config.toml`` is not that of the model.
     """
-    return load_trained(run, dataset, device=device).model
+    return load_trained(run, dataset, device=device, new_items=new_items).model
 
 
-def load_scorer(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> Scorer:
+def load_scorer(
+    run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu", new_items: NewItems | None = None
+) -> Scorer:
     """The best model of a run, as a scorer; parameters and errors are those of :func:`load_model`."""
-    return load_model(run, dataset, device=device).scorer()
+    return load_model(run, dataset, device=device, new_items=new_items).scorer()
 
 
-def load_fold_in(run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu") -> FoldIn:
+def load_fold_in(
+    run: str | Path, dataset: Dataset, *, device: torch.device | str = "cpu", new_items: NewItems | None = None
+) -> FoldIn:
     """The best model of a run, ready to score users by their items alone.
 
     Parameters are those of :func:`load_model`.
@@ -110,11 +128,23 @@ def load_fold_in(run: str | Path, dataset: Dataset, *, device: torch.device | st
     >>> fold = load_fold_in("run", dataset)
     >>> recommend(fold.scorer([0, 2], [5, 17]), [0], k=10, seen=([0, 2], [5, 17]))
     """
-    model = load_model(run, dataset, device=device)
+    return fold_in_of(load_model(run, dataset, device=device, new_items=new_items), run)
+
+
+def fold_in_of(model: Recommender, run: str | Path) -> FoldIn:
+    """The fold-in of a model; ConfigError that names the run if new users need training."""
     try:
         return model.fold_in()
     except ConfigError as error:
         raise ConfigError(f"{run}: {error}; train on a data set with them, or take another model (--model)") from error
+
+
+def _with_new_items(model: Recommender, new_items: NewItems, splits: tuple[str, ...], folder: RunFolder) -> Recommender:
+    try:
+        return model.with_new_items(build_graph(new_items.dataset, splits).to(model.device))
+    except ConfigError as error:
+        able = ", ".join(models_that("new_items"))
+        raise ConfigError(f"{folder.path}: {error}; models that know new items by their facts: {able}") from error
 
 
 def model_splits(folder: RunFolder) -> tuple[str, ...]:
