@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -201,6 +201,78 @@ def _packed(owners: Int64, values: Int64, n: int) -> tuple[Int64, Int64]:
 
 def _count(report: dict[str, int], key: str, number: int) -> None:
     report[key] = report.get(key, 0) + number
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of users and items in numbers.
+
+    Attributes
+    ----------
+    rows
+        ``user`` and ``item``: original ids, in the order of the file.
+    users, items
+        int64 ``[n]``.
+    report
+        Remarks with counts.
+    """
+
+    rows: pd.DataFrame
+    users: Int64
+    items: Int64
+    report: Mapping[str, int]
+
+
+def read_pairs(
+    path: str | Path,
+    users: Sequence[str] | npt.NDArray[Any],
+    dataset: Dataset,
+    *,
+    user_col: str = "user",
+    item_col: str = "item",
+    skip: bool = False,
+) -> Pairs:
+    """Read a table of pairs: CSV, TSV (also ``.gz``) or Parquet, with a header; a pair that comes twice stays twice.
+
+    Parameters
+    ----------
+    path
+        The file.
+    users
+        Original ids of the users, in the order of their numbers.
+    dataset
+        Whose items.
+    user_col, item_col
+        Columns with the ids.
+    skip
+        Whether rows of unknown users and items are left out (``rows_of_unknown_users_or_items_skipped``).
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, lacks a column, has unknown users or items that are not skipped, or no row is left.
+    """
+    report: dict[str, int] = {}
+    table = read_table(path, {})
+    rows = table.ids({"user": user_col, "item": item_col}, report, "rows_without_id_dropped").dropna()
+    known = pd.Index(users)
+    user = IdMap(known, pd.Series(known)).indices(rows["user"])
+    item = IdMap(pd.Index(dataset.items["original_id"]), dataset.items["name"]).indices(rows["item"])
+    if not skip and (user < 0).any():
+        some = rows.loc[user < 0, "user"].drop_duplicates()
+        raise DataError(
+            f"{int((user < 0).sum()):,} rows are of {len(some):,} users that are not known, such as "
+            f"{', '.join(map(repr, some.head(5)))}",
+            path=path,
+            remedy="Take the rows out, skip them (--unknown-items skip), or say what they have (--new-users).",
+        )
+    if not skip and (item < 0).any():
+        raise _unknown_items(path, rows.loc[item < 0, "item"], dataset)
+    kept = (user >= 0) & (item >= 0)
+    report["rows_of_unknown_users_or_items_skipped"] = int((~kept).sum())
+    if not kept.any():
+        raise DataError("no row has a user and an item that are known", path=path, remedy=_ids_look_like(dataset))
+    return Pairs(rows[kept].reset_index(drop=True), user[kept], item[kept], report)
 
 
 def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:

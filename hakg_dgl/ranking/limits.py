@@ -50,8 +50,8 @@ def at_most(dataset: Dataset, text: str) -> AtMost:
         raise no_relation(dataset, text, name)
     facts = facts_by(dataset, relations).sort_values(["item", "entity"])
     values: list[tuple[int, ...]] = [()] * dataset.n_items
-    for item, rows in facts.groupby("item")["entity"]:
-        values[int(item)] = tuple(rows.tolist())  # type: ignore[call-overload]
+    for item, entity in zip(facts["item"].tolist(), facts["entity"].tolist(), strict=True):
+        values[item] += (entity,)
     return AtMost(values, int(number))
 
 

@@ -24,8 +24,8 @@ def recommend(
 ) -> pd.DataFrame:
     """The ``k`` best items of each user as a table; the parameters and errors are those of ``masked_topk``.
 
-    With ``limits`` (of :func:`~hakg_dgl.ranking.limits.at_most`) a list has no more items of a value than they allow; it
-    goes on with the next items of the ranking.
+    With ``limits`` (of :func:`~hakg_dgl.ranking.limits.at_most`) a list has no more items of a value than they
+    allow; the next items of the ranking take the places.
 
     Returns
     -------

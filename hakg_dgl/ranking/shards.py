@@ -35,6 +35,7 @@ def write_shards(
     n_shards: int,
     lists_of: Callable[[NDArray[np.int64]], Iterable[pd.DataFrame]],
     about: Mapping[str, Any],
+    schema: pa.Schema | None = None,
 ) -> Written:
     """Write tables of users to ``part-00000-of-00008.parquet`` and so on; shards that are there already are kept.
 
@@ -50,6 +51,9 @@ def write_shards(
         From some users to their table, block by block, at least one block; a block is all that is held in memory.
     about
         JSON values that say what the tables are; shards of anything else are not gone on with.
+
+    schema
+        Columns and types, the same in all files, those without a row too; by default as pandas has them.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def write_shards(
         if path.exists():
             kept += 1
             continue
-        rows += _write(path, lists_of(part))
+        rows += _write(path, lists_of(part), schema)
         done += len(part)
     return Written(n_shards, kept, rows, done)
 
@@ -98,7 +102,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _write(path: Path, blocks: Iterable[pd.DataFrame]) -> int:
+def _write(path: Path, blocks: Iterable[pd.DataFrame], schema: pa.Schema | None) -> int:
     rows = 0
 
     def write(temporary: Path) -> None:
@@ -106,7 +110,7 @@ def _write(path: Path, blocks: Iterable[pd.DataFrame]) -> int:
         writer: Any = None
         try:
             for block in blocks:
-                table = pa.Table.from_pandas(block, preserve_index=False)
+                table = pa.Table.from_pandas(block, schema, preserve_index=False)
                 writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
                 rows += len(block)

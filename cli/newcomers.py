@@ -1,0 +1,96 @@
+"""Options for items and users that a run was not trained on, and the model and the users that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .report import counted
+from .runs import OpenedRun
+
+if TYPE_CHECKING:
+    from hakg_dgl import Dataset, NewItems, NewUsers
+    from hakg_dgl.training.loading import TrainedModel
+
+_FILES = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Newcomers:
+    """Files of items and users that a run was not trained on, and how they are read."""
+
+    items: tuple[Path, ...]
+    users: tuple[Path, ...]
+    interactions: tuple[Path, ...]
+    user_col: str
+    item_col: str
+    unknown_items: str
+
+    @property
+    def any_users(self) -> bool:
+        """Whether there is a file of users."""
+        return bool(self.users or self.interactions)
+
+    def read_items(self, dataset: Dataset) -> NewItems | None:
+        """The new items, None without a file of them."""
+        from hakg_dgl.data.new_items import read_new_items
+
+        return read_new_items(self.items, dataset, item_col=self.item_col) if self.items else None
+
+    def read_users(self, dataset: Dataset) -> NewUsers:
+        """The users of all files, in the numbers of the data set with the new items."""
+        from hakg_dgl.data.id_files import read_new_users
+
+        return read_new_users(
+            [*self.users, *self.interactions], dataset,
+            user_col=self.user_col, item_col=self.item_col, unknown_items=self.unknown_items,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def notes(self, files: Sequence[Path], report: Any) -> list[str]:
+        """What was found in files, a sentence each."""
+        names = ", ".join(map(str, files))
+        return [f"{names}: {line}." for line in counted(report)]
+
+
+def newcomer_options(command: Any) -> Any:
+    """Add the options for new items and users to a command, which gets them as parameters of :class:`Newcomers`."""
+    options = [
+        click.option("--new-items", "new_items", type=_FILES, multiple=True, metavar="FILE",
+                     help="Table of items that the data set does not have, a row an item; repeatable."),
+        click.option("--new-users", "new_users", type=_FILES, multiple=True, metavar="FILE",
+                     help="Table of users with interactions, attributes or both, known or new; repeatable."),
+        click.option("--new-interactions", "new_interactions", type=_FILES, multiple=True, metavar="FILE",
+                     help="Table of newer interactions, which add to what is known of their users; repeatable."),
+        click.option("--unknown-items", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
+                     help="What to do with items of files that the data set does not have."),
+        click.option("--user-col", default="user", show_default=True, help="Column of users in files."),
+        click.option("--item-col", default="item", show_default=True, help="Column of items in files."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def newcomers(options: dict[str, Any]) -> Newcomers:
+    """The options of :func:`newcomer_options`, taken out of those of a command."""
+    return Newcomers(
+        items=options.pop("new_items"),
+        users=options.pop("new_users"),
+        interactions=options.pop("new_interactions"),
+        user_col=options.pop("user_col"),
+        item_col=options.pop("item_col"),
+        unknown_items=options.pop("unknown_items"),
+    )
+
+
+def load_with(opened: OpenedRun, new: NewItems | None, device: str) -> tuple[TrainedModel, Dataset]:
+    """The best model of a run with new items, and the data set that its numbers are those of."""
+    from hakg_dgl.training.circumstances import choose_device
+    from hakg_dgl.training.loading import load_trained
+
+    trained = load_trained(opened.folder.path, opened.dataset, device=choose_device(device), new_items=new)
+    return trained, opened.dataset if new is None else new.dataset
