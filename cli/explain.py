@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .files import ResultPath, write_json
+from .newcomers import load_with, newcomer_options, newcomers
 from .notes import font_notes
 from .progress import stages
 from .report import shown, table
@@ -18,7 +19,8 @@ from .runs import device_option, list_length, open_run
     "explain",
     epilog="\b\nExamples:\n"
     "  hakg explain runs/demo --user user_7 --item item_12\n"
-    "  hakg explain runs/demo --user user_7 --item item_12 --top 5 --json why.json --picture why.svg\n",
+    "  hakg explain runs/demo --user user_7 --item item_12 --top 5 --json why.json --picture why.svg\n"
+    "  hakg explain runs/demo --new-users visitors.csv --user ann --item item_12\n",
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--user", "user_id", required=True, metavar="ID", help="Original id of the user.")
@@ -32,16 +34,18 @@ from .runs import device_option, list_length, open_run
     help="Also write everything as JSON ('-': print that instead).",
 )
 @click.option("--picture", type=ResultPath(".svg", ".png", ".pdf"), help="Also draw it (.svg, .png or .pdf).")
+@newcomer_options
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def explain_command(
     run: Path, user_id: str, item_id: str, top: int, json_file: Path | None, picture: Path | None, data: Path | None,
-    device: str,
+    device: str, **options: Any,
 ) -> None:  # fmt: skip
     """Show where the score of a user and an item comes from.
 
     The command takes the score apart exactly: once by the user's past items, and once by the item's facts and users.
-    Paths show what past items and the item share. docs/explain.md defines every number.
+    Paths show what past items and the item share. With --new-users or --new-interactions, the user is one of these
+    files. docs/explain.md defines every number.
     """
     import pandas as pd
 
@@ -51,18 +55,33 @@ def explain_command(
     from hakg_dgl.insight.explain import Explainer, require_explained
     from hakg_dgl.ranking.candidates import known_items
 
+    new = newcomers(options)
+    if new.unknown_items == "skip" and not new.any_users:
+        raise click.UsageError("--unknown-items is about items of files, and none is given: leave it out")
     if picture is not None:
         require_matplotlib(instead="leave --picture out")
     with stages(2) as begin:
         begin("loading")
         opened = open_run(run, data)
-        dataset = opened.dataset
         require_explained(opened.folder.settings.model_class)
-        user = IdMap(pd.Index(dataset.users["original_id"]), dataset.users["name"]).index(user_id, "user")
+        items = new.read_items(opened.dataset)
+        dataset = opened.dataset if items is None else items.dataset
+        found = new.read_users(dataset) if new.any_users else None
+        ids = dataset.users if found is None else pd.DataFrame({"original_id": found.ids, "name": found.ids})
+        user = IdMap(pd.Index(ids["original_id"]), ids["name"]).index(user_id, "user")
+        user += 0 if found is None else dataset.n_users
         (item,) = known_items(dataset, [item_id]).tolist()
         begin("model")
-        explainer = Explainer(opened.load(device).model, dataset)
-        explanation = explainer(user, item)
+        trained, _ = load_with(opened, items, device)
+        chosen = None if found is None else found.only(user - dataset.n_users)
+        explainer = Explainer(trained.model, dataset, new=chosen)
+        explanation = explainer(user if chosen is None else dataset.n_users, item)
+    for files, report in (
+        (new.items, items and items.report),
+        ([*new.users, *new.interactions], found and found.report),
+    ):
+        for note in new.notes(files, report) if report else []:
+            click.echo(f"Note: {note}", err=True)
     about = explanation.to_dict(top)
     if str(json_file) != "-":
         click.echo("\n\n".join([*opened.notes, *_sections(about)]))

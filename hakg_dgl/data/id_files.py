@@ -59,6 +59,16 @@ class NewUsers:
         """``(indptr, items)``, as ``recommend`` takes them for ``seen``."""
         return self.indptr, self.items
 
+    def only(self, user: int) -> NewUsers:
+        """One of the users alone."""
+        return NewUsers(
+            self.ids[user : user + 1],
+            *_row(self.indptr, self.items, user),
+            self.report,
+            self.known[user : user + 1],
+            {name: _row(*lists, user) for name, lists in self.facts.items()},
+        )
+
 
 def read_new_users(
     path: Files,
@@ -197,6 +207,11 @@ def _packed(owners: Int64, values: Int64, n: int) -> tuple[Int64, Int64]:
     pairs = np.unique(np.stack([owners, values], axis=1).astype(np.int64), axis=0)
     counts = np.bincount(pairs[:, 0], minlength=n)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.ascontiguousarray(pairs[:, 1])
+
+
+def _row(indptr: Int64, values: Int64, row: int) -> tuple[Int64, Int64]:
+    found = values[indptr[row] : indptr[row + 1]]
+    return np.array([0, len(found)], dtype=np.int64), found
 
 
 def _count(report: dict[str, int], key: str, number: int) -> None:
