@@ -26,10 +26,12 @@ class ResultPath(click.Path):
         Endings that the name may have; without them, any ending is right.
     dash
         Whether ``-`` stands for stdout.
+    folder
+        Whether it may be a folder that is there.
     """
 
-    def __init__(self, *suffixes: str, dash: bool = False) -> None:
-        super().__init__(dir_okay=False, allow_dash=dash, path_type=Path)
+    def __init__(self, *suffixes: str, dash: bool = False, folder: bool = False) -> None:
+        super().__init__(dir_okay=folder, allow_dash=dash, path_type=Path)
         self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
@@ -48,9 +50,9 @@ class ResultPath(click.Path):
         return path
 
 
-def table_path() -> ResultPath:
-    """A file to write a table to, whose name tells the format."""
-    return ResultPath(*TABLE_SUFFIXES)
+def table_path(*, folder: bool = False) -> ResultPath:
+    """A file to write a table to, whose name tells the format; ``folder``: or a folder of such files."""
+    return ResultPath(*TABLE_SUFFIXES, folder=folder)
 
 
 def write_json(value: Any, target: Path) -> None:

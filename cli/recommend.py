@@ -57,7 +57,7 @@ _TEXT = ("user", "item", "similar", "name")
 @click.option("--k", type=list_length(), default=20, show_default=True, help="Length of the lists.")
 @click.option(
     "--out",
-    type=table_path(),
+    type=table_path(folder=True),
     help="Write the lists (.csv, .parquet or .jsonl), of all users unless --user names some.",
 )
 @click.option(
@@ -101,12 +101,14 @@ def recommend_command(
     new, filters = newcomers(options), _Filters(**options)
     asked = {"--similar-to": similar_to, "--similar-to-user": similar_to_user, "--pairs": pairs}
     _refuse_together(asked, {"--user": user_ids, "--include-seen": include_seen}, filters, new, shards)
+    if shards is not None and (out is None or out.suffix != ".parquet"):
+        raise click.UsageError("--shards writes a folder of Parquet files: name it (--out lists.parquet)")
     if not any(asked.values()) and not user_ids and out is None and not as_json and not new.any_users:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     if out is not None and as_json:
         raise click.UsageError("--json prints, --out writes a file: give one of them (--out lists.jsonl for JSON)")
-    if shards is not None and (out is None or out.suffix != ".parquet"):
-        raise click.UsageError("--shards writes a folder of Parquet files: name it (--out lists.parquet)")
+    if shards is None and out is not None and out.is_dir():
+        raise click.UsageError(f"--out {out} is a folder: name a file, or give --shards for a folder of files")
     with stages(1) as begin:
         begin("loading")
         opened = open_run(run, data)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings
 
-from hakg_dgl import Dataset, HAKG, model_class, model_names, read_new_items
+from hakg_dgl import HAKG, Dataset, model_class, model_names, read_new_items
 from hakg_dgl.errors import DataError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.hakg import HAKGSettings
