@@ -1,9 +1,9 @@
-r"""Hyperboloid (Lorentz model) of curvature ``-c``: exponential and logarithmic maps at the origin, distance.
+r"""Hyperboloid (Lorentz model) of curvature ``-c``: exponential and logarithmic maps, addition, distance.
 
 Stateless functions on points ``[..., d + 1]`` (float32 or float64), the first coordinate being that of time,
 broadcasting over leading axes, curvature keyword-only. The hyperboloid is :math:`\{x : \langle x, x \rangle_L = -1/c,
 x_0 > 0\}`, its origin :math:`(1/\sqrt c, 0, \dots, 0)`. Tangent vectors at the origin have no coordinate of time and
-are given as ``[..., d]``.
+are given as ``[..., d]``; those at other points have it, ``[..., d + 1]``.
 
 References
 ----------
@@ -63,3 +63,57 @@ def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
     """
     root, apart = math.sqrt(c), x - y
     return 2.0 / root * torch.asinh(root / 2.0 * sqrt_floored(inner(apart, apart)))
+
+
+NEAR = 1e-4
+"""Excess of arcosh's argument over 1 below which :func:`log_scale` is a series, whose gradient is finite at 1."""
+
+
+def expmap(x: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Exponential map at x: ``[..., d + 1] -> [..., d + 1]`` ([2]_ proposition 3.2).
+
+    .. math:: \cosh(\sqrt c \|v\|_L)\, x + \sinh(\sqrt c \|v\|_L) \frac{v}{\sqrt c \|v\|_L}
+
+    Inverse of :func:`logmap` where the length of v, times :math:`\sqrt c`, is at most 15.
+    """
+    length = (math.sqrt(c) * sqrt_floored(inner(v, v))).unsqueeze(-1)
+    return cosh(length) * x + sinh(length) / length * v
+
+
+def log_scale(product: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""What the logarithmic map scales by, from Lorentzian inner products of points; same shape.
+
+    .. math:: \frac{\mathrm{arcosh}(z)}{\sqrt{z^2 - 1}}, \qquad z = -c \langle x, y \rangle_L
+    """
+    excess = (-c * product - 1.0).clamp_min(0.0)
+    far = excess.clamp_min(NEAR)
+    root = (far * (far + 2.0)).sqrt()
+    near = excess.clamp_max(NEAR)
+    return torch.where(excess < NEAR, 1.0 - near / 3.0 + near.square() * (2.0 / 15.0), torch.log1p(far + root) / root)
+
+
+def logmap(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Logarithmic map at x: ``[..., d + 1] -> [..., d + 1]`` ([2]_ proposition 3.2).
+
+    .. math:: \frac{\mathrm{arcosh}(z)}{\sqrt{z^2 - 1}} (y - z x), \qquad z = -c \langle x, y \rangle_L
+    """
+    product = inner(x, y).unsqueeze(-1)
+    return log_scale(product, c=c) * (y + c * product * x)
+
+
+def transport0(v: Tensor, x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Parallel transport of a tangent vector at the origin to x: ``[..., d] -> [..., d + 1]``.
+
+    .. math:: (0, v) + \frac{c \langle x', v \rangle}{1 + \sqrt c\, x_0} (x + o), \qquad x' = (x_1, \dots, x_d)
+    """
+    root = math.sqrt(c)
+    share = c * (x[..., 1:] * v).sum(-1, keepdim=True) / (1.0 + root * x[..., :1])
+    return torch.cat([share * (x[..., :1] + 1.0 / root), v + share * x[..., 1:]], dim=-1)
+
+
+def add(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Addition :math:`x \oplus y = \exp_x(P_{o \to x}(\log_o y))`: ``[..., d + 1] -> [..., d + 1]`` ([2]_).
+
+    The origin is neutral on either side.
+    """
+    return expmap(x, transport0(logmap0(y, c=c), x, c=c), c=c)

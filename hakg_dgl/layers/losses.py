@@ -46,6 +46,24 @@ def bpr_loss(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     return -F.logsigmoid((user * (positive - negative)).sum(1)).mean()
 
 
+def cross_entropy_loss(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    r"""Mean of :math:`-\ln \sigma(\langle u, i \rangle)` and :math:`-\ln \sigma(-\langle u, j \rangle)` over a batch.
+
+    The binary cross-entropy of scores of positives and as many negatives.
+
+    Parameters
+    ----------
+    user, positive, negative
+        Vectors u, i and j, ``[batch, d]`` each.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    return -(F.logsigmoid((user * positive).sum(1)) + F.logsigmoid(-(user * negative).sum(1))).mean() / 2
+
+
 class _HingeOverNegatives(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: SparseBackend, x: Tensor, z: Tensor, negatives: Tensor, margin: float) -> Tensor:

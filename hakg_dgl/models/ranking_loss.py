@@ -15,11 +15,12 @@ from torch import Tensor
 
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.kernels.choice import choose_backend
-from hakg_dgl.layers.losses import batch_rows, bpr_loss, softmax_loss
+from hakg_dgl.layers.losses import batch_rows, bpr_loss, cross_entropy_loss, softmax_loss
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.settings.section import Range, Section
 
 Ranking: TypeAlias = Literal["bpr", "softmax"]
+PointwiseRanking: TypeAlias = Literal["cross-entropy", "bpr", "softmax"]
 NEGATIVES = "negatives"
 """The random stream of the items that positives compete with."""
 
@@ -45,6 +46,19 @@ class RankingLossSettings(Section):
     weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.02
 
 
+@dataclass(frozen=True)
+class PointwiseRankingLossSettings(RankingLossSettings):
+    """Settings of the ranking loss of a model that was published with a loss on single scores.
+
+    Attributes
+    ----------
+    ranking_loss
+        ``cross-entropy``: as published, of positives and as many negatives; ``bpr`` and ``softmax`` as for the others.
+    """
+
+    ranking_loss: PointwiseRanking = "softmax"  # type: ignore[assignment]
+
+
 def idle_ranking_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Settings of the ranking loss that another one switches off, for :meth:`Recommender.idle_settings`."""
     if values["ranking_loss"] == "softmax":
@@ -57,8 +71,9 @@ class RankingLoss:
 
     With inner products s it is the mean over the pairs (u, i) of a batch of :math:`-\ln \sigma(s_{ui} - s_{uj})` with
     one uniform negative j (:func:`~hakg_dgl.layers.losses.bpr_loss`), or of the cross-entropy of i among candidates
-    (:func:`~hakg_dgl.layers.losses.softmax_loss`); and the L2 term :math:`\frac{w}{2B} \sum \|x\|^2` over the
-    batch's B users, positives and, of the pairwise loss, negatives.
+    (:func:`~hakg_dgl.layers.losses.softmax_loss`), or ``cross-entropy`` with one uniform negative
+    (:func:`~hakg_dgl.layers.losses.cross_entropy_loss`); and the L2 term :math:`\frac{w}{2B} \sum \|x\|^2` over the
+    batch's B users, positives and, where one is drawn for each, negatives.
 
     Parameters
     ----------
@@ -102,11 +117,13 @@ class RankingLoss:
             A scalar, differentiable in all tables.
         """
         drawn = [positives]
-        if self.settings.ranking_loss == "bpr":
+        kind: str = self.settings.ranking_loss
+        if kind in ("bpr", "cross-entropy"):
             negatives = self.sampler.sample(users, 1, self.generator).squeeze(1)
             drawn.append(negatives)
             rows = ((user, users), (item, positives), (item, negatives))
-            total = bpr_loss(*(batch_rows(self.backend, table, ids) for table, ids in rows))
+            vectors = [batch_rows(self.backend, table, ids) for table, ids in rows]
+            total = bpr_loss(*vectors) if kind == "bpr" else cross_entropy_loss(*vectors)
         else:
             total = self._softmax(user, item, users, positives)
         return total + self.decay(decayed or ([user], [item]), users, drawn)

@@ -1,0 +1,245 @@
+"""CKAN: users and items as sets of entities that spread through the facts.
+
+Wang, Lin, Tan, Chen and Liu, "CKAN: Collaborative Knowledge-aware Attentive Network for Recommender Systems", SIGIR
+2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.products import rows_of, sum_over_columns, weighted_sum_over_columns
+from hakg_dgl.layers.losses import batch_rows
+from hakg_dgl.layers.triple_sets import Ids, TripleSets, draws, mixed, on, picked, salts_of_sets, triple_sets
+from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
+from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.randomness import stream_seed
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn
+from hakg_dgl.settings.run import GradientRunSettings
+from hakg_dgl.settings.section import Range, Section
+from hakg_dgl.settings.training import TrainingSettings
+
+Aggregator: TypeAlias = Literal["sum", "pool", "concat"]
+PUBLISHED = {
+    "layers": 3,
+    "user_set": 8,
+    "item_set": 64,
+    "aggregator": "concat",
+    "ranking_loss": "cross-entropy",
+    "weight_decay": 1e-5,
+    "lr": 2e-3,
+    "batch_size": 2048,
+    "epochs": 20,
+    "select_by": "recall@20",
+}
+"""The defaults of the authors' code."""
+_SIZE = Range(1, 1_000_000)
+_COUNT = Range(1, 10_000_000)
+
+
+@dataclass(frozen=True)
+class CKANSettings(Section):
+    """Settings of CKAN.
+
+    Attributes
+    ----------
+    dim, layers
+        Width d of the vectors and number L of hops.
+    user_set, item_set
+        Triples drawn for a user and for an item at each hop.
+    aggregator
+        How the vectors of all hops are joined: ``sum``, the largest of each coordinate (``pool``), or ``concat``.
+    """
+
+    dim: Annotated[int, Range(1, 4096)] = 64
+    layers: Annotated[int, Range(1, 16)] = 1
+    user_set: Annotated[int, _SIZE] = 32
+    item_set: Annotated[int, _SIZE] = 64
+    aggregator: Aggregator = "sum"
+
+
+@dataclass(frozen=True)
+class CKANTrainingSettings(TrainingSettings):
+    """Training that does well on validation; docs/models.md says what was searched."""
+
+    batch_size: Annotated[int, _COUNT] = 4096
+    epochs: Annotated[int, _COUNT] = 500
+    eval_every: Annotated[int, _COUNT] = 5
+    patience: Annotated[int, _COUNT] = 8
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Sets of entities, and the triples around them."""
+
+    members: SparsePattern
+    triples: TripleSets
+
+
+class CKAN(GradientRecommender):
+    r"""Scores :math:`\langle e_u, e_i \rangle` of vectors that are made of sets of entities.
+
+    A user is the set of the user's items, an item the set of items that its users have too. Around a set lie, hop after
+    hop, the triples whose heads are its members, or the tails of the hop before. A hop gives
+
+    .. math:: o^{(l)} = \sum_{(h, r, t)} \frac{\exp \pi(h, r)}{\sum \exp \pi(h', r')} e_t, \qquad
+              \pi(h, r) = \sigma(W_3 \mathrm{ReLU}(W_2 \mathrm{ReLU}(W_1 [e_h, e_r])))
+
+    and the vector joins the mean :math:`o^{(0)}` of the members with that of all hops (Wang et al., eqs. 3-13). To an
+    item's vector its own entity is added, but for ``concat``, where both sides need as many parts; so it is in the
+    released code, which like this one joins without the matrix and the nonlinearity of the paper. Users have no
+    parameters of their own: new users are what they would have been in training.
+
+    The sets are drawn once, from a hash of the seed and the members, so that nothing of them is saved. As published
+    they are drawn with replacement; here first a head, then one of its triples, so that hubs do not fill them, where
+    the released code draws among all triples of all heads. Facts are followed both ways. The set of an item is
+    ``item_set`` draws of a user of it and an item of that user; the item alone where it has no users. The paper's
+    first members are all of an item's set. :math:`\pi` is computed once for each head and relation, however many
+    sets have it. Facts and links of users take no part.
+
+    Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
+    """
+
+    name = "ckan"
+    sections = Sections(CKANSettings, PointwiseRankingLossSettings, CKANTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
+    space: ClassVar[Mapping[str, Any]] = {
+        "lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
+        "layers": {"low": 1, "high": 3},
+        "user_set": {"low": 8, "high": 64, "log": True},
+        "item_set": {"low": 8, "high": 64, "log": True},
+        "aggregator": ["sum", "pool", "concat"],
+    }
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True)
+    streams = (NEGATIVES,)
+
+    @classmethod
+    def idle_settings(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
+        """Settings of the softmax beside another loss."""
+        return idle_ranking_settings(values)
+
+    def build(self) -> None:
+        """Vectors of entities and relations, and the layers of the attention."""
+        graph, dim = self.graph, self.settings.dim
+        self.entity = self.parameter("entity", graph.n_entities, dim)
+        self.relation = self.parameter("relation", max(1, 2 * graph.n_relations), dim)
+        self.of_head = self.parameter("attention:head", dim, dim)
+        self.of_relation = self.parameter("attention:relation", dim, dim)
+        self.hidden = self.parameter("attention:hidden", dim, dim)
+        self.weigh = self.parameter("attention:weight", 1, dim)
+        self.graph_moved()
+
+    def graph_moved(self) -> None:
+        """Draw the sets for the graph's device, where they are the same as on any other."""
+        self.backend = choose_backend("auto", self.graph.device)
+        indptr, items = (x.cpu().numpy() for x in self.graph.positives())
+        self.of_users = self.spread(indptr, items, self.settings.user_set, users=True)
+        self.of_items = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
+
+    def spread(self, indptr: Ids, items: Ids, size: int, *, users: bool) -> _Spread:
+        """The triples around sets of items, ``items[indptr[s]:indptr[s + 1]]``, ascending."""
+        knowledge, device = self.graph.packed.knowledge, self.device
+        salts = salts_of_sets(indptr, items, stream_seed(self.run.seed, "sets:user" if users else "sets:item"))
+        if not users:  # items that lie in the same sets shall not draw the same triples
+            salts = mixed(salts + np.arange(len(salts)).astype(np.uint64))
+        triples = triple_sets(indptr, items, salts, knowledge, hops=self.settings.layers, size=size)
+        rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        members = SparsePattern.from_pairs(on(rows, device), on(items, device), len(indptr) - 1, self.graph.n_entities)
+        return _Spread(members, triples)
+
+    def _items_beside(self, indptr: Ids, items: Ids) -> tuple[Ids, Ids]:
+        """For each item the items drawn beside it, ascending; itself where it has no users."""
+        n, size = self.graph.n_items, self.settings.item_set
+        of_item, users = (x.cpu().numpy() for x in self._by_item())
+        salts = mixed(np.arange(n, dtype=np.uint64) + np.uint64(stream_seed(self.run.seed, "items beside")))
+        count = np.diff(of_item)
+        rows = np.repeat(np.flatnonzero(count), size)
+        of_user, of_other = (draws(salts[count > 0], which, size).reshape(-1) for which in (0, 1))
+        user = users[of_item[rows] + picked(of_user, count[rows])]
+        other = items[indptr[user] + picked(of_other, np.diff(indptr)[user])]
+        alone = np.flatnonzero(count == 0)
+        rows, other = np.concatenate([rows, alone]), np.concatenate([other, alone])
+        order = np.lexsort((other, rows))
+        return np.concatenate([[0], np.bincount(rows, minlength=n).cumsum()]), other[order]
+
+    def _by_item(self) -> tuple[Tensor, Tensor]:
+        """``indptr`` and users of each item, int64."""
+        pattern = self.graph.packed.interactions
+        return pattern.by_col.indptr, pattern.by_col.permute(pattern.rows)
+
+    def attention(self, head: Tensor, relation: Tensor) -> Tensor:
+        r"""The logits :math:`\pi(h, r)` ``[n]`` of pairs of a head and a relation, int64 ``[n]`` each."""
+        from_head, from_relation = self.entity @ self.of_head.T, self.relation @ self.of_relation.T
+        first = F.relu(batch_rows(self.backend, from_head, head) + batch_rows(self.backend, from_relation, relation))
+        return torch.sigmoid(F.relu(first @ self.hidden.T) @ self.weigh.T).squeeze(1)
+
+    def vectors_of(self, spread: _Spread) -> list[Tensor]:
+        """The mean of the members and what each hop gives, ``[n_sets, d]`` each."""
+        members, triples = spread.members, spread.triples
+        count = members.row_degree.clamp_min(1).to(self.dtype).unsqueeze(1)
+        parts = [sum_over_columns(self.backend, members, self.entity) / count]
+        logits = self.attention(triples.pair_head, triples.pair_relation)
+        for pattern, by_pair, pair in triples.hops:
+            shares = edge_softmax(self.backend, pattern, rows_of(self.backend, by_pair, pair, logits))
+            parts.append(weighted_sum_over_columns(self.backend, pattern, shares, self.entity))
+        return parts
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parts of a vector joined as :attr:`CKANSettings.aggregator` says."""
+        if self.settings.aggregator == "concat":
+            return torch.cat(list(parts), 1)
+        stacked = torch.stack(list(parts))
+        return stacked.sum(0) if self.settings.aggregator == "sum" else stacked.amax(0)
+
+    def propagate(self) -> tuple[Tensor, Tensor]:
+        """User ``[n_users, D]`` and item ``[n_items, D]`` vectors that are scored; D is d, or (L + 1) d."""
+        of_items = self.vectors_of(self.of_items)
+        if self.settings.aggregator != "concat":
+            of_items.append(self.entity[: self.graph.n_items])
+        return self.joined(self.vectors_of(self.of_users)), self.joined(of_items)
+
+    @torch.no_grad()
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """The vectors of :meth:`propagate`, whose inner products rank."""
+        return self.propagate()
+
+    def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
+        """One pass over the interactions."""
+        ranking = RankingLoss(self.graph, self.loss, random[NEGATIVES])
+
+        def loss(users: Tensor, items: Tensor) -> Tensor:
+            vectors = self.propagate()
+            return ranking(*vectors, users, items, decayed=([vectors[0]], [self.entity]))
+
+        return [Pass("interactions", interaction_batches(self.graph, training, random), loss)]
+
+    @torch.no_grad()
+    def fold_in(self) -> FoldIn:
+        """New users as the sets of their items, which is what trained users are."""
+        items = self.ranking_vectors()[1]
+        return EmbeddingFoldIn([_UsersAsSets(self, items.shape[1])], items)
+
+
+@dataclass(frozen=True)
+class _UsersAsSets:
+    """Vectors of users by their items."""
+
+    model: CKAN
+    width: int
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        model, bounds, members = self.model, indptr.cpu().numpy(), items.cpu().numpy()
+        order = np.lexsort((members, np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))))
+        spread = model.spread(bounds, members[order], model.settings.user_set, users=True)
+        return model.joined(model.vectors_of(spread))
