@@ -122,3 +122,46 @@ def test_values_and_gradients_are_those_of_geoopt(seed: int, length: float, c: f
     torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
     mine, other = (torch.autograd.grad(value.sum(), v, retain_graph=True)[0] for value in (ours, expected))
     torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+@given(any_seed, lengths, types, curvatures)
+@thirty
+def test_the_maps_at_a_point_are_inverse_to_each_other_and_those_of_geoopt(
+    seed: int, length: float, dtype: torch.dtype, c: float
+) -> None:
+    length = min(length, 2.0)
+    x, y = (lorentz.expmap0(tangents(seed + n, length, dtype), c=c).requires_grad_() for n in (0, 1))
+    tangent = lorentz.logmap(x, y, c=c)
+    error = 20 * tolerance(dtype) * max(1.0, float(y.detach().abs().max()) ** 2)
+    assert torch.allclose(lorentz.expmap(x, tangent, c=c), y, atol=error)
+    if dtype == torch.float64 and length > 0.1:
+        theirs = geoopt.Lorentz(k=1.0 / c).logmap(x.detach(), y.detach())
+        torch.testing.assert_close(tangent.detach(), theirs, rtol=1e-4, atol=1e-4)
+    finite_gradients(tangent, x, y)
+
+
+@given(any_seed, lengths, types, curvatures)
+@thirty
+def test_the_origin_is_neutral_and_sums_are_points(seed: int, length: float, dtype: torch.dtype, c: float) -> None:
+    length = min(length, 2.0)
+    x, y = (lorentz.expmap0(tangents(seed + n, length, dtype), c=c) for n in (0, 1))
+    origin = lorentz.expmap0(torch.zeros_like(x[:, 1:]), c=c)
+    error = 20 * tolerance(dtype) * max(1.0, float(x.abs().max()) ** 2)
+    for total in (lorentz.add(x, origin, c=c), lorentz.add(origin, x, c=c)):
+        torch.testing.assert_close(total, x, rtol=0, atol=error)
+    total = lorentz.add(x, y, c=c).double()
+    assert torch.allclose(lorentz.inner(total, total) * c, -torch.ones(len(x)).double(),
+                          atol=error * float(total.abs().max()) ** 2)  # fmt: skip
+    moved = lorentz.transport0(lorentz.logmap0(y, c=c), x, c=c)
+    assert torch.allclose(lorentz.inner(moved, x), torch.zeros_like(x[:, 0]), atol=error)
+
+
+def test_the_scale_of_the_logarithm_has_no_seam() -> None:
+    excess = torch.tensor([0.0, lorentz.NEAR * 0.999, lorentz.NEAR * 1.001, 0.5], dtype=torch.float64)
+    product = (-1.0 - excess).requires_grad_()
+    scale = lorentz.log_scale(product)
+    expected = torch.acosh(1.0 + excess[1:]) / ((1.0 + excess[1:]).square() - 1.0).sqrt()
+    torch.testing.assert_close(scale[1:].detach(), expected, rtol=1e-11, atol=0)
+    (gradient,) = torch.autograd.grad(scale.sum(), product)
+    assert gradient[0] == 0 or float(gradient[0]) == pytest.approx(1 / 3)
+    assert float(gradient[1]) == pytest.approx(float(gradient[2]), rel=1e-4)

@@ -72,6 +72,7 @@ class CKANSettings(Section):
 class CKANTrainingSettings(TrainingSettings):
     """Training that does well on validation; docs/models.md says what was searched."""
 
+    lr: Annotated[float, Range(1e-8, 100.0)] = 5e-3
     batch_size: Annotated[int, _COUNT] = 4096
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5

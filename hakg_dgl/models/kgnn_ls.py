@@ -7,14 +7,13 @@ Regularization for Recommender Systems", KDD 2019 (arXiv 1905.04413).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.losses import batch_rows
@@ -31,7 +30,7 @@ from hakg_dgl.settings.training import TrainingSettings
 PUBLISHED = {
     "dim": 16,
     "layers": 1,
-    "neighbours": 8,
+    "sample_size": 8,
     "ranking_loss": "cross-entropy",
     "label_weight": 0.1,
     "weight_decay": 1e-4,
@@ -40,8 +39,8 @@ PUBLISHED = {
     "epochs": 10,
     "select_by": "recall@20",
 }
-NUMBERS_PER_BLOCK = 1 << 23
-"""Numbers of the vectors that items have for a block of users: 32 MiB of float32."""
+NUMBERS_PER_BLOCK = 1 << 21
+"""Numbers of the vectors that items have for a block of users: 8 MiB of float32, which caches hold in part."""
 LABEL_FLOOR = 1e-6
 """Predicted labels are kept this far from 0 and 1, where the cross-entropy has no gradient to speak of."""
 UNKNOWN = 0.5
@@ -57,13 +56,13 @@ class KGNNLSSettings(Section):
     ---------
     dim, layers
         Width d of the vectors and number L of layers.
-    neighbours
+    sample_size
         The most facts that an entity receives, drawn once.
     """
 
     dim: Annotated[int, Range(1, 4096)] = 64
     layers: Annotated[int, Range(1, 4)] = 1
-    neighbours: Annotated[int, Range(1, 1024)] = 8
+    sample_size: Annotated[int, Range(1, 1024)] = 8
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class KGNNLSLossSettings(PointwiseRankingLossSettings):
 class KGNNLSTrainingSettings(TrainingSettings):
     """Training that does well on validation; docs/models.md says what was searched."""
 
+    lr: Annotated[float, Range(1e-8, 100.0)] = 5e-3
     batch_size: Annotated[int, _COUNT] = 4096
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5
@@ -113,7 +113,8 @@ class KGNNLS(GradientRecommender):
     Ranking all items for many users needs no pairs. In the first layer the vectors of neighbours are the same for all
     users, so :math:`W_1 e_t` is computed once, and what a block of users adds is one product of a matrix users x
     neighbours with another, neighbours x d, for each item. The softmax over candidates in training is computed that
-    way too, block by block of users. Facts and links of users take no part.
+    way too; it keeps a number for each user of a batch, candidate and coordinate. Facts and links of users take no
+    part.
 
     Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
     """
@@ -124,7 +125,7 @@ class KGNNLS(GradientRecommender):
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
-        "neighbours": {"low": 4, "high": 16, "log": True},
+        "sample_size": {"low": 4, "high": 16, "log": True},
         "label_weight": {"low": 1e-2, "high": 1.0, "log": True},
     }
     abilities = Abilities(facts=True)
@@ -154,7 +155,7 @@ class KGNNLS(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Draw the neighbours for the graph's device, where they are the same as on any other."""
-        knowledge, size = self.graph.packed.knowledge, self.settings.neighbours
+        knowledge, size = self.graph.packed.knowledge, self.settings.sample_size
         self.backend = choose_backend("auto", self.graph.device)
         drawn = sampled_edges(knowledge.pairs, size, numpy_generator(self.run.seed, "neighbours"))
         kept = knowledge.keep(drawn, self.graph.n_entities)
@@ -247,14 +248,8 @@ class KGNNLS(GradientRecommender):
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores ``[n, m]`` of items, int64 ``[m]``, for users given by vectors ``[n, d]``; differentiable."""
-
-        def of_block(block: Tensor) -> Tensor:
-            return torch.einsum("nmd,nd->nm", self.grid(block, items), block)
-
-        run: Callable[..., Tensor] = of_block
-        if torch.is_grad_enabled():  # the vectors of a block are computed again when gradients are
-            run = lambda block: checkpoint(of_block, block, use_reentrant=False, preserve_rng_state=False)  # noqa: E731
-        return torch.cat([run(users[block]) for block in self._user_blocks(len(users), items)])
+        blocks = [users[block] for block in self._user_blocks(len(users), items)]
+        return torch.cat([torch.einsum("nmd,nd->nm", self.grid(block, items), block) for block in blocks])
 
     def scorer(self) -> Scorer:
         """Scores of all items for a block of users."""

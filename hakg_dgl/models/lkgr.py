@@ -31,7 +31,7 @@ from hakg_dgl.settings.training import TrainingSettings
 PUBLISHED = {
     "dim": 32,
     "layers": 2,
-    "neighbours": 8,
+    "sample_size": 8,
     "ranking_loss": "cross-entropy",
     "weight_decay": 1e-7,
     "lr": 2e-3,
@@ -51,7 +51,7 @@ class LKGRSettings(Section):
     ----------
     dim, layers
         Width d of the tangent vectors and number L of layers of entities.
-    neighbours
+    sample_size
         The most neighbours that a node receives, drawn once: a user's items, an item's users, an entity's facts.
     curvature
         c, where the hyperboloid has curvature -c.
@@ -59,7 +59,7 @@ class LKGRSettings(Section):
 
     dim: Annotated[int, Range(1, 4096)] = 64
     layers: Annotated[int, Range(1, 16)] = 1
-    neighbours: Annotated[int, Range(1, 1_000_000)] = 64
+    sample_size: Annotated[int, Range(1, 1_000_000)] = 64
     curvature: Annotated[float, Range(1e-3, 1e3)] = 1.0
 
 
@@ -67,6 +67,7 @@ class LKGRSettings(Section):
 class LKGRTrainingSettings(TrainingSettings):
     """Training that does well on validation; docs/models.md says what was searched."""
 
+    lr: Annotated[float, Range(1e-8, 100.0)] = 5e-3
     batch_size: Annotated[int, _COUNT] = 4096
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5
@@ -123,7 +124,7 @@ class LKGR(GradientRecommender):
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "layers": {"low": 1, "high": 2},
-        "neighbours": {"low": 8, "high": 64, "log": True},
+        "sample_size": {"low": 8, "high": 64, "log": True},
     }
     abilities = Abilities(facts=True, vectors=True)
     streams = (NEGATIVES,)
@@ -154,7 +155,7 @@ class LKGR(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Draw neighbours for the graph's device, where they are the same as on any other."""
-        graph, size, seed = self.graph, self.settings.neighbours, self.run.seed
+        graph, size, seed = self.graph, self.settings.sample_size, self.run.seed
         self.backend = choose_backend("auto", graph.device)
         both = graph.packed.interactions
         by_item = both.by_col
