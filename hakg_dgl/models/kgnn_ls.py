@@ -27,18 +27,6 @@ from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
 
-PUBLISHED = {
-    "dim": 16,
-    "layers": 1,
-    "sample_size": 8,
-    "ranking_loss": "cross-entropy",
-    "label_weight": 0.1,
-    "weight_decay": 1e-4,
-    "lr": 5e-4,
-    "batch_size": 128,
-    "epochs": 10,
-    "select_by": "recall@20",
-}
 NUMBERS_PER_BLOCK = 1 << 21
 """Numbers of the vectors that items have for a block of users: 8 MiB of float32, which caches hold in part."""
 LABEL_FLOOR = 1e-6
@@ -121,7 +109,6 @@ class KGNNLS(GradientRecommender):
 
     name = "kgnn-ls"
     sections = Sections(KGNNLSSettings, KGNNLSLossSettings, KGNNLSTrainingSettings, GradientRunSettings)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
