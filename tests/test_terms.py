@@ -16,6 +16,7 @@ from hakg_dgl import Trainer, cold_items, load_model
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.hakg import HAKG
+from hakg_dgl.models.hakg.objective import Objective
 from hakg_dgl.models.hakg.terms import spread
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import Scorer
@@ -141,7 +142,7 @@ def test_what_is_judged_is_the_score_that_the_model_then_has(kept: int, monkeypa
     recorder = Recorder(model)
     model.choose(recorder)
     assert len(recorder.errors) > 20
-    assert recorder.alone == 5
+    assert recorder.alone == len(model.settings.facts_l2) + len(model.settings.new_items_weight)
     assert max(recorder.errors) < 1e-10
 
 
@@ -210,7 +211,7 @@ def test_new_items_are_judged_by_those_who_chose_one_however_many_users_there_ar
     assert judged.worth(model_of(one).scorer()) >= 0
 
 
-def test_where_new_items_alone_have_the_term_its_damping_is_chosen_for_them() -> None:
+def test_new_items_have_a_damping_of_their_own() -> None:
     class OfNewItems:
         """Likes large scores of new items, and nothing else."""
 
@@ -227,6 +228,41 @@ def test_where_new_items_alone_have_the_term_its_damping_is_chosen_for_them() ->
     worth = {}
     for l2 in model.settings.facts_l2:
         other = model_of(RENEWED, linear_weight=0.0)
-        other.set_terms({**chosen, "facts_l2": l2})
+        other.set_terms({**chosen, "new_items_l2": l2})
         worth[l2] = OfNewItems().worth_of_new_items(other.scorer())
-    assert chosen["facts_l2"] == max(worth, key=lambda l2: worth[l2])
+    assert chosen["new_items_l2"] == max(worth, key=lambda l2: worth[l2])
+
+
+def test_nothing_trains_the_collaborative_embeddings_of_new_items_and_nothing_reads_them() -> None:
+    """They are no candidates of the softmax, and the score of a new item is that of its facts."""
+    model = model_of(RENEWED, candidates=10, linear_weight=0.0)
+    assert model.settings.score == "inner"
+    before = scores(model)
+    with torch.no_grad():
+        model.item[NEW] += 1.0
+    assert torch.equal(scores(model), before)
+    random = {name: torch.Generator().manual_seed(3) for name in ("dropout", "negatives", "angle")}
+    objective = Objective(model, random)
+    users, positives = torch.from_numpy(RENEWED.pairs("train")[:64]).T
+    objective.ranking_loss(model.propagate(), users, positives).backward()
+    assert model.item.grad is not None
+    known = [item for item in range(RENEWED.n_items) if item not in NEW]
+    assert not model.item.grad[NEW].any()
+    assert model.item.grad[known].any(1).sum() > 20
+
+
+def test_the_softmax_draws_among_items_with_interactions() -> None:
+    """A user's vector is pushed away from none of the new ones."""
+    for candidates in (10, 10_000):
+        model = model_of(RENEWED, candidates=candidates, linear_weight=0.0)
+        objective = Objective(model, {name: torch.Generator().manual_seed(1) for name in ("dropout", "negatives")})
+        users, positives = torch.from_numpy(RENEWED.pairs("train")[:64]).T
+        embeddings = model.propagate()
+        item = embeddings.entity.clone()
+        item[NEW] = 100.0
+        changed = dataclasses.replace(embeddings, entity=item)
+        losses = []
+        for one in (embeddings, changed):
+            objective.generators["negatives"].manual_seed(1)
+            losses.append(objective.ranking_loss(one, users, positives))
+        assert torch.equal(*losses)

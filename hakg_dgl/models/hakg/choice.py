@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.graph.heterograph import HeteroGraph
-from hakg_dgl.models.hakg.terms import POWER, ClosedTerms, Terms, install, middle, spread
+from hakg_dgl.models.hakg.terms import POWER, ClosedTerms, Terms, install, middle, ratio, spread
 from hakg_dgl.models.recommender import Judge
 
 FREE = 0.002
@@ -128,7 +128,7 @@ class Chooser:
         self._solved: dict[str, float] = {}
         self._linear: TermScores | None = None
         self._facts: TermScores | None = None
-        self._spreads: dict[tuple[float, ...], float] = {}
+        self._spreads: dict[tuple[str | float, ...], float] = {}
 
     def __call__(self) -> dict[str, float]:
         """The choice, which the terms then have."""
@@ -142,34 +142,32 @@ class Chooser:
             if self.chosen["facts_weight"]:
                 self._pick("facts_l2", s.facts_l2)
                 self._pick("facts_weight", s.facts_weight)
-            self._choose_for_new_items(whole=not self.chosen["facts_weight"])
+            self._choose_for_new_items()
         self._linear = self._facts = None
         install(self.terms, self.graph, self.learned, self.past, self.chosen)
         self.terms.forget()
         return self.chosen
 
-    def _choose_for_new_items(self, *, whole: bool) -> None:
-        """The weight that ranks them best among themselves, then the largest bias that costs nothing to speak of.
-
-        Where they alone have the term (``whole``), its λ is chosen for them too.
-        """
+    def _choose_for_new_items(self) -> None:
+        """λ and weight that rank them best among themselves, then the largest bias that costs nothing to speak of."""
         s = self.terms.settings
-        if whole:
-            weight = middle(s.new_items_weight)
-            self.chosen["new_items_weight"] = weight
-            worth = {value: self._worth("facts_l2", value, alone=True) for value in s.facts_l2}
-            judged = {value: found for value, found in worth.items() if found is not None}
-            if judged:
-                self.chosen["facts_l2"] = max(judged, key=lambda value: judged[value])
-        measured = {value: self._worth("new_items_weight", value, alone=True) for value in s.new_items_weight}
-        known = {value: worth for value, worth in measured.items() if worth is not None}
-        self.chosen["new_items_weight"] = max(known, key=lambda value: known[value]) if known else 0.0
-        if not known:
-            return
-        biases = {value: self._worth("new_items_bias", value) for value in sorted({0.0, *s.new_items_bias})}
-        found = {value: worth for value, worth in biases.items() if worth is not None}
-        best = max(found.values())
-        self.chosen["new_items_bias"] = max(v for v, worth in found.items() if worth >= best - FREE * abs(best))
+        self.chosen["new_items_weight"] = middle(s.new_items_weight)
+        for key, values in (("new_items_l2", s.facts_l2), ("new_items_weight", s.new_items_weight)):
+            measured = {value: self._worth(key, value, alone=True) for value in values}
+            known = {value: worth for value, worth in measured.items() if worth is not None}
+            if not known:
+                self.chosen["new_items_weight"] = 0.0
+                return
+            self.chosen[key] = max(known, key=lambda value: known[value])
+        worths: dict[float, float] = {}
+        for value in sorted({0.0, *s.new_items_bias}):
+            worth = self._worth("new_items_bias", value)
+            assert worth is not None
+            worths[value] = worth
+            if len(worths) > EASY and all(w < max(worths.values()) * (1 - FREE) for w in list(worths.values())[-EASY:]):
+                break
+        best = max(worths.values())
+        self.chosen["new_items_bias"] = max(v for v, worth in worths.items() if worth >= best - FREE * abs(best))
 
     def _pick(self, key: str, values: tuple[float, ...]) -> None:
         """The best of the values, in order, of equal ones the first."""
@@ -197,8 +195,8 @@ class Chooser:
         bias = None
         if self._facts is not None:
             base = self._spread_of("base", trial, "linear_l2", "linear_weight")
-            of_facts = self._spread_of("facts", trial, "facts_l2")
-            self.terms.set_weights(trial, base / of_facts if of_facts > 0.0 else 0.0, base)
+            unit, new_unit = (ratio(base, self._spread_of(key, trial, key)) for key in ("facts_l2", "new_items_l2"))
+            self.terms.set_weights(trial, unit, new_unit, base)
             _, known, unknown, more = self.terms.weights
             others.append((self._facts, torch.where(self._new, unknown, known)))
             bias = more * self._new
@@ -206,25 +204,29 @@ class Chooser:
 
     def _solve(self, trial: dict[str, float]) -> None:
         """Have the terms' factors, and the scores that are kept, belong to the λ of a choice."""
-        wanted = {key: value for key, value in trial.items() if key in ("linear_l2", "facts_l2")}
+        wanted = {key: value for key, value in trial.items() if key in ("linear_l2", "facts_l2", "new_items_l2")}
         if wanted == self._solved:
             return
         self.terms.solve(self.graph, trial)
         if "linear_l2" in wanted and wanted["linear_l2"] != self._solved.get("linear_l2"):
             self._linear = TermScores((self.past(self.terms.linear_left, 0.0), self.terms.linear_right.clone()))
-        if "facts_l2" in wanted and wanted["facts_l2"] != self._solved.get("facts_l2"):
-            self._facts = TermScores((self.past(self.terms.facts, POWER), self.terms.facts.clone()))
+        if any(wanted.get(key) != self._solved.get(key) for key in ("facts_l2", "new_items_l2")):
+            self._facts = TermScores((self.past(self.terms.facts, POWER), self.terms.scaled_facts(self._new)))
         self._solved = wanted
 
     def _spread_of(self, what: str, trial: dict[str, float], *keys: str) -> float:
-        """The standard deviation of the terms but that over facts (``base``), or of that one, by what it depends on."""
-        key = (float(what == "base"), *(trial.get(name, 0.0) for name in keys))
+        """The standard deviation of the terms but that over facts (``base``), or of that one with one λ.
+
+        It is kept by what it depends on.
+        """
+        key: tuple[str | float, ...] = (what, *(trial.get(name, 0.0) for name in keys))
         if key not in self._spreads:
             if what == "base":
-                self.terms.set_weights(trial, 0.0, 0.0)
+                self.terms.set_weights(trial, 0.0, 0.0, 0.0)
                 columns = self.terms.columns(self.graph, self.learned, self.past, facts=False)
             else:
                 assert self._facts is not None
-                columns = self._facts.user, self._facts.item
+                facts = self.terms.facts
+                columns = self._facts.user, facts * self.terms.new_scale if what == "new_items_l2" else facts
             self._spreads[key] = spread(*columns)
         return self._spreads[key]

@@ -223,6 +223,7 @@ class CollaborativePart(_LearnedPart):
         trace, side = self.trace, self.sides.of(user)
         assert trace.item is not None
         divisor = self._divisor(item, trace.item)
+        counts = trace.collaborative_counts(item)
         users = trace.users_of(torch.tensor([item])).partner
         sent = torch.zeros(len(users), trace.user.shape[1], dtype=torch.float64)
         for layer in trace.layers:
@@ -230,12 +231,12 @@ class CollaborativePart(_LearnedPart):
             sent += layer.user[users].double() * layer.item_factor[item]
         sent *= trace.user_share[users].unsqueeze(1) / divisor
         assert trace.layers[0].item is not None
-        own = trace.layers[0].item[item].double() / divisor
+        own = trace.layers[0].item[item].double() * counts / divisor
         from_item = pd.concat([
             frame_of(ITEM_COLUMNS, "own", -1, -1, (own @ side.unit).unsqueeze(0)),
             frame_of(ITEM_COLUMNS, "user", -1, users, sent @ side.unit),
         ], ignore_index=True)  # fmt: skip
-        vector = trace.item[item] / divisor
+        vector = trace.item[item] * counts / divisor
         paths, total = self._paths(user, side, item, users, sent)
         return Terms(float(side.unit @ vector), side.terms(vector), from_item, paths, {"user": total})
 
@@ -289,14 +290,14 @@ class FactsPart:
     def __init__(self, trace: Trace, network: Network) -> None:
         self.trace, terms = trace, network.terms
         weights, new = wide(terms.weights), (network.packed.interactions.col_degree == 0).cpu()
-        self.facts = wide(terms.facts)
+        self.facts, self.scaled = wide(terms.facts), wide(terms.scaled_facts(new.to(terms.facts.device)))
         self.weights, self.biases = torch.where(new, weights[2], weights[1]), weights[3] * new
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
         """One term a past item; the bias is the item's own."""
         items = self.trace.past_items(user)
-        values = self.facts[items] @ self.facts[item] * self.weights[item] / max(1, len(items)) ** POWER
+        values = self.facts[items] @ self.scaled[item] * self.weights[item] / max(1, len(items)) ** POWER
         found, bias = _by_past_item("facts", items, values), self.biases[item].unsqueeze(0)
         return Terms(
             found.value + float(bias),

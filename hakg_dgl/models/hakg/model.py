@@ -159,7 +159,7 @@ class HAKG(Network):
         of_items = ("item", "terms.linear_left", "terms.linear_right")
         copy_with_new_items(self, model, items=of_items, entities=("entity",), without="terms.facts")
         if self.terms.facts.shape[1]:
-            model.terms.solve_facts(self.terms.facts_l2())
+            model.terms.solve_facts(*self.terms.damping.tolist())
         return model.eval()
 
     # --- insight -----------------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ class Network(GradientRecommender):
                 for name in ("gate_item", "gate_entity")
             )
         self.terms = ClosedTerms(s, graph, self.dtype)
+        received = any(end == "item" for _, _, end in self.own_updates)
+        self._has_new_items = not received and bool((self.packed.interactions.col_degree == 0).any())
         require_functions(graph, self.updates())
 
     def _choose_executor(self) -> Executor:
@@ -82,6 +84,16 @@ class Network(GradientRecommender):
     def packed(self) -> PackedGraph:
         """Packed views of the graph."""
         return self.graph.packed
+
+    @property
+    def known_items(self) -> Tensor | None:
+        """1 for items with interactions, 0 for others, ``[n_items, 1]``; None if all count as having some.
+
+        All do where edge types of the caller's own send to items, since these train what interactions do otherwise.
+        """
+        if not self._has_new_items:
+            return None
+        return (self.packed.interactions.col_degree > 0).to(self.dtype).unsqueeze(1)
 
     def gate_matrices(self) -> list[nn.Parameter]:
         """A_l and B_l of all layers, ``[d, d]`` each; empty without a gate."""
@@ -235,11 +247,14 @@ class Network(GradientRecommender):
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products are the learned score.
 
         ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i). ``"inner"``: the inner
-        product of u with the mean of e_i and v_i. Without dual item embeddings v_i is left out. Differentiable.
+        product of u with the mean of e_i and v_i, where v_i is zero for items without interactions: nothing trains it.
+        Without dual item embeddings v_i is left out. Differentiable.
         """
         user, entity, item = embeddings.user, embeddings.entity[: self.graph.n_items], embeddings.item
         if self.settings.score == "inner":
-            return user, entity if item is None else (entity + item) / 2.0
+            if item is None:
+                return user, entity
+            return user, (entity + (item if self.known_items is None else item * self.known_items)) / 2.0
         user = _normalise(user)
         if item is None:
             return user, _normalise(entity)

@@ -98,6 +98,8 @@ class Objective:
         indptr, items = graph.positives()
         self.known, self.longest = (indptr, items), int(indptr.diff().max())
         self.sampler = NegativeSampler(indptr, items, graph.n_items, device=network.device)
+        # Items without interactions are no candidates: they would be negatives of everyone, whatever their facts say.
+        self.pool = None if network.known_items is None else network.known_items.flatten().nonzero().flatten()
         loss = self.settings
         self.angle = AngleLoss(
             angle_pairs(network, loss),
@@ -127,10 +129,12 @@ class Objective:
             negatives = self.sampler.sample(users, loss.negatives, generator)
             return contrastive_loss(self.backend, embeddings, users, positives, negatives, loss.margin)
         user, item = self.network.score_vectors(embeddings)
-        candidates = None
-        if loss.candidates < len(item):
-            order = torch.randperm(len(item), generator=generator, device=generator.device)
-            candidates = order[: loss.candidates].sort().values
+        pool, n_pool = self.pool, len(item) if self.pool is None else len(self.pool)
+        candidates = pool
+        if loss.candidates < n_pool:
+            order = torch.randperm(n_pool, generator=generator, device=generator.device)
+            chosen = order[: loss.candidates].sort().values
+            candidates = chosen if pool is None else pool[chosen]
         return softmax_loss(
             user, item, users, positives, self.known,
             longest=self.longest, candidates=candidates, temperature=loss.temperature, backend=self.backend,

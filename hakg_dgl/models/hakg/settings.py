@@ -54,7 +54,7 @@ class HAKGSettings(Section):
     facts_weight, facts_l2, facts_rank
         Weight of the term over facts in the score, in standard deviations of the other terms (0: none), λ that damps
         its rare directions and the singular vectors it uses; see :mod:`hakg_dgl.models.hakg.terms`. Of several values
-        the one that selects best is kept.
+        the one that selects best is kept; items without interactions have a λ of their own.
     new_items_weight, new_items_bias
         The weight of the term over facts for items without interactions, and what is added to their scores, both in
         standard deviations. Of several weights the one that ranks such items best among themselves is kept; of several
@@ -97,10 +97,19 @@ class HAKGSettings(Section):
         0.3,
         0.4,
     )
-    facts_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9), TrainingOnly()] = (10.0, 30.0, 100.0, 300.0, 1000.0)
-    facts_rank: Annotated[int, Range(1, 4096), TrainingOnly()] = 256
+    facts_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9), TrainingOnly()] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    facts_rank: Annotated[int, Range(1, 4096), TrainingOnly()] = 512
     new_items_weight: Annotated[tuple[float, ...], Range(0.0, 1e3), TrainingOnly()] = (0.05, 0.1, 0.2, 0.4, 0.8)
-    new_items_bias: Annotated[tuple[float, ...], Range(0.0, 1e3), TrainingOnly()] = (0.0, 0.5, 1.0, 1.5, 2.0)
+    new_items_bias: Annotated[tuple[float, ...], Range(0.0, 1e3), TrainingOnly()] = (
+        0.0,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+        2.5,
+        3.0,
+        4.0,
+    )
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     message_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.1

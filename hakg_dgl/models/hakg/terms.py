@@ -10,8 +10,8 @@ decomposition :math:`F = U S V^\top`, :math:`K = U D U^\top`, :math:`D = S^2 / (
 ridge regression on the facts. It is the profile :math:`F F^\top` with its strong directions damped, so that what few
 items share counts beside what half the catalogue is. A user's sum is divided by :math:`\sqrt{|N_u|}`.
 
-**Items without interactions** are known by their facts alone. They have a weight of this term of their own, and a bias
-that makes up for what their learned vectors never were: chosen.
+**Items without interactions** are known by their facts alone. They have a λ and a weight of this term of their own, and
+a bias that makes up for what their learned vectors never were: chosen.
 
 Weights and λ are chosen on the split that selects, when the learned part is trained
 (:mod:`hakg_dgl.models.hakg.choice`).
@@ -45,6 +45,11 @@ Terms = tuple[Tensor, Tensor]
 """User ``[n_users, k]`` and item ``[n_items, k]`` columns, whose inner products are terms of the score."""
 
 
+def least(values: tuple[float, ...]) -> float:
+    """The smallest above 0, or 0."""
+    return min((value for value in values if value), default=0.0)
+
+
 def middle(values: tuple[float, ...]) -> float:
     """The value that is used until one is chosen: that in the middle of those above 0."""
     ordered = sorted(value for value in values if value) or [0.0]
@@ -69,6 +74,10 @@ class ClosedTerms(nn.Module):
         ``[n_items, r]``: :math:`B_{ij} = \\langle left_i, right_j\\rangle`.
     facts
         ``[n_items, r]``: :math:`K_{ij} = \\langle facts_i, facts_j\\rangle`.
+    new_scale
+        ``[r]``: what a direction of ``facts`` counts for items without interactions, which have a λ of their own.
+    damping
+        ``[2]``, float64: λ for items with and without interactions.
     weights
         ``[4]``: of the item-item term, of the facts for items with and without interactions, and the latter's bias.
     stage
@@ -78,6 +87,8 @@ class ClosedTerms(nn.Module):
     linear_left: Tensor
     linear_right: Tensor
     facts: Tensor
+    new_scale: Tensor
+    damping: Tensor
     weights: Tensor
     stage: Tensor
 
@@ -91,6 +102,10 @@ class ClosedTerms(nn.Module):
         for name, width in (("linear_left", linear), ("linear_right", linear), ("facts", facts)):
             empty = torch.zeros(graph.n_items, width, dtype=dtype, device=graph.device)
             self.register_buffer(name, empty, persistent=width > 0)
+        scale = torch.zeros(facts, dtype=dtype, device=graph.device)
+        self.register_buffer("new_scale", scale, persistent=facts > 0)
+        damping = torch.zeros(2, dtype=torch.float64, device=graph.device)
+        self.register_buffer("damping", damping, persistent=facts > 0)
         weights = torch.zeros(4, dtype=dtype, device=graph.device)
         self.register_buffer("weights", weights, persistent=linear + facts > 0)
         stage = torch.tensor(UNSOLVED, device=graph.device)
@@ -105,41 +120,39 @@ class ClosedTerms(nn.Module):
             self.linear_left.copy_(left)
             self.linear_right.copy_(right)
         if self.facts.shape[1]:
-            self.solve_facts(chosen["facts_l2"])
+            self.solve_facts(chosen["facts_l2"], chosen.get("new_items_l2", chosen["facts_l2"]))
 
-    def solve_facts(self, l2: float) -> None:
-        """Compute the factors over facts for a λ."""
+    def solve_facts(self, l2: float, new_l2: float) -> None:
+        """Compute the factors over facts for a λ, and one for items without interactions."""
         if self._facts is None or not self.facts.shape[1]:
             return
         if "facts" not in self._spectra:
             self._spectra["facts"] = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
         found = self._spectra["facts"]
-        self.facts.copy_(found.vectors * found.shares(l2).sqrt())
-
-    def facts_l2(self) -> float:
-        r"""The λ of the factors as they are, of those that the settings have: :math:`\lVert facts_k \rVert^2 = D_k`."""
-        assert self._facts is not None
-        found = fact_spectrum(self._facts, self.facts.shape[1], self.facts.device)
-        shares = self.facts.double().square().sum(0)
-        return min(self.settings.facts_l2, key=lambda l2: float((found.shares(l2) - shares).abs().sum()))
+        shares = found.shares(l2)
+        self.facts.copy_(found.vectors * shares.sqrt())
+        self.new_scale.copy_(torch.where(shares > 0.0, found.shares(new_l2) / shares, 0.0))
+        self.damping.copy_(torch.tensor([l2, new_l2], dtype=torch.float64))
 
     def forget(self) -> None:
         """Let go of the decompositions, when all is chosen."""
         self._spectra.clear()
 
     def first_choice(self) -> dict[str, float]:
-        """What is used until there is a choice: the middle values, and no facts for items with interactions."""
+        """What is used until there is a choice: the middle values, and no facts for items with interactions.
+
+        Those without compete, but their weight and bias are the least, so that they do not hide how others rank.
+        """
         s = self.settings
         chosen: dict[str, float] = {}
         if self.linear_left.shape[1]:
             chosen |= {"linear_weight": middle(s.linear_weight), "linear_l2": middle(s.linear_l2)}
         if self.facts.shape[1]:
-            chosen |= {"facts_weight": 0.0, "facts_l2": middle(s.facts_l2)}
-            new_items = {"new_items_weight": middle(s.new_items_weight), "new_items_bias": middle(s.new_items_bias)}
-            chosen |= new_items
+            chosen |= {"facts_weight": 0.0, "facts_l2": middle(s.facts_l2), "new_items_l2": middle(s.facts_l2)}
+            chosen |= {"new_items_weight": least(s.new_items_weight), "new_items_bias": least(s.new_items_bias)}
         return chosen
 
-    def set_weights(self, chosen: Mapping[str, float], unit: float, spread: float) -> None:
+    def set_weights(self, chosen: Mapping[str, float], unit: float, new_unit: float, spread: float) -> None:
         """Take the weights of a choice.
 
         Parameters
@@ -148,11 +161,13 @@ class ClosedTerms(nn.Module):
             The choice.
         unit
             The standard deviation of the other terms over that of the term over facts.
+        new_unit
+            The same with the λ of items without interactions.
         spread
             The standard deviation of the other terms.
         """
         values = [chosen.get("linear_weight", 0.0)]
-        values += [unit * chosen.get(key, 0.0) for key in ("facts_weight", "new_items_weight")]
+        values += [unit * chosen.get("facts_weight", 0.0), new_unit * chosen.get("new_items_weight", 0.0)]
         values += [spread * chosen.get("new_items_bias", 0.0)]
         self.weights.copy_(torch.tensor(values, dtype=torch.float64))
 
@@ -178,10 +193,14 @@ class ClosedTerms(nn.Module):
         if facts and self.facts.shape[1]:
             new = graph.packed.interactions.col_degree == 0
             weight, bias = torch.where(new, self.weights[2], self.weights[1]), self.weights[3] * new
-            user, item = past(self.facts, POWER), self.facts * weight.unsqueeze(1)
+            user, item = past(self.facts, POWER), self.scaled_facts(new) * weight.unsqueeze(1)
             parts.append((torch.cat([user, user.new_ones(len(user), 1)], 1), torch.cat([item, bias.unsqueeze(1)], 1)))
         users, items = zip(*parts, strict=True)
         return torch.cat(users, 1), torch.cat(items, 1)
+
+    def scaled_facts(self, new: Tensor) -> Tensor:
+        """Rows of items as they are scored, ``[n_items, r]``; ``new`` ``[n_items]``: those without interactions."""
+        return torch.where(new.unsqueeze(1), self.facts * self.new_scale, self.facts)
 
 
 def spread(user: Tensor, item: Tensor) -> float:
@@ -212,10 +231,16 @@ def weighed(
     chosen: Mapping[str, float],
 ) -> Terms:
     """Set the weights to a choice, for the learned part as it is; all columns of the score with it."""
-    terms.set_weights(chosen, 1.0, 1.0)
+    terms.set_weights(chosen, 1.0, 1.0, 1.0)
     without_facts = terms.columns(graph, learned, past, facts=False)
     if "facts_l2" not in chosen:
         return without_facts
-    base, of_facts = spread(*without_facts), spread(past(terms.facts, POWER), terms.facts)
-    terms.set_weights(chosen, base / of_facts if of_facts > 0.0 else 0.0, base)
+    base, sums = spread(*without_facts), past(terms.facts, POWER)
+    unit, new_unit = (ratio(base, spread(sums, rows)) for rows in (terms.facts, terms.facts * terms.new_scale))
+    terms.set_weights(chosen, unit, new_unit, base)
     return terms.columns(graph, learned, past)
+
+
+def ratio(whole: float, part: float) -> float:
+    """``whole / part``, 0 where ``part`` is 0."""
+    return whole / part if part > 0.0 else 0.0

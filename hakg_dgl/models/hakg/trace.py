@@ -102,6 +102,8 @@ class Trace:
             degree.clamp_min(1).double().pow(-network.settings.degree_exponent)
             for degree in (self.graph.interactions.row_degree, self.graph.interactions.col_degree)
         )
+        known = None if network.settings.score != "inner" else network.known_items
+        self._known_items = None if known is None else wide(known.flatten())
         self.layers: list[_Layer] = []
         n_items, n_layers = network.graph.n_items, network.settings.layers
         degree = {node_type: self._degree(node_type, graph) for node_type in ("entity", "user")}
@@ -134,6 +136,10 @@ class Trace:
             user, entity, item = new_user, new_entity, new_item
             self.user += wide(user)
             self.entity += wide(entity[:n_items])
+
+    def collaborative_counts(self, item: int) -> float:
+        """1 where the item's collaborative embedding is part of its score, else 0."""
+        return 1.0 if self._known_items is None else float(self._known_items[item])
 
     def past_items(self, user: int) -> Tensor:
         """The user's items in the graph, int64 ``[n]``."""
