@@ -350,7 +350,8 @@ def _folded_users(
     found = new.read_users(dataset)
     ids = found.ids.to_numpy()
     users = _numbers(ids, found.ids.to_series(), wanted)
-    scorer = fold.scorer(*found.lists, about_users(found))
+    about = about_users(found)
+    scorer = fold.scorer(*found.lists) if about is None else fold.scorer(*found.lists, about)
     return ids, users, found.lists, scorer, new.notes([*new.users, *new.interactions], found.report)
 
 

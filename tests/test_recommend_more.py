@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,12 @@ def test_new_users_have_attributes_interactions_or_both(place: Path, tmp_path: P
     pd.testing.assert_frame_equal(rows[rows["user"] == "ann"].reset_index(drop=True), one)
     scores = rows.set_index(["user", "rank"])["score"]
     assert not np.allclose(scores["bob"], scores["cy"], atol=1e-6), "attributes count"
+
+
+def test_a_table_without_items_or_attributes_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "who.csv", "user,shoe_size\nann,38\n")
+    with pytest.raises(DataError, match="no column 'item' and no attribute; there are: 'user', 'shoe_size'"):
+        read_new_users(file, DEMO)
 
 
 def test_the_score_of_a_user_of_a_file_is_explained(place: Path, tmp_path: Path) -> None:
@@ -294,6 +302,24 @@ def test_shards_hold_the_lists_and_a_stopped_run_goes_on(place: Path, tmp_path: 
     assert [file for file in files if file.stat().st_mtime_ns != before[file]] == [files[2]]
     assert "its lists were made otherwise: options" in refused(place / "R", "--k", 5, "--out", out, "--shards", 7)
     assert "name it (--out lists.parquet)" in refused(place / "R", "--k", 5, "--shards", 7)
+
+
+def test_one_block_is_held_at_a_time(tmp_path: Path) -> None:
+    alive: list[weakref.ref[pd.DataFrame]] = []
+    most = 0
+
+    def lists_of(users: Any) -> Any:
+        nonlocal most
+        for user in users:
+            block = pd.DataFrame({"user": [user] * 100})
+            alive.append(weakref.ref(block))
+            yield block
+            del block
+            gc.collect()
+            most = max(most, sum(each() is not None for each in alive))
+
+    assert write_shards(tmp_path / "s", np.arange(20), 2, lists_of, {}).rows == 2000
+    assert most <= 1
 
 
 def test_a_shard_is_whole_or_absent(tmp_path: Path) -> None:

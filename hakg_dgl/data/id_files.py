@@ -13,6 +13,7 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
+from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.text import decoded
@@ -118,7 +119,15 @@ def read_new_users(
     for file in files:
         table = read_table(file, {})
         mine = [name for name in table.columns if name in attributes and name not in (user_col, item_col)]
-        if item_col in table.columns or not mine:
+        if item_col not in table.columns and not mine:
+            relations = listed(list(attributes)) if attributes else "none"
+            raise DataError(
+                f"no column {item_col!r} and no attribute; there are: {listed(table.columns)}",
+                path=table.path,
+                line=None if table.text is None else 1,
+                remedy=f"Name the column of items (--item-col), or have a column of users' facts: {relations}.",
+            )
+        if item_col in table.columns:
             pairs.append(_pairs(table, user_col, item_col, unknown_items, dataset, report))
         else:
             others = [name for name in table.columns if name not in (user_col, *mine)]

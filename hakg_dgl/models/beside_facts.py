@@ -128,7 +128,8 @@ class SumFoldIn:
 
     def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
         """The sum of both scores; see :class:`~hakg_dgl.ranking.fold_in.FoldIn`."""
-        return SumScorer(self.first.scorer(indptr, items, about), self.second.scorer(indptr, items), self.weight)
+        first = self.first.scorer(indptr, items) if about is None else self.first.scorer(indptr, items, about)
+        return SumScorer(first, self.second.scorer(indptr, items), self.weight)
 
 
 class SumScorer:

@@ -160,6 +160,7 @@ class HAKG(Network):
         copy_with_new_items(self, model, items=of_items, entities=("entity",), without="terms.facts")
         if self.terms.facts.shape[1]:
             model.terms.solve_facts(*self.terms.damping.tolist())
+            model.terms.forget()
         return model.eval()
 
     # --- insight -----------------------------------------------------------------------------------------------------
