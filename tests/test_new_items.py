@@ -12,8 +12,8 @@ import pytest
 import torch
 from small_demo import small_demo, small_settings
 
-from hakg_dgl import HAKG, Dataset, model_class, model_names, read_new_items
-from hakg_dgl.errors import DataError
+from hakg_dgl import HAKG, Dataset, load_model, make_trainer, model_class, model_names, read_new_items
+from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.hakg import HAKGSettings
 from hakg_dgl.training.trainee import build_model
@@ -155,6 +155,15 @@ def test_a_table_of_which_nothing_follows_is_refused(tmp_path: Path, text: str, 
         read_new_items(path, DEMO)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "ease", "popularity"])
+def test_a_model_without_facts_refuses_new_items(name: str, table: Path, tmp_path: Path) -> None:
+    few = {"epochs": 1} if name == "lightgcn" else {}
+    small = without_cold()
+    make_trainer(small, small_settings(name, **few), run=tmp_path / "run").fit()
+    with pytest.raises(ConfigError, match=f"model '{name}' knows nothing of items .* by their facts: hakg, "):
+        load_model(tmp_path / "run", small, new_items=read_new_items(table, small))
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:

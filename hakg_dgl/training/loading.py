@@ -140,11 +140,13 @@ def fold_in_of(model: Recommender, run: str | Path) -> FoldIn:
 
 
 def _with_new_items(model: Recommender, new_items: NewItems, splits: tuple[str, ...], folder: RunFolder) -> Recommender:
-    try:
-        return model.with_new_items(build_graph(new_items.dataset, splits).to(model.device))
-    except ConfigError as error:
+    if not model.abilities.new_items:
         able = ", ".join(models_that("new_items"))
-        raise ConfigError(f"{folder.path}: {error}; models that know new items by their facts: {able}") from error
+        raise ConfigError(
+            f"{folder.path}: model {model.name!r} knows nothing of items that it was not trained on; models that rank "
+            f"them by their facts: {able}"
+        )
+    return model.with_new_items(build_graph(new_items.dataset, splits).to(model.device))
 
 
 def model_splits(folder: RunFolder) -> tuple[str, ...]:
