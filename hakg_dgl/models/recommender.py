@@ -518,7 +518,12 @@ def require_tensors(
 
 
 def copy_with_new_items(
-    old: Recommender, new: Recommender, *, items: Sequence[str] = (), entities: Sequence[str] = (), without: str = ""
+    old: Recommender,
+    new: Recommender,
+    *,
+    items: Sequence[str] = (),
+    entities: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> None:
     """Give a model on a graph with further items what a trained one has; the new items get parameters of zero.
 
@@ -529,7 +534,7 @@ def copy_with_new_items(
     items, entities
         Names of tensors with a row an item, and with a row an entity, whose first rows are the items'.
     without
-        The name of a tensor that is left as it is.
+        Names of tensors that are left as they are.
     """
     n_items, more = old.graph.n_items, new.graph.n_items - old.graph.n_items
     mine = {**dict(new.named_parameters()), **dict(new.named_buffers())}
@@ -541,7 +546,7 @@ def copy_with_new_items(
             elif name in items:  # which may be wider now, as ranks are at most the number of items
                 mine[name].zero_()
                 mine[name][: len(value), : value.shape[1]] = value
-            elif name != without:
+            elif name not in without:
                 mine[name].copy_(value)
 
 

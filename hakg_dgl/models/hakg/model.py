@@ -156,8 +156,8 @@ class HAKG(Network):
         """
         self.settle()
         model = type(self)(graph, self.settings, self.loss, self.run, updates=self.own_updates)
-        of_items = ("item", "terms.linear_left", "terms.linear_right")
-        copy_with_new_items(self, model, items=of_items, entities=("entity",), without="terms.facts")
+        of_items, of_facts = ("item", "terms.linear_left", "terms.linear_right"), ("terms.facts", "terms.new_scale")
+        copy_with_new_items(self, model, items=of_items, entities=("entity",), without=of_facts)
         if self.terms.facts.shape[1]:
             model.terms.solve_facts(*self.terms.damping.tolist())
             model.terms.forget()
