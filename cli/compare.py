@@ -40,7 +40,7 @@ _YARDSTICKS = ("popularity", "random")
     multiple=True,
     default=("recall@20", "ndcg@20"),
     show_default=True,
-    help="Metric to compare; repeatable.",
+    help="Metric to compare, such as ndcg@20, map@10, diversity@20, novelty@20 or auc; repeatable.",
 )
 @click.option(
     "--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Split to measure."
@@ -81,18 +81,18 @@ def compare_command(
     them: by a paired bootstrap and a paired test, corrected for the number of comparisons (Holm). docs/comparing.md
     defines every number.
     """
-    from hakg_dgl.ranking.comparison import compare, metric_cut, require_group
+    from hakg_dgl.ranking.comparison import compare, needed_for, require_group
     from hakg_dgl.ranking.evaluation import Evaluator
     from hakg_dgl.ranking.run_groups import group_runs
 
-    ks = sorted({metric_cut(metric) for metric in metrics})
+    ks, also = needed_for(metrics)
     opened = _open(_labelled(run, labels), data, split)
     groups, notes = group_runs([card for card, _ in opened], mixed_protocols=mixed_protocols)
     for name in _YARDSTICKS if yardsticks else ():
         if name in groups:
             raise click.UsageError(f"--yardsticks adds a group {name!r}, and there is one: name yours with --label")
     require_group(against, [*groups, *(_YARDSTICKS if yardsticks else ())])
-    evaluator = Evaluator(opened[0][1].dataset, split, ks, per_user=True)
+    evaluator = Evaluator(opened[0][1].dataset, split, ks, per_user=True, also=also)
     measured = _measured(groups, {card.name: run for card, run in opened}, evaluator, metrics, device)
     if yardsticks:
         seeds = {card.flat_settings["seed"] for card, _ in opened}

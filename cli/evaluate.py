@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +11,8 @@ import click
 
 from .files import ResultPath, table_path, write_json, write_tables
 from .progress import stages
-from .report import table
-from .runs import device_option, list_length, open_run
+from .report import counted, table
+from .runs import OpenedRun, device_option, list_length, open_run
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     "evaluate",
     epilog="\b\nExamples:\n"
     "  hakg evaluate runs/demo\n"
-    "  hakg evaluate runs/demo --k 10 --k 50 --no-groups --json metrics.json --per-user users.csv\n",
+    "  hakg evaluate runs/demo --k 10 --k 50 --no-groups --json metrics.json --per-user users.csv\n"
+    "  hakg evaluate runs/demo --also map --also auc --also coverage\n"
+    "  hakg evaluate runs/shop --interactions next-week.csv --user-col customer --item-col sku\n",
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
@@ -48,31 +52,64 @@ if TYPE_CHECKING:
 @click.option(
     "--groups/--no-groups", default=True, show_default=True, help="Also measure by user activity and item popularity."
 )
+@click.option(
+    "--also",
+    type=click.Choice(["map", "auc", "diversity", "novelty", "coverage"]),
+    multiple=True,
+    help="Also measure: mean average precision, area under the ROC curve, how unlike the items of a list are by their "
+    "facts, how little known they are, how much of the catalogue is listed. Repeatable.",
+)
+@click.option(
+    "--sampled",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Rank the relevant items among N other sampled items, for comparison with tables that do; "
+    "it may order models wrongly.",
+)
+@click.option(
+    "--interactions",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Measure on this later log instead of the test split (a table; repeatable).",
+)
+@click.option("--user-col", default="user", metavar="COLUMN", help="Later log: column of the user (default 'user').")
+@click.option("--item-col", default="item", metavar="COLUMN", help="Later log: column of the item (default 'item').")
+@click.option(
+    "--rating-col", metavar="COLUMN", help="Later log: column of the rating, where the data set has a threshold."
+)
 @device_option
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
-    among: str, groups: bool, device: str,
+    among: str, groups: bool, also: tuple[str, ...], sampled: int | None, interactions: tuple[Path, ...],
+    user_col: str, item_col: str, rating_col: str | None, device: str,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
     Every item is ranked for every user (with --among cold, every item without known interactions). Items a user is
     known to have are masked: training items, and for the test split validation items too. Popularity and random rank
     under the same masks. docs/evaluation.md defines every number.
+
+    With --interactions, the later interactions of users and items that the run knows are the relevant ones, and what it
+    was trained and validated on is masked.
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.evaluation import Evaluator, cold_items
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
+    _refuse_idle_options(interactions, split)
     with stages(3) as begin:
         begin("loading")
         opened = open_run(run, data)
         if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
-        dataset = opened.dataset
+        dataset, later = _with_later_log(opened, interactions, user_col, item_col, rating_col)
+        seed = opened.folder.settings.run.seed
         candidates = cold_items(dataset, split) if among == "cold" else None
         evaluator = Evaluator(
-            dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None, candidates=candidates
-        )
+            dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None, candidates=candidates,
+            also=also, sampled=sampled, sample_seed=seed,
+        )  # fmt: skip
         begin("model")
         trained = opened.load(device)
         if split in trained.splits:
@@ -83,14 +120,58 @@ def evaluate_command(
         results = {"model": evaluator(trained.model.scorer())}
         begin("yardsticks")
         results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
-        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, opened.folder.settings.run.seed))
+        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, seed))
+    if later is not None:
+        split = "later"
+        results = {name: replace(result, split=split) for name, result in results.items()}
     if per_user is not None:
         write_tables([_with_original_ids(results["model"], dataset)], per_user)
     if json_file is not None:
         measured = {name: result.to_dict() for name, result in results.items()}
-        write_json({**opened.about(), "split": split, "among": among, **measured}, json_file)
+        about = {**opened.about(), "split": split, "among": among, **({} if later is None else {"later": later})}
+        write_json({**about, **measured}, json_file)
     if str(json_file) != "-":  # files first: what is printed says that all was written
-        click.echo("\n\n".join([*opened.notes, *_tables(results, groups, cold=among == "cold")]))
+        notes = [*opened.notes, *([] if later is None else ["\n".join(_remarks(later, dataset, rating_col))])]
+        notes += [SAMPLED.format(n=sampled)] if sampled is not None else []
+        click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold")]))
+
+
+SAMPLED = (
+    "Relevant items are ranked among {n:,} sampled items of each user. Compare with tables that do the same only: such "
+    "numbers are higher, and may order models otherwise."
+)
+
+
+def _refuse_idle_options(interactions: tuple[Path, ...], split: str) -> None:
+    """Raise UsageError for options that would do nothing."""
+    ctx = click.get_current_context()
+    if interactions and split != "test":
+        raise click.UsageError("--interactions is measured in place of the test split: leave --split out")
+    for name in ("user_col", "item_col", "rating_col"):
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and not interactions:
+            raise click.UsageError(f"--{name.replace('_', '-')} names a column of --interactions: give that too")
+
+
+def _with_later_log(
+    opened: OpenedRun, interactions: tuple[Path, ...], user_col: str, item_col: str, rating_col: str | None
+) -> tuple[Dataset, dict[str, Any] | None]:
+    """The data set with the later log as its test split and what is told of the log; as it is where there is none."""
+    if not interactions:
+        return opened.dataset, None
+    from hakg_dgl.data.later_log import read_later_log
+
+    log = read_later_log(interactions, opened.dataset, user_col=user_col, item_col=item_col, rating_col=rating_col)
+    return log.dataset, {"files": [str(path) for path in interactions], "report": dict(log.report)}
+
+
+def _remarks(later: Mapping[str, Any], dataset: Dataset, rating_col: str | None) -> list[str]:
+    """Counts of what was left out of the later log."""
+    lines = counted(later["report"])
+    least = dataset.options.get("rating_threshold")
+    if least is not None and rating_col is None:
+        lines.append(f"the data set has ratings of {least:g} or more; --rating-col leaves out others here too")
+    return lines
 
 
 def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list[str]:

@@ -219,7 +219,7 @@ def check_range(kind: str, key: str, number: type, allowed: str) -> None:
 
 def test_the_documented_metrics_are_those_that_can_select() -> None:
     forms = re.findall(r"`(\w+)@K`", documented()["select_by"]["allowed"])
-    assert len(forms) == 5
+    assert len(forms) == 6
     for name in forms:
         Settings().replace({"select_by": f"{name}@7"})
 

@@ -16,8 +16,9 @@ import pandas as pd
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
+from hakg_dgl.ranking.beyond_hits import AUC, LIST_METRICS
 from hakg_dgl.ranking.evaluation import Evaluation
-from hakg_dgl.ranking.metrics import METRICS
+from hakg_dgl.ranking.metrics import HIT_METRICS, METRICS
 from hakg_dgl.ranking.run_groups import listed
 from hakg_dgl.ranking.statistics import (
     FloatArray,
@@ -111,20 +112,46 @@ def require_group(against: str | None, labels: Iterable[str]) -> None:
         raise ConfigError(f"there is no group {against!r} to compare with; the groups are {_quoted(labels)}")
 
 
-def metric_cut(metric: str) -> int:
-    """The list length of a metric such as ``ndcg@20``.
+COMPARED = (*HIT_METRICS, *(name for name in LIST_METRICS if name != "coverage"))
+"""Metrics of a list that each user has a value of."""
+
+
+def metric_cut(metric: str) -> int | None:
+    """The list length of a metric such as ``ndcg@20``; None for ``auc``, which is of the whole ranking.
 
     Raises
     ------
     ConfigError
-        If there is no such metric.
+        If there is no such metric, or it is not one of a user.
     """
     name, _, k = metric.partition("@")
-    if name in METRICS and k.isascii() and k.isdecimal() and len(k) <= 7 and 0 < int(k) <= LARGEST_CUT and k[0] != "0":
+    if metric == AUC:
+        return None
+    if name in COMPARED and k.isascii() and k.isdecimal() and len(k) <= 7 and 0 < int(k) <= LARGEST_CUT and k[0] != "0":
         return int(k)
+    if name == "coverage":
+        raise ConfigError(
+            f"{metric!r} is one number of all lists, so runs cannot be compared by it user by user; "
+            "hakg evaluate --also coverage shows it"
+        )
     raise ConfigError(
-        f"there is no metric {metric!r}; write one of {', '.join(METRICS)} and a cut of 1 to a million, such as ndcg@20"
+        f"there is no metric {metric!r}; write {AUC}, or one of {', '.join(COMPARED)} and a cut of 1 to a million, "
+        "such as ndcg@20"
     )
+
+
+def needed_for(metrics: Iterable[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """``ks`` and ``also`` of the evaluations that a comparison by these metrics needs.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`metric_cut`.
+    """
+    metrics = tuple(metrics)
+    ks = {cut for metric in metrics if (cut := metric_cut(metric)) is not None}
+    names = dict.fromkeys(metric.partition("@")[0] for metric in metrics)
+    return tuple(sorted(ks)) or (20,), tuple(name for name in names if name not in METRICS)
 
 
 def compare(
@@ -262,7 +289,10 @@ def _checked(
             raise ConfigError(f"{name}: has no table of users; evaluate with per_user=True")
         missing = [metric for metric in metrics if metric not in run.per_user]
         if missing:
-            raise ConfigError(f"{name}: has no {missing[0]}; evaluate with ks=({metric_cut(missing[0])},)")
+            ks, also = needed_for(missing[:1])
+            raise ConfigError(
+                f"{name}: has no {missing[0]}; evaluate with ks={ks}" + (f", also={also}" if also else "")
+            )
         if (run.split, run.mask) != (first.split, first.mask):
             raise ConfigError(
                 f"{name} was measured on {run.split!r} with {run.mask} masked, {first_name} on {first.split!r} with "

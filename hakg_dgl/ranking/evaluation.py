@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError, DataError
-from hakg_dgl.ranking.metrics import METRICS
+from hakg_dgl.ranking.beyond_hits import (
+    AUC,
+    LIST_METRICS,
+    RankedPairs,
+    coverage,
+    diversity,
+    item_facts,
+    novelty,
+    self_information,
+)
+from hakg_dgl.ranking.metrics import HIT_METRICS, METRICS
+from hakg_dgl.ranking.sampled import AmongSampled
 from hakg_dgl.ranking.topk import IdArray, Scorer, checked_ids, masked_topk
 
 if TYPE_CHECKING:
@@ -27,6 +38,9 @@ DEFAULT_MASKS = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 USER_GROUPS = ("none", "few", "some", "many", "most")
 ITEM_GROUPS = ("cold", "tail", "mid", "head")
 NOVELTY_GROUPS = ("all", "warm", "cold")
+ALSO = tuple(name for name in (*HIT_METRICS, AUC, *LIST_METRICS) if name not in METRICS)
+"""Metrics that are computed where they are asked for."""
+_USERS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,13 @@ class Evaluation:
     n_masked_relevant: int
     """Relevant items that are masked too, since both splits hold them: no list can, so they count as missed."""
     metrics: dict[str, float]
-    """``{"recall@20": ...}``: means over the users evaluated."""
+    """``{"recall@20": ...}``: means over the users evaluated, but for ``coverage``, which all lists have in common."""
     groups: dict[str, list[dict[str, Any]]] | None = None
     """``user_activity``, ``item_popularity`` and ``item_novelty``, each a list of rows, if asked for."""
     per_user: pd.DataFrame | None = None
     """``user``, ``n_train``, ``n_relevant`` and a column a metric, if asked for."""
+    n_sampled: int | None = None
+    """Items that each user's relevant ones were ranked among, where they were sampled."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user table, ready for JSON."""
@@ -66,6 +82,8 @@ class Evaluation:
             "n_masked_relevant": self.n_masked_relevant,
             "metrics": dict(self.metrics),
         }
+        if self.n_sampled is not None:
+            out["n_sampled"] = self.n_sampled
         if self.groups is not None:
             out["groups"] = self.groups
         return out
@@ -94,11 +112,19 @@ class Evaluator:
     candidates
         Item ids ``[m]`` that are ranked, for example :func:`cold_items`; other items are neither recommended nor
         relevant. Default: all.
+    also
+        Further metrics: names of :data:`ALSO`. Each costs time, ``auc`` the most: a sort of all scores.
+    sampled
+        Rank the relevant items of a user among as many other items, drawn uniformly from those that are neither
+        relevant nor masked, instead of among all. The numbers are higher and may order models otherwise; see
+        docs/evaluation.md.
+    sample_seed
+        Of that draw.
 
     Raises
     ------
     ConfigError
-        If a split or a ``k`` is not one of those allowed.
+        If a split, a ``k``, a metric or a number of sampled items is not one of those allowed.
     DataError
         If no user has a relevant item, or an id does not exist.
     """
@@ -114,8 +140,18 @@ class Evaluator:
         per_user: bool = False,
         exclude_users: IdArray | None = None,
         candidates: IdArray | None = None,
+        also: Iterable[str] = (),
+        sampled: int | None = None,
+        sample_seed: int = 0,
     ) -> None:
         self.split, self.ks = split, tuple(int(k) for k in ks)
+        self.also = tuple(dict.fromkeys(also))
+        for name in self.also:
+            if name not in ALSO:
+                raise ConfigError(f"there is no further metric {name!r}; choose from {', '.join(ALSO)}")
+        if sampled is not None and sampled < 1:
+            raise ConfigError(f"sampled is {sampled}; it is the number of items to rank among, at least 1")
+        self.sampled, self.sample_seed = sampled, sample_seed
         self.mask = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
         for name in (split, *self.mask):
             if name not in DEFAULT_MASKS:
@@ -166,6 +202,14 @@ class Evaluator:
         train_indptr, train_items = dataset.positives("train")
         self._user_counts: IntArray = np.diff(train_indptr)
         self._item_counts: IntArray = np.bincount(train_items, minlength=self.n_items)
+        # The relevant items, packed by place among the users evaluated; rows and items ascend already.
+        self._relevant_indptr: IntArray = np.concatenate([[0], np.cumsum(self.n_relevant)]).astype(np.int64)
+        self._facts = item_facts(dataset) if "diversity" in self.also else None
+        self._information: Tensor | None = None
+        if "novelty" in self.also:
+            before_indptr, before_items = dataset.positives(*(before or ("train",)))
+            had = np.bincount(before_items, minlength=self.n_items)
+            self._information = self_information(had, max(1, int((np.diff(before_indptr) > 0).sum())))
 
     def __call__(self, scorer: Scorer) -> Evaluation:
         """Rank all items for every evaluated user and measure the lists.
@@ -185,15 +229,24 @@ class Evaluator:
             )
         # No list is longer than the number of ranked items, so that memory does not grow with k.
         longest = min(max(self.ks), self.n_candidates)
-        items, _ = masked_topk(scorer, self.users, longest, self._seen, self.candidates)
+        if self.sampled is not None:
+            scorer = self._among_sampled(scorer, self.sampled)
+        pairs = RankedPairs(self.users, self._relevant_indptr, self._relevant_item) if AUC in self.also else None
+        items, _ = masked_topk(scorer, self.users, longest, self._seen, self.candidates, watch=pairs)
         if self._seen is not None:  # stay on the scorer's device, for the next call
             self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
         items = items.cpu()
         hits = self._hits(items)
         n_relevant = torch.from_numpy(self.n_relevant)
         values = {
-            f"{name}@{k}": metric(hits[:, :k], n_relevant, k) for k in self.ks for name, metric in METRICS.items()
+            f"{name}@{k}": metric(hits[:, :k], n_relevant, k)
+            for k in self.ks
+            for name, metric in HIT_METRICS.items()
+            if name in METRICS or name in self.also
         }
+        values |= self._beyond_hits(items)
+        if pairs is not None:
+            values[AUC] = pairs.values
         groups = None
         if self.groups:
             groups = {
@@ -213,10 +266,35 @@ class Evaluator:
             n_relevant=len(self._relevant_item),
             n_candidates=self.n_candidates,
             n_masked_relevant=self.n_masked_relevant,
-            metrics={name: float(value.mean()) for name, value in values.items()},
+            metrics={name: float(value.mean()) for name, value in values.items()} | self._of_all_lists(items),
             groups=groups,
             per_user=table,
+            n_sampled=self.sampled,
         )
+
+    def _among_sampled(self, scorer: Scorer, n: int) -> AmongSampled:
+        """The scorer, for which most items are no candidates of a user."""
+        counts = np.zeros(self.n_users, dtype=np.int64)
+        counts[self.users] = self.n_relevant
+        relevant = np.concatenate([[0], np.cumsum(counts)]), self._relevant_item
+        return AmongSampled(scorer, relevant, self._seen, n, self.sample_seed, self.candidates)
+
+    def _beyond_hits(self, items: Tensor) -> dict[str, Tensor]:
+        """Metrics of each user's list that do not ask what is relevant."""
+        values: dict[str, Tensor] = {}
+        for k in self.ks:
+            lists = items[:, :k]
+            if self._facts is not None:
+                parts = torch.split(lists, _USERS_AT_ONCE)
+                values[f"diversity@{k}"] = torch.cat([diversity(part, self._facts) for part in parts])
+            if self._information is not None:
+                values[f"novelty@{k}"] = novelty(lists, self._information)
+        return values
+
+    def _of_all_lists(self, items: Tensor) -> dict[str, float]:
+        """Metrics that all lists have in common."""
+        ks = self.ks if "coverage" in self.also else ()
+        return {f"coverage@{k}": coverage(items[:, :k], self.n_candidates) for k in ks}
 
     def _hits(self, items: Tensor) -> Tensor:
         """Whether each recommended item is relevant to its user, bool ``[n, k]``."""
@@ -301,6 +379,9 @@ def evaluate(
     per_user: bool = False,
     exclude_users: IdArray | None = None,
     candidates: IdArray | None = None,
+    also: Iterable[str] = (),
+    sampled: int | None = None,
+    sample_seed: int = 0,
 ) -> Evaluation:
     """Evaluate one scorer once; the parameters and errors are those of :class:`Evaluator`.
 
@@ -310,7 +391,7 @@ def evaluate(
     """
     evaluator = Evaluator(
         dataset, split, ks, mask=mask, groups=groups, per_user=per_user, exclude_users=exclude_users,
-        candidates=candidates,
+        candidates=candidates, also=also, sampled=sampled, sample_seed=sample_seed,
     )  # fmt: skip
     return evaluator(scorer)
 

@@ -66,7 +66,22 @@ def ndcg(hits: Tensor, n_relevant: Tensor, k: int | None = None) -> Tensor:
     return (hits * discounts[:width]).sum(1) / ideal
 
 
+def average_precision(hits: Tensor, n_relevant: Tensor, k: int | None = None) -> Tensor:
+    r"""Average precision; its mean over users is MAP at ``k``.
+
+    .. math:: \mathrm{AP} = \frac{1}{n} \sum_{r=1}^{k} \mathrm{hit}_r \cdot \frac{\sum_{s \le r} \mathrm{hit}_s}{r}
+
+    The denominator is the number of relevant items even where that exceeds ``k``, as in trec_eval's ``map_cut``
+    (Buckley and Voorhees, SIGIR 2000).
+    """
+    ranks = torch.arange(1, hits.shape[1] + 1, dtype=torch.float64, device=hits.device)
+    return (hits * (hits.cumsum(1) / ranks)).sum(1) / n_relevant
+
+
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {"recall": recall, "ndcg": ndcg, "precision": precision, "hit": hit_ratio, "mrr": reciprocal_rank}
 )
-"""The metrics an evaluation reports, by the name they carry there (``recall@20`` and so on)."""
+"""The metrics that every evaluation reports, by the name they carry there (``recall@20`` and so on)."""
+
+HIT_METRICS: Mapping[str, Metric] = MappingProxyType({**METRICS, "map": average_precision})
+"""All metrics that are functions of the hits alone; those beyond :data:`METRICS` are reported where asked for."""

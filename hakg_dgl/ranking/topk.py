@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from hakg_dgl.errors import ConfigError, DataError, NumericalError
 
 IdArray: TypeAlias = "Tensor | NDArray[Any]"
 UserItems: TypeAlias = "tuple[IdArray, IdArray]"
+Watch: TypeAlias = "Callable[[Tensor, Tensor], None]"
+"""Gets the users ``[B]`` and the scores ``[B, n_items]`` of a block, ``-inf`` where an item is no candidate."""
 
 SCORES_PER_BLOCK = 1 << 22
 """Scores held at once: 16 MiB of float32, small enough for a CPU to allocate cheaply."""
@@ -101,6 +103,7 @@ def masked_topk(
     candidates: IdArray | None = None,
     *,
     block: int | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` best items of each user, best first; of equal scores, the lower item id comes first.
 
@@ -119,6 +122,8 @@ def masked_topk(
         Item ids ``[m]``; only these are returned. Default: all items.
     block
         Users scored at once. Default: as many as keep a block of scores within 16 MiB of float32.
+    watch
+        Called with each block's users and scores, for what needs more of them than the lists; it changes nothing.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def masked_topk(
     NumericalError
         If a candidate's score is NaN.
     """
-    parts = list(iter_topk(scorer, users, k, seen, candidates, block=block))
+    parts = list(iter_topk(scorer, users, k, seen, candidates, block=block, watch=watch))
     if not parts:
         width = min(k, scorer.n_items)
         return torch.empty(0, width, dtype=torch.int64), torch.empty(0, width)
@@ -152,6 +157,7 @@ def iter_topk(
     candidates: IdArray | None = None,
     *,
     block: int | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[TopK]:
     """Yield the blocks that :func:`masked_topk` joins, so that any number of users fits in memory."""
     n_items = scorer.n_items
@@ -178,7 +184,10 @@ def iter_topk(
         if indptr is not None and items is not None:
             indptr, items = indptr.to(scores.device), items.to(scores.device)
             scores[_gather_rows(indptr, items, part)] = -torch.inf
-        yield TopK(part, *_rank(scores, part, k))
+        ranked = _rank(scores, part, k)
+        if watch is not None:
+            watch(part, scores)
+        yield TopK(part, *ranked)
 
 
 def id_tensor(ids: IdArray) -> Tensor:

@@ -9,7 +9,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.settings.section import Range, Section, shown_value
 
 Protocol: TypeAlias = Literal["validation", "published"]
-SELECTING_METRICS = ("recall", "ndcg", "precision", "hit", "mrr")
+SELECTING_METRICS = ("recall", "ndcg", "precision", "hit", "mrr", "map")
 _COUNT = Range(1, 10_000_000)
 
 

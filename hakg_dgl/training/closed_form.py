@@ -17,7 +17,7 @@ from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.training.checkpoint import Weights, copied, require_run, restart
 from hakg_dgl.training.circumstances import choose_device
 from hakg_dgl.training.progress import OnProgress, Progress
-from hakg_dgl.training.protocol import REFIT_SPLITS, cuts, require_pairs
+from hakg_dgl.training.protocol import REFIT_SPLITS, cuts, further_metrics, require_pairs
 from hakg_dgl.training.recording import Recording
 from hakg_dgl.training.result import result_of, tested
 from hakg_dgl.training.run_folder import RunFolder
@@ -160,9 +160,13 @@ class ClosedFormTrainer:
 
     def _measured_again(self, best: Solved) -> Solved:
         """The best with what its model chose beside."""
-        training = self.settings.training
-        metrics = Evaluator(self.dataset, training.selected_on, cuts(training))(self.model.scorer()).metrics
+        metrics = self._evaluator()(self.model.scorer()).metrics
         return replace(best, metrics=dict(metrics), tensors=copied(self.model))
+
+    def _evaluator(self) -> Evaluator:
+        """Of the split that selects."""
+        training = self.settings.training
+        return Evaluator(self.dataset, training.selected_on, cuts(training), also=further_metrics(training))
 
     def _built(self, splits: tuple[str, ...]) -> ClosedFormRecommender:
         model = build_model(self.dataset, self.settings, self.device, splits)
@@ -178,7 +182,7 @@ class ClosedFormTrainer:
     def _search(self) -> Solved:
         """The best choice of settings; of equal ones the first."""
         training, candidates = self.settings.training, self.model.candidates()
-        evaluator = Evaluator(self.dataset, training.selected_on, cuts(training))
+        evaluator = self._evaluator()
         best: Solved | None = None
         for number, chosen in enumerate(candidates, start=1):
             began = time.perf_counter()

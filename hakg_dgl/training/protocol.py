@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.ranking.metrics import METRICS
 from hakg_dgl.settings.training import SelectionSettings
 
 PUBLISHED_NOTE = "selected on the test split, as the published experiments did: compare with their tables only"
@@ -25,6 +26,12 @@ def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
 def cuts(training: SelectionSettings) -> tuple[int, ...]:
     """k of the metrics that a run reports, ascending."""
     return tuple(sorted({CUT, training.selecting_cut}))
+
+
+def further_metrics(training: SelectionSettings) -> tuple[str, ...]:
+    """Metrics that a run reports beside those of every evaluation: that of ``select_by``, if it is none of them."""
+    name = training.select_by.partition("@")[0]
+    return () if name in METRICS else (name,)
 
 
 def protocol_note(training: SelectionSettings) -> str | None:

@@ -13,14 +13,14 @@ from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.settings.training import SelectionSettings
 from hakg_dgl.training.circumstances import circumstances
-from hakg_dgl.training.protocol import cuts, protocol_note
+from hakg_dgl.training.protocol import cuts, further_metrics, protocol_note
 
 
 def tested(dataset: Dataset, training: SelectionSettings, scorer: Scorer) -> dict[str, float] | None:
     """Metrics on the test split, None if there is no such split."""
     if not len(dataset.pairs("test")):
         return None
-    return dict(Evaluator(dataset, "test", cuts(training))(scorer).metrics)
+    return dict(Evaluator(dataset, "test", cuts(training), also=further_metrics(training))(scorer).metrics)
 
 
 def result_of(

@@ -245,7 +245,8 @@ class RunFolder:
                 f"the run was trained on data set {self.about['data']['name']!r} (digest {self.data_digest[:12]}), "
                 f"not on {dataset.name!r} (digest {dataset.digest[:12]})",
                 path=self.path,
-                remedy="Give the data set it was trained on (--data DATA), or train again on this one.",
+                remedy="Give the data set it was trained on (--data DATA), or train again on this one. "
+                "'hakg evaluate RUN --interactions FILE' measures a run on a later log.",
             )
 
     @contextmanager

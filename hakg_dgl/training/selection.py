@@ -16,7 +16,7 @@ from hakg_dgl.ranking.evaluation import Evaluator, cold_items
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 from hakg_dgl.settings.training import TrainingSettings
 from hakg_dgl.training.checkpoint import Standing
-from hakg_dgl.training.protocol import cuts
+from hakg_dgl.training.protocol import cuts, further_metrics
 
 JUDGES = 3000
 """Users that a choice beside training is made by, at most."""
@@ -58,7 +58,9 @@ class Selection:
     def measure(self, model: GradientRecommender) -> Measured:
         """Evaluate the model as it is; NumericalError if its scores are not finite."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.dataset, self.training.selected_on, cuts(self.training))
+            self._evaluator = Evaluator(
+                self.dataset, self.training.selected_on, cuts(self.training), also=further_metrics(self.training)
+            )
         model.eval()
         metrics = dict(self._evaluator(_finite(model.scorer())).metrics)
         learned = model.learned_scorer()
@@ -92,8 +94,9 @@ class Selection:
         kept = users[np.linspace(0, len(users) - 1, min(len(users), JUDGES)).round().astype(np.int64)]
         left_out = np.setdiff1d(np.arange(self.dataset.n_users), kept)
         return Evaluator(
-            self.dataset, split, (self.training.selecting_cut,), exclude_users=left_out, candidates=candidates
-        )
+            self.dataset, split, (self.training.selecting_cut,), exclude_users=left_out, candidates=candidates,
+            also=further_metrics(self.training),
+        )  # fmt: skip
 
     def note(self, standing: Standing, measured: Measured, number: int) -> bool:
         """Take an evaluation into account; whether it is the best so far."""
