@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
-_TABLE_FILES = ("interactions", "triples", "links", "item_names", "items", "user_facts", "user_links")
+_TABLE_FILES = ("interactions", "triples", "links", "item_names", "items", "users", "user_facts", "user_links")
 _TABLE_COLUMNS = {
     "user_col": "user",
     "item_col": "item",
@@ -46,7 +46,7 @@ _TABLE_COLUMNS = {
 _USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
 _COLUMNS = ("column", "kind", "facts", "entities", "why")
 _READER_OPTIONS = {
-    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name", "facts"},
+    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name", "facts", "user_columns"},
     "folder": {"format_", "name", "title_col"},
     "card": {"mirror", "cache"},
     "demo": set[str](),
@@ -78,6 +78,8 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     "  hakg preprocess tables --interactions ratings.csv --triples facts.csv --links links.csv \\\n"
     "      --user-col who --item-col movie --out data/movies\n"
     "  hakg preprocess tables --interactions 'orders-*.csv' --items products.csv --item-col sku --out data/shop\n"
+    "  hakg preprocess tables --interactions orders.csv --users customers.csv --user-columns age=bins \\\n"
+    "      --split temporal-global --timestamp-col date --out data/shop\n"
     "  hakg preprocess tables --interactions reviews.csv --triples facts.csv \\\n"
     "      --user-links friends.csv --out data/yelp\n",
 )
@@ -101,9 +103,16 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     help="Tables: how to read a column of --items: values, list, path, bins, dates or out (default: by what it holds). "
     "Repeatable.",
 )
+@_files("--users", "a row a user: its id and attributes, which become facts of users.")
+@click.option(
+    "--user-columns",
+    multiple=True,
+    metavar="COLUMN=KIND",
+    help="Tables: how to read a column of --users, as --facts for one of --items. Repeatable.",
+)
 @_files("--links", "which entity an item is. Without, ids of items are ids of entities.")
 @_files("--item-names", "names of the items.")
-@_files("--user-facts", "what is known of users; entities are named as in --triples.")
+@_files("--user-facts", "what is known of users, as triples; entities are named as in --triples.")
 @_files("--user-links", "pairs of users, such as friends.")
 @_table_options
 @click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
@@ -123,9 +132,10 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
 @click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
 @click.option(
     "--split",
-    type=click.Choice(["random", "temporal", "leave-one-out", "cold-items", "given"]),
-    help="How the test split is made (default: given where the source has one, otherwise random); 'cold-items' "
-    "holds out items with all of their interactions.",
+    type=click.Choice(["random", "temporal", "temporal-global", "leave-one-out", "cold-items", "given"]),
+    help="How the test split is made (default: given where the source has one, otherwise random); 'temporal' holds out "
+    "the latest of each user, 'temporal-global' the latest of all by one cut in time, 'cold-items' items with all of "
+    "their interactions.",
 )
 @click.option(
     "--valid",
@@ -176,8 +186,10 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
     empty = [
         f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
     ]
-    if columns := dataset.options.get("columns"):
-        click.echo(table([{key.replace("kind", "read as"): row[key] for key in _COLUMNS} for row in columns]) + "\n")
+    for option, whose in (("columns", "items"), ("user_columns", "users")):
+        if columns := dataset.options.get(option):
+            names = {"column": f"column of {whose}", "kind": "read as"}
+            click.echo(table([{names.get(key, key): row[key] for key in _COLUMNS} for row in columns]) + "\n")
     if not counts["triples"] and kind == "tables":
         empty.append("remark: nothing is known of the items; --items or --triples gives facts, and ease needs none")
     for line in [*counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
@@ -200,15 +212,15 @@ def _expanded(option: str, patterns: tuple[str, ...]) -> list[Path] | None:
     return found or None
 
 
-def _kinds(given: tuple[str, ...]) -> dict[str, str]:
+def _kinds(option: str, given: tuple[str, ...]) -> dict[str, str]:
     """Column -> kind."""
     kinds: dict[str, str] = {}
     for entry in given:
         column, separator, kind = entry.rpartition("=")
         if not separator or not column:
-            raise click.UsageError(f"--facts takes COLUMN=KIND, such as price=bins, not {entry!r}")
+            raise click.UsageError(f"{option} takes COLUMN=KIND, such as price=bins, not {entry!r}")
         if kinds.get(column, kind) != kind:
-            raise click.UsageError(f"--facts: column {column!r} is to be read as {kinds[column]} and as {kind}")
+            raise click.UsageError(f"{option}: column {column!r} is to be read as {kinds[column]} and as {kind}")
         kinds[column] = kind
     return kinds
 
@@ -226,6 +238,8 @@ def _refuse_idle_options(source: str, kind: str) -> None:
         raise click.UsageError("SOURCE 'tables' needs --interactions")
     if ctx.params["facts"] and not ctx.params["items"]:
         raise click.UsageError("--facts says how to read a column of --items: give that too")
+    if ctx.params["user_columns"] and not ctx.params["users"]:
+        raise click.UsageError("--user-columns says how to read a column of --users: give that too")
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
@@ -261,7 +275,8 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
     if kind == "tables":
         files: dict[str, Any] = {name: _expanded(name, reading[name]) for name in _TABLE_FILES}
         columns = {name: reading[name] for name in (*_TABLE_COLUMNS, "name")}
-        return read_tables(**files, **columns, facts=_kinds(reading["facts"]))
+        facts, of_users = _kinds("--facts", reading["facts"]), _kinds("--user-columns", reading["user_columns"])
+        return read_tables(**files, **columns, facts=facts, user_columns=of_users)
     if not folder.exists() and os.sep not in source:
         known = ["tables", "demo", *list_cards()]
         near = difflib.get_close_matches(source, known, n=1)

@@ -88,7 +88,8 @@ def test_auc_in_blocks_with_ties_masked_items_and_nothing_left(drawn: st.DataObj
     seen = [drawn.draw(st.sets(one)) for _ in range(n_users)]
 
     class Table:
-        n_users, n_items = scores.shape
+        def __init__(self) -> None:
+            self.n_users, self.n_items = scores.shape
 
         def scores(self, users: torch.Tensor) -> torch.Tensor:
             return scores[users].clone()

@@ -71,7 +71,7 @@ def test_preprocess_options(options: str, message: str) -> None:
     [
         (
             "preprocess demo --split given",
-            "the source has no split to keep\nChoose random, temporal, leave-one-out or cold-items.",
+            "the source has no split to keep\nChoose random, temporal, temporal-global, leave-one-out or cold-items.",
         ),
         (
             "preprocess tables --interactions i.csv --triples t.csv --rating-col stars --rating-threshold 6",

@@ -191,7 +191,9 @@ def test_only_users_of_every_run_count_whatever_their_order():
         (measured([1, 2, 3], split="valid"), {}, ConfigError, "y was measured on 'valid'"),
         (measured([1, 2, 3], mask=()), {}, ConfigError, "compare like with like"),
         (measured([1, 2, 3]), {"metrics": ["ndcg@20"]}, ConfigError, r"x: has no ndcg@20; evaluate with ks=\(20,\)"),
-        (measured([1, 2, 3]), {"metrics": ["auc"]}, ConfigError, "there is no metric 'auc'"),
+        (measured([1, 2, 3]), {"metrics": ["gain"]}, ConfigError, "there is no metric 'gain'"),
+        (measured([1, 2, 3]), {"metrics": ["auc"]}, ConfigError, r"x: has no auc; .* also=\('auc',\)"),
+        (measured([1, 2, 3]), {"metrics": ["coverage@5"]}, ConfigError, "one number of all lists"),
         (measured([1, 2, 3]), {"metrics": []}, ConfigError, "at least one group and one metric"),
         (measured([1, 2, 3]), {"against": "c"}, ConfigError, "no group 'c' to compare with; the groups are 'a', 'b'"),
         (measured([1, 2, 3]), {"against": ""}, ConfigError, "no group '' to compare with"),
@@ -214,7 +216,8 @@ def test_no_groups_and_empty_groups():
 
 
 def test_metrics_and_their_cuts():
-    assert [metric_cut(metric) for metric in ("recall@20", "mrr@1", "hit@1000000")] == [20, 1, 1_000_000]
+    cuts = [metric_cut(metric) for metric in ("recall@20", "mrr@1", "hit@1000000", "map@3", "auc")]
+    assert cuts == [20, 1, 1_000_000, 3, None]
     for metric in ("recall", "auc@5", "recall@", "recall@0", "recall@-1", "recall@05", "recall@٣", "recall@1000001"):
         with pytest.raises(ConfigError, match="there is no metric"):
             metric_cut(metric)
@@ -396,7 +399,8 @@ def bad_label(text: str) -> str:
         ("a1 b1 ./a1", "a1: the run is given twice; name it once"),
         (
             "a1 b1 --metric auc@5",
-            "there is no metric 'auc@5'; write one of recall, ndcg, precision, hit, mrr and a cut of 1 to a million, "
+            "there is no metric 'auc@5'; write auc, or one of recall, ndcg, precision, hit, mrr, map, diversity, novelty and a "
+            "cut of 1 to a million, "
             "such as ndcg@20",
         ),
         (

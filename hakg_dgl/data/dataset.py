@@ -76,7 +76,7 @@ class Dataset:
     report
         Counts of repairs and remarks.
     split_strategy
-        ``random``, ``temporal``, ``leave-one-out``, ``cold-items`` or ``given``.
+        ``random``, ``temporal``, ``temporal-global``, ``leave-one-out``, ``cold-items`` or ``given``.
     user_facts
         What is known of users: ``user``, ``relation``, ``entity`` (int64), each row once; often empty.
     user_links

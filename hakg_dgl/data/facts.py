@@ -1,7 +1,7 @@
-"""Facts from the columns of a table of items: what each column holds, and the triples that follow.
+"""Facts from the columns of a table of items or users: what each column holds, and the triples that follow.
 
-A row is an item, and a column a relation to the entity that its value is. Columns are read by what they hold: see
-:class:`ColumnKind`. docs/your-own-data.md has the rules with an example.
+A row is an item (or a user), and a column a relation to the entity that its value is. Columns are read by what they
+hold: see :class:`ColumnKind`. docs/your-own-data.md has the rules with an example.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class ItemFacts:
     columns: tuple[ColumnRead, ...]
 
 
-def facts_of_columns(items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> ItemFacts:
+def facts_of_columns(
+    items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[str, str] | None = None, *, of: str = "items"
+) -> ItemFacts:
     """Facts from the columns of a table.
 
     Parameters
@@ -90,6 +92,8 @@ def facts_of_columns(items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[
         A column of text an attribute, as many rows; missing values are None or NaN.
     kinds
         Column -> :data:`ColumnKind`, for those that are not to be read by what they hold.
+    of
+        What a row is, for messages: ``items`` or ``users``.
 
     Raises
     ------
@@ -97,12 +101,12 @@ def facts_of_columns(items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[
         If a column or a kind does not exist, or a column cannot be read in the kind asked for.
     """
     kinds = dict(kinds or {})
-    _refuse_unknown(kinds, list(table.columns))
+    _refuse_unknown(kinds, list(table.columns), of)
     parts, reads = [], []
     separator = _separator(items, table.columns)
     for column in table.columns:
         values = _present(items, table[column])
-        kind, why = (kinds[column], "asked for") if column in kinds else _kind_of(values["value"], len(items))
+        kind, why = (kinds[column], "asked for") if column in kinds else _kind_of(values["value"], len(items), of)
         found = _READERS[kind](column, values)
         reads.append(ColumnRead(column, kind, len(found.facts), found.facts["value"].nunique(), why))
         parts.append(_numbered(column, separator, found, last_level=kind == "path"))
@@ -145,7 +149,7 @@ def _separator(items: pd.Series[Any], columns: Iterable[str]) -> str:
     return separator
 
 
-def _kind_of(values: pd.Series[Any], n_items: int) -> tuple[str, str]:
+def _kind_of(values: pd.Series[Any], n_items: int, of: str) -> tuple[str, str]:
     """How a column is read by what it holds, and why."""
     n, distinct = len(values), values.nunique()
     if not n:
@@ -157,13 +161,13 @@ def _kind_of(values: pd.Series[Any], n_items: int) -> tuple[str, str]:
     if values.str.contains(";", regex=False).mean() >= 0.1:
         return "list", "values separated by ;"
     if distinct == 1 and n == n_items:
-        return "out", "is the same for all items"
+        return "out", f"is the same for all {of}"
     if values.str.fullmatch(_DATE).all() and distinct > 1:
         return "dates", "dates"
     if _numbers(values).notna().all() and distinct > FEW_VALUES:
         return "bins", f"{distinct:,} different numbers"
     if n >= 10 and distinct > NEARLY_ALL * n:
-        return "out", "nearly every item has another value"
+        return "out", f"nearly every {of[:-1]} has another value"
     return "values", f"{distinct:,} different values"
 
 
@@ -247,11 +251,11 @@ def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -
     return triples, pd.DataFrame({"id": prefix + whole, "name": names}, dtype=object)
 
 
-def _refuse_unknown(kinds: Mapping[str, str], columns: list[str]) -> None:
+def _refuse_unknown(kinds: Mapping[str, str], columns: list[str], of: str) -> None:
     for column, kind in kinds.items():
         if column not in columns:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(map(repr, columns))}"
-            raise ConfigError(f"the table of items has no column {column!r} for facts{hint}")
+            raise ConfigError(f"the table of {of} has no column {column!r} for facts{hint}")
         if kind not in KINDS:
             raise ConfigError(f"column {column!r} cannot be read as {kind!r}: choose from {', '.join(KINDS)}")

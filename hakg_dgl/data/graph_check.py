@@ -18,7 +18,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "rows_with_ids_that_read_like_gaps": "missing values written as text? Leave them empty",
         "ratings_of_0_counted_as_positives": "set --rating-threshold if they are negatives",
         "items_that_are_attributes_of_items_too": "--links or --items keeps items and attributes apart",
-        "user_ids_in_triples": "facts of users belong into --user-facts",
+        "user_ids_in_triples": "facts of users belong into --users or --user-facts",
     }
 )
 """Key of the report -> what to do about it."""
@@ -39,11 +39,13 @@ def check_graph(raw: RawData, interactions: pd.DataFrame, *, threshold: float | 
     Raises
     ------
     DataError
-        If there are facts, and none is about an item of the interactions.
+        If there are facts, and none is about an item of the interactions; or there is a table of users, and none of
+        them has an interaction.
     """
     found = {"ratings_of_0_counted_as_positives": _zeros(interactions, threshold)}
     if not raw.ids_are_indices:
         _require_linked(raw, interactions)
+        _require_known_users(raw, interactions)
         found |= {
             "rows_with_ids_that_read_like_gaps": _gaps(interactions, "user", "item")
             + _gaps(raw.triples, "head", "relation", "tail"),
@@ -80,6 +82,18 @@ def _users_as_heads(raw: RawData, interactions: pd.DataFrame) -> int:
     heads = pd.Series(raw.triples["head"].unique(), dtype=object)
     others = {*raw.item_entity["entity"], *raw.triples["tail"]}
     return int((heads.isin(interactions["user"].unique()) & ~heads.isin(others)).sum())
+
+
+def _require_known_users(raw: RawData, interactions: pd.DataFrame) -> None:
+    """Raise DataError if there is a table of users, and none of them has an interaction."""
+    users = interactions["user"].drop_duplicates()
+    if len(raw.people) and not raw.people.isin(users).any():
+        theirs, ours = (", ".join(map(repr, sorted(ids.head(3)))) for ids in (raw.people, users))
+        raise DataError(
+            f"none of the {len(raw.people):,} users of the table of users has an interaction: users are called "
+            f"{theirs} there, and {ours} in the interactions",
+            remedy="Write the ids alike in both (0007 is not 7), and check which column of the table is read.",
+        )
 
 
 def _require_linked(raw: RawData, interactions: pd.DataFrame) -> None:

@@ -33,14 +33,16 @@ class PreprocessOptions:
     rating_threshold
         Only interactions rated this or more are positives; None takes every interaction as one (implicit feedback).
     split
-        ``random``, ``temporal``, ``leave-one-out``, ``cold-items`` or ``given``; None is ``given`` where the source has
-        a split, otherwise ``random``.
+        ``random``, ``temporal``, ``temporal-global``, ``leave-one-out``, ``cold-items`` or ``given``; None is ``given``
+        where the source has a split, otherwise ``random``.
     valid
         Fraction of each user's training interactions that become the validation split; 0 for none. Not used where
-        the given split has a validation part. With ``cold-items``, the fraction of the items left for training.
+        the given split has a validation part. With ``cold-items``, the fraction of the items left for training, and
+        with ``temporal-global``, of all training interactions.
     test
         Fraction of each user's interactions that become the test split; used by ``random`` and ``temporal``. With
-        ``cold-items``, the fraction of the items whose interactions all do.
+        ``cold-items``, the fraction of the items whose interactions all do, and with ``temporal-global``, of all
+        interactions.
     seed
         Of the random choices.
     drop_unlinked
@@ -84,6 +86,9 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     train, valid, test). Facts and links of users who have no interaction left are dropped, and so are links of a user
     to itself.
 
+    With ``temporal-global``, users whose interactions are all later than the training split cannot be ranked: they are
+    left out, and counted with their interactions. Items that only they have chosen stay items.
+
     Where ``raw.ids_are_indices`` nothing is renumbered: users and items that lose all interactions keep their number.
     Otherwise users are those with an interaction left, and items those and the ones of the catalogue, numbered by
     sorted id; an item takes the number of its entity, and one without entity (or whose entity occurs in no triple)
@@ -100,7 +105,8 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     strategy = options.split or ("given" if "split" in raw.interactions else "random")
     if strategy == "given" and "split" not in raw.interactions:
         raise DataError(
-            "the source has no split to keep", remedy="Choose random, temporal, leave-one-out or cold-items."
+            "the source has no split to keep",
+            remedy="Choose random, temporal, temporal-global, leave-one-out or cold-items.",
         )
     if strategy != "given":
         raw_interactions = raw.interactions.drop(columns="split", errors="ignore")
@@ -108,9 +114,15 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         raw_interactions = raw.interactions.assign(split=pd.Categorical(raw.interactions["split"], list(SPLITS)))
     interactions = _filtered(raw, raw_interactions, options, report)
     report |= check_graph(raw, interactions, threshold=options.rating_threshold)
+    if strategy == "temporal-global":
+        raw, interactions = _cut_in_time(raw, interactions, options, report)
     raw = _with_rows_of_users(raw, interactions, report)
+    if len(raw.attribute_order):
+        raw = replace(raw, triples=pd.concat([raw.triples, raw.attribute_order], ignore_index=True))
     numbered = _number_rows(raw, interactions) if raw.ids_are_indices else _number_ids(raw, interactions, report)
-    interactions = _with_split(numbered.interactions, strategy, options)
+    interactions = numbered.interactions
+    if strategy != "temporal-global":
+        interactions = _with_split(interactions, strategy, options)
     for kind in ("user", "item"):
         others = "items" if kind == "user" else "users"
         test = interactions["split"] == "test"
@@ -124,7 +136,12 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         **{name: table.frame() for name, table in maps.items()},
         user_facts=numbered.user_facts,
         user_links=numbered.user_links,
-        options={**asdict(options), "split": strategy, **({"columns": list(raw.columns)} if raw.columns else {})},
+        options={
+            **asdict(options),
+            "split": strategy,
+            **({"columns": list(raw.columns)} if raw.columns else {}),
+            **({"user_columns": list(raw.user_columns)} if raw.user_columns else {}),
+        },
         sources=dict(raw.sources),
         report=report,
         split_strategy=strategy,
@@ -173,6 +190,23 @@ def _counted(
     return kept
 
 
+def _cut_in_time(
+    raw: RawData, interactions: pd.DataFrame, options: PreprocessOptions, report: dict[str, int]
+) -> tuple[RawData, pd.DataFrame]:
+    """Split by two cuts in time, and leave out users who have nothing before the first; their items stay."""
+    split = _with_split(interactions, "temporal-global", options)
+    known = split["user"].isin(split.loc[split["split"] == "train", "user"])
+    left_out = split[~known]
+    report["users_without_training_interactions_left_out"] = left_out["user"].nunique()
+    report["their_interactions_after_the_cut_left_out"] = len(left_out)
+    items = left_out["item"].drop_duplicates()
+    items = items[~items.isin(split.loc[known, "item"])]
+    if len(items) and not raw.ids_are_indices:
+        report["items_that_only_they_have_chosen"] = len(items)
+        raw = replace(raw, catalogue=pd.concat([raw.catalogue, items.astype(object)], ignore_index=True))
+    return raw, split[known].reset_index(drop=True)
+
+
 def _linked_items(raw: RawData) -> pd.Series[str]:
     """Ids of the items that occur in a triple, as ``raw.interactions`` has them."""
     named: pd.Series[str] = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates()
@@ -185,6 +219,9 @@ def _linked_items(raw: RawData) -> pd.Series[str]:
 def _with_rows_of_users(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> RawData:
     """Facts and links of the users who are left, each row once and no user linked to itself; counts what is dropped."""
     users = interactions["user"].drop_duplicates()
+    if len(raw.people):
+        report["users_of_the_table_without_interactions_left_out"] = int((~raw.people.isin(users)).sum())
+        report["users_without_a_row_in_the_table"] = int((~users.isin(raw.people)).sum())
     facts, links = raw.user_facts, raw.user_links
     if len(links):
         oneself = links["user"] == links["other"]

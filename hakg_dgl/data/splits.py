@@ -12,7 +12,7 @@ import pandas as pd
 
 from hakg_dgl.errors import DataError
 
-STRATEGIES = ("random", "temporal", "leave-one-out", "cold-items", "given")
+STRATEGIES = ("random", "temporal", "temporal-global", "leave-one-out", "cold-items", "given")
 
 Mask = npt.NDArray[np.bool_]
 
@@ -48,15 +48,20 @@ def rating_threshold(interactions: pd.DataFrame, least: float) -> pd.DataFrame:
 
 
 def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generator: np.random.Generator) -> Mask:
-    """Choose the interactions to hold out; every user keeps at least one, but for ``cold-items``.
+    """Choose the interactions to hold out.
+
+    Every user keeps at least one, but for ``temporal-global`` and ``cold-items``.
 
     Parameters
     ----------
     interactions
-        Columns ``user`` and, for ``temporal``, ``timestamp``.
+        Columns ``user`` and, for ``temporal`` and ``temporal-global``, ``timestamp``.
     strategy
         - ``random``: ``fraction`` of each user's interactions, drawn without replacement;
         - ``temporal``: the latest ``fraction`` of each user's; equal timestamps count in their original order;
+        - ``temporal-global``: the latest ``fraction`` of all interactions, by one cut in time: what is held out is
+          later than all that is kept. Interactions of one moment stay together, so the fraction is met as nearly as
+          the moments allow. A user whose interactions are all later keeps nothing;
         - ``leave-one-out``: one of each user with two or more: the last where there are timestamps, else a random one;
           ``fraction`` is not used;
         - ``cold-items``: all interactions of ``fraction`` of the items, drawn without replacement, so that what is held
@@ -75,7 +80,8 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     Raises
     ------
     DataError
-        If ``temporal`` is asked for and there are no timestamps.
+        If ``temporal`` or ``temporal-global`` is asked for and there are no timestamps, or there is only one moment to
+        cut at for the latter.
     ValueError
         For another strategy, or a fraction outside [0, 1).
     """
@@ -84,11 +90,13 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     if strategy == "cold-items":
         return _of_drawn_items(interactions, fraction, generator)
     timed = "timestamp" in interactions
-    if strategy == "temporal" and not timed:
+    if strategy in ("temporal", "temporal-global") and not timed:
         raise DataError(
             "a temporal split needs timestamps, and there are none",
             remedy="Name the timestamp column, or split at random.",
         )
+    if strategy == "temporal-global":
+        return _after_a_cut(interactions["timestamp"].to_numpy(), fraction)
     user = pd.factorize(interactions["user"])[0]
     counts = np.bincount(user)
     if strategy == "leave-one-out":
@@ -106,6 +114,21 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
     return mask
 
 
+def _after_a_cut(times: npt.NDArray[np.float64], fraction: float) -> Mask:
+    """The latest fraction, cut between two moments: of the cuts before and after the moment there, the nearer one."""
+    wanted = int(np.floor(len(times) * fraction + 0.5))
+    if not wanted:
+        return np.zeros(len(times), dtype=bool)
+    cut = np.partition(times, -wanted)[-wanted]
+    choices = [mask for mask in (times >= cut, times > cut) if 0 < mask.sum() < len(times)]
+    if not choices:
+        raise DataError(
+            "all interactions have the same timestamp, so there is no moment to cut at",
+            remedy="Name the column with their times, or choose another split.",
+        )
+    return min(choices, key=lambda mask: abs(int(mask.sum()) - wanted))
+
+
 def _of_drawn_items(interactions: pd.DataFrame, fraction: float, generator: np.random.Generator) -> Mask:
     """The interactions of a fraction of the items; at least one item is left out of it."""
     item, items = pd.factorize(interactions["item"], sort=True)  # a draw does not depend on the order of rows
@@ -121,9 +144,10 @@ def carve_validation(
 ) -> Mask:
     """Choose the part of the training interactions that becomes the validation split.
 
-    As the test split was made, so that validation resembles it: the latest interactions for ``temporal``, one of each
-    user for ``leave-one-out``, all of a fraction of the items for ``cold-items``, otherwise (``given`` included) a
-    random fraction of each user's. But for ``cold-items``, every user keeps at least one training interaction.
+    As the test split was made, so that validation resembles it: the latest interactions for ``temporal`` and
+    ``temporal-global``, one of each user for ``leave-one-out``, all of a fraction of the items for ``cold-items``,
+    otherwise (``given`` included) a random fraction of each user's. But for ``temporal-global`` and ``cold-items``,
+    every user keeps at least one training interaction.
 
     Returns
     -------

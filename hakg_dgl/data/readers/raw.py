@@ -49,6 +49,13 @@ class RawData:
         Ids of items that are in the data set though nobody has chosen them, text.
     columns
         What was made of each column of a table of items, as JSON values; see :class:`~hakg_dgl.data.facts.ColumnRead`.
+    people
+        Ids of users that a table of users has a row of, text, whether they have interactions or not.
+    user_columns
+        What was made of each column of a table of users, as ``columns``.
+    attribute_order
+        ``head``, ``relation``, ``tail``: the order of values of users' attributes (bins, months), in the ids of
+        entities. Apart from ``triples``, which are about items.
     sources
         File name -> ``{"sha256": ..., "bytes": ...}``, of the files as they lie on disk.
     report
@@ -72,6 +79,11 @@ class RawData:
     user_links: pd.DataFrame = field(default_factory=empty_user_links)
     catalogue: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
     columns: tuple[Mapping[str, Any], ...] = ()
+    people: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
+    user_columns: tuple[Mapping[str, Any], ...] = ()
+    attribute_order: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame({"head": [], "relation": [], "tail": []}, dtype=object)
+    )
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: Mapping[str, int] = field(default_factory=dict)
     ids_are_indices: bool = False

@@ -12,6 +12,7 @@ from hakg_dgl.data.readers.items_table import Catalogue, read_items, with_catalo
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
 from hakg_dgl.data.readers.repairs import one_to_one, some_rows, without_repeats
 from hakg_dgl.data.readers.source_table import read_table
+from hakg_dgl.data.readers.users_table import read_users, with_people
 from hakg_dgl.errors import DataError
 
 Digests: TypeAlias = dict[str, Mapping[str, Any]]
@@ -50,6 +51,8 @@ def read_tables(
     link_relation_col: str | None = None,
     items: Files | None = None,
     facts: Mapping[str, str] | None = None,
+    users: Files | None = None,
+    user_columns: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> RawData:
     """Read CSV, TSV or Parquet tables; text files may be ``.gz``.
@@ -63,8 +66,9 @@ def read_tables(
     ``items`` is a table with a row an item: its id in the column ``item_col`` (or ``item``, ``item_id`` or ``id``), its
     name in ``name`` or ``title``, and facts in the other columns, as :func:`~hakg_dgl.data.facts.facts_of_columns` has
     them; ``facts`` says how to read a column. Its items are items also where nobody has chosen them. Without ``items``
-    and ``triples`` nothing is known of the items, which is enough for models without facts. Each option takes several
-    files.
+    and ``triples`` nothing is known of the items, which is enough for models without facts. ``users`` is such a table
+    with a row a user: its id in the column ``user_col`` (or ``user``, ``user_id`` or ``id``); its columns become facts
+    of users, and ``user_columns`` says how to read one. Each option takes several files.
 
     Repairs, counted in the report: rows without an id are dropped; of links between items and entities the first of an
     item and of an entity is kept. A rating or timestamp that is missing or is not a finite number is an error, since no
@@ -109,6 +113,8 @@ def read_tables(
         if user_links is None
         else _each(user_links, lambda path: _user_links(path, of_friends, link_relation_col, report, digests)),
     )
+    if users is not None:
+        raw = with_people(raw, read_users(_listed(users), user_col, user_columns or {}, report, digests))
     return raw if catalogue is None else with_catalogue(raw, catalogue)
 
 

@@ -1,0 +1,110 @@
+"""A table of users, a row a user with attributes: age, city, occupation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hakg_dgl.data.facts import ItemFacts, facts_of_columns
+from hakg_dgl.data.readers.items_table import attribute_rows
+from hakg_dgl.data.readers.raw import RawData
+
+ID_COLUMNS = ("user", "user_id", "id")
+PREFIX = "user:"
+"""Stands before the column in the id of a user's attribute: a user's city is another entity than an item's."""
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Users and what is known of them.
+
+    Attributes
+    ----------
+    users
+        Ids, text, each once.
+    names
+        ``id`` and ``name`` of the users who have one.
+    facts
+        From the other columns; heads are ids of users, and entities where values have an order.
+    """
+
+    users: pd.Series[Any]
+    names: pd.DataFrame
+    facts: ItemFacts
+
+
+def read_users(
+    paths: Sequence[str | Path],
+    user_col: str,
+    kinds: Mapping[str, str],
+    report: dict[str, int],
+    digests: dict[str, Mapping[str, Any]],
+) -> People:
+    """Read tables of users; files may have different columns, and rows of one user are taken together.
+
+    Repairs, counted in the report: rows without an id are dropped; of several names of a user the first is kept.
+
+    Raises
+    ------
+    DataError
+        If a file has no column of ids (the message lists those there are), or no row with an id.
+    ConfigError
+        If ``kinds`` names a column or a kind that does not exist.
+    """
+    rows = attribute_rows(paths, "user", (user_col, *ID_COLUMNS), report, digests)
+    return people_of(rows, kinds)
+
+
+def people_of(rows: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> People:
+    """Users from rows that a reader has read.
+
+    Parameters
+    ----------
+    rows
+        ``user`` (an id in every row), ``name`` (None where there is none), and a column of text an attribute.
+    kinds
+        Column -> kind, for those that are not to be read by what they hold; see
+        :func:`~hakg_dgl.data.facts.facts_of_columns`.
+
+    Raises
+    ------
+    ConfigError
+        If ``kinds`` names a column or a kind that does not exist.
+    """
+    users = rows["user"].drop_duplicates().reset_index(drop=True)
+    names = rows[["user", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
+    facts = facts_of_columns(rows["user"], rows.drop(columns=["user", "name"]), kinds, of="users")
+    return People(users, names.reset_index(drop=True), facts)
+
+
+def with_people(raw: RawData, people: People) -> RawData:
+    """Raw data with what is known of users; names that are known already are kept.
+
+    Facts go to ``user_facts``, the order of values to ``attribute_order``. Ids of entities are ``user:COLUMN=VALUE``,
+    with as many more ``:`` as it takes to be no other entity's.
+    """
+    prefix = PREFIX
+    taken = pd.concat([raw.triples["head"], raw.triples["tail"], raw.item_entity["entity"]]).astype(str)
+    while taken.str.startswith(prefix).any():
+        prefix += ":"
+    triples, entities = people.facts.triples, people.facts.entities
+    order = triples["head"].isin(entities["id"]) & ~triples["head"].isin(people.users)
+    facts = triples[~order].set_axis(["user", "relation", "entity"], axis=1)
+    facts = facts.assign(entity=prefix + facts["entity"])
+    between = triples[order].assign(head=lambda each: prefix + each["head"], tail=lambda each: prefix + each["tail"])
+    entities = entities.assign(id=prefix + entities["id"])
+    return replace(
+        raw,
+        users=people.names
+        if raw.users is None
+        else pd.concat([raw.users, people.names]).drop_duplicates("id").reset_index(drop=True),
+        entities=entities if raw.entities is None else pd.concat([raw.entities, entities], ignore_index=True),
+        user_facts=pd.concat([raw.user_facts.astype(object), facts], ignore_index=True),
+        attribute_order=pd.concat([raw.attribute_order, between], ignore_index=True),
+        people=people.users,
+        user_columns=tuple(column.to_dict() for column in people.facts.columns),
+    )
