@@ -399,9 +399,8 @@ def bad_label(text: str) -> str:
         ("a1 b1 ./a1", "a1: the run is given twice; name it once"),
         (
             "a1 b1 --metric auc@5",
-            "there is no metric 'auc@5'; write auc, or one of recall, ndcg, precision, hit, mrr, map, diversity, novelty and a "
-            "cut of 1 to a million, "
-            "such as ndcg@20",
+            "there is no metric 'auc@5'; write auc, or one of recall, ndcg, precision, hit, mrr, map, diversity, "
+            "novelty and a cut of 1 to a million, such as ndcg@20",
         ),
         (
             "a1 b1 --against best",

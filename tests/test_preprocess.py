@@ -165,6 +165,36 @@ def test_temporal_split():
         preprocess(without, PreprocessOptions(split="temporal"))
 
 
+def test_one_cut_in_time_leaves_out_users_who_come_after_it():
+    rows = [("a", "x", 1), ("b", "x", 2), ("a", "y", 3), ("b", "y", 4), ("c", "x", 5), ("a", "z", 6), ("d", "w", 7),
+            ("c", "z", 8), ("d", "x", 9), ("b", "z", 10)]  # fmt: skip
+    log = (
+        pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+        .astype({"timestamp": float})
+        .sample(frac=1, random_state=0)
+    )
+    data = preprocess(RawData("toy", log, pd.DataFrame({"head": [], "relation": [], "tail": []}, dtype=object)),
+                      PreprocessOptions(split="temporal-global", test=0.3, valid=0.3))  # fmt: skip
+    users, items = data.users["original_id"], data.items["original_id"]
+    found = {
+        split: sorted(zip(users.iloc[part["user"]], items.iloc[part["item"]], strict=True))
+        for split, part in data.interactions.groupby("split", observed=False)
+    }
+    # of ten, three are for the test (8, 9, 10), and of the seven before two for validation (6, 7); c and d come later
+    assert found == {
+        "train": [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("c", "x")],
+        "valid": [("a", "z")],
+        "test": [("b", "z"), ("c", "z")],
+    }
+    assert users.tolist() == ["a", "b", "c"]
+    assert items.tolist() == ["w", "x", "y", "z"]  # only d has chosen w, and it is an item
+    assert data.report["users_without_training_interactions_left_out"] == 1
+    assert data.report["their_interactions_after_the_cut_left_out"] == 2
+    assert data.report["items_that_only_they_have_chosen"] == 1
+    assert data.report["test_users_without_training_items"] == 0
+    assert data.split_strategy == "temporal-global"
+
+
 def test_relation_names_become_distinct():
     names = pd.DataFrame({"id": [0, 1, 2, 3], "name": ["x", "inverse_x", "y", "y"]})
     triples = table("head relation tail", *((1, relation, 6) for relation in range(4)))

@@ -59,9 +59,30 @@ def test_leave_one_out_without_timestamps_is_random():
     assert 9 not in chosen
 
 
+@settings(max_examples=80, deadline=None)
+@given(rows=pair_lists, fraction=st.floats(0, 0.99), data=st.data())
+def test_one_cut_in_time_is_before_all_that_is_held_out(rows, fraction, data):
+    times = data.draw(st.lists(st.integers(0, 4).map(float), min_size=len(rows), max_size=len(rows)))
+    interactions = frame(rows, times, columns=("timestamp",))
+    wanted = int(len(rows) * fraction + 0.5)
+    if wanted and len(set(times)) == 1:
+        with pytest.raises(DataError, match="same timestamp"):
+            held_out(interactions, "temporal-global", fraction, np.random.default_rng(0))
+        return
+    mask = held_out(interactions, "temporal-global", fraction, np.random.default_rng(0))
+    if not wanted:
+        assert not mask.any()
+        return
+    assert interactions["timestamp"][~mask].max() < interactions["timestamp"][mask].min()
+    sizes = [sum(time >= moment for time in times) for moment in sorted(set(times))[1:]]
+    assert abs(mask.sum() - wanted) == min(abs(size - wanted) for size in sizes)
+
+
 def test_what_cannot_be_held_out():
     with pytest.raises(DataError, match="needs timestamps"):
         held_out(frame([(0, 1)]), "temporal", 0.2, np.random.default_rng(0))
+    with pytest.raises(DataError, match="needs timestamps"):
+        held_out(frame([(0, 1)]), "temporal-global", 0.2, np.random.default_rng(0))
     for strategy, fraction in (("given", 0.2), ("random", 1.0), ("random", -0.1)):
         with pytest.raises(ValueError, match="cannot hold out"):
             held_out(frame([(0, 1)]), strategy, fraction, np.random.default_rng(0))
