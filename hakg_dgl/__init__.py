@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.downloads import fetch
     from hakg_dgl.data.id_files import NewUsers, read_new_users
+    from hakg_dgl.data.later_log import LaterLog, read_later_log
     from hakg_dgl.data.new_items import NewItems, read_new_items
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers.kgat import read_kgat
@@ -66,6 +67,7 @@ _HOMES = {
     "data.dataset": ("Dataset", "load_dataset"),
     "data.downloads": ("fetch",),
     "data.id_files": ("NewUsers", "read_new_users"),
+    "data.later_log": ("LaterLog", "read_later_log"),
     "data.new_items": ("NewItems", "read_new_items"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers.kgat": ("read_kgat",),
@@ -125,6 +127,7 @@ __all__ = [
     "HAKGSettings",
     "HakgError",
     "HeteroGraph",
+    "LaterLog",
     "NewItems",
     "NewUsers",
     "PopularityScorer",
@@ -166,6 +169,7 @@ __all__ = [
     "model_names",
     "preprocess",
     "read_kgat",
+    "read_later_log",
     "read_new_items",
     "read_new_users",
     "read_recbole",

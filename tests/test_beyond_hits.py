@@ -18,7 +18,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.ranking.beyond_hits import RankedPairs
 from hakg_dgl.ranking.evaluation import ALSO, Evaluator, evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer, masked_topk
-from hakg_dgl.ranking.yardsticks import PopularityScorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
 
 K = 7
 
@@ -174,6 +174,14 @@ def test_sampled_candidates_are_the_relevant_items_and_as_many_others(data: Data
         assert len(few - relevant[user]) == 5
         assert not few & known[user]
         assert all_ == set(range(data.n_items)) - known[user]
+
+
+def test_chance_is_chance_among_sampled_items(data: Dataset) -> None:
+    for seed in (0, 1):
+        found = evaluate(
+            RandomScorer(data.n_users, data.n_items, seed), data, also=["auc"], sampled=10, sample_seed=seed
+        )
+        assert found.metrics["auc"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_among_all_others_sampled_ranking_is_full_ranking(data: Dataset, scorer: EmbeddingScorer) -> None:

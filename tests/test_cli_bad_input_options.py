@@ -51,8 +51,8 @@ ELSEWHERE = "Choose another place, or empty it yourself."
             "--split fair",
             usage(
                 "preprocess",
-                "Invalid value for '--split': 'fair' is not one of 'random', 'temporal', 'leave-one-out', "
-                "'cold-items', 'given'.",
+                "Invalid value for '--split': 'fair' is not one of 'random', 'temporal', 'temporal-global', "
+                "'leave-one-out', 'cold-items', 'given'.",
             ),
         ),
         (
@@ -213,7 +213,7 @@ def closed(work: Path) -> list[str]:
         ("formulation=other", "formulation = 'other' is not allowed: it must be one of 'released', 'paper'"),
         (
             "select_by=ndcg@0",
-            "select_by = 'ndcg@0' is not allowed: it must be a metric (recall, ndcg, precision, hit, mrr) and a "
+            "select_by = 'ndcg@0' is not allowed: it must be a metric (recall, ndcg, precision, hit, mrr, map) and a "
             "cut below a million, such as 'ndcg@20' or "
             "'recall@10'",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hakg_dgl.randomness import stream_seed
 from hakg_dgl.ranking.topk import IdArray, Scorer, id_tensor
 from hakg_dgl.ranking.yardsticks import RandomScorer
 
@@ -41,7 +42,8 @@ class AmongSampled:
     ) -> None:
         self.scorer, self.n, self.n_users, self.n_items = scorer, n, scorer.n_users, scorer.n_items
         self._keep, self._never, self._among = keep, never, among
-        self._draw = RandomScorer(scorer.n_users, scorer.n_items, seed)
+        # A stream of its own: by the seed itself the yardstick by chance would rank what is drawn first.
+        self._draw = RandomScorer(scorer.n_users, scorer.n_items, stream_seed(seed, "sampled candidates"))
 
     def scores(self, users: Tensor) -> Tensor:
         """The scores ``[B, n_items]`` of the users ``[B]``, ``-inf`` where an item is no candidate."""
