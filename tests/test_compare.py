@@ -330,6 +330,16 @@ def test_the_numbers_are_those_of_evaluate(there: Path, tmp_path: Path) -> None:
     assert found["reference"] == max(found["groups"], key=lambda g: g["metrics"]["ndcg@5"]["mean"])["label"]
 
 
+def test_metrics_beyond_the_usual_are_those_of_evaluate(there: Path) -> None:
+    metrics = ("map@5", "auc", "diversity@5", "novelty@5")
+    found = json.loads(succeed("a1", "b1", "--format", "json", *(word for m in metrics for word in ("--metric", m))))
+    also = [word for metric in metrics for word in ("--also", metric.partition("@")[0])]
+    for group in found["groups"]:
+        for name, values in group["runs"].items():
+            told = json.loads(hakg("evaluate", name, "--k", 5, "--no-groups", *also, "--json", "-").stdout)["model"]
+            assert values == pytest.approx({metric: told["metrics"][metric] for metric in metrics}, rel=1e-9)
+
+
 def test_labels_models_yardsticks_and_the_reference(there: Path) -> None:
     text = succeed("a1", "a2", "ease", "--label", "mine=a2,b1", "--yardsticks", "--against", "popularity")
     lines = [line.split() for line in text.splitlines()]
