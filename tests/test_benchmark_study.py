@@ -24,6 +24,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, HakgError, IntegrityError
 from hakg_dgl.locks import sole_holder
 from hakg_dgl.models.registry import model_names
+from hakg_dgl.ranking.evaluation import ALSO
 from hakg_dgl.studies import benchmark_steps
 from hakg_dgl.studies.benchmark_plan import Budget, chosen_names, contenders
 from hakg_dgl.studies.pool import Ended
@@ -135,18 +136,24 @@ def test_the_ranking_is_what_the_runs_measure(made: Any) -> None:
     measured = {
         name: {
             run: evaluate(
-                load_scorer(study.path / "data" / "demo" / name / run, DEMO), DEMO, ks=(20,), groups=True, per_user=True
+                load_scorer(study.path / "data" / "demo" / name / run, DEMO),
+                DEMO,
+                ks=(20,),
+                groups=True,
+                per_user=True,
+                also=ALSO,
             )
             for run in row["runs"]
         }
         for name, row in sorted(rows.items())
     }
     for name, runs in measured.items():
-        for metric, mean in rows[name]["metrics"].items():
+        for metric, mean in (rows[name]["metrics"] | rows[name]["beyond"]).items():
             assert mean == pytest.approx(sum(run.metrics[metric] for run in runs.values()) / len(runs), abs=1e-9)
         tails = [group["recall@20"] for run in runs.values() for group in (run.groups or {})["item_popularity"]
                  if group["group"] == "tail"]  # fmt: skip
         assert rows[name]["tail"] == pytest.approx(sum(tails) / len(tails), abs=1e-9)
+        assert set(rows[name]["beyond"]) == {"map@20", "auc", "diversity@20", "novelty@20", "coverage@20"}
     expected = compare(measured, ("ndcg@20", "recall@20"), resamples=100)
     best = report["datasets"][0]["ranking"][0]
     assert (best["model"], best["rank"], best["p"]) == (expected.reference, 1, {})

@@ -72,6 +72,17 @@ def test_every_choice_is_a_line_and_a_report_and_the_best_is_kept(kind: str, tmp
     assert (reports[-1].stopped, reports[0].stopped) == (result["stopped"], None)
 
 
+@pytest.mark.parametrize("kind", ["ease", "bpr-mf"])
+def test_map_selects_where_it_is_asked_to(kind: str, tmp_path: Path) -> None:
+    result = make_trainer(DEMO, settings(kind, select_by="map@5", refit=False), run=tmp_path).fit()
+    lines = [line for line in RunFolder(tmp_path).metrics if "map@5" in line]
+    assert result["best_epoch"] == max(lines, key=lambda line: line["map@5"])["epoch"]
+    for split in ("valid", "test"):
+        again = Evaluator(DEMO, split, (5, 20), also=["map"])(load_scorer(tmp_path, DEMO)).metrics
+        assert result["metrics"][split] == pytest.approx(again, abs=1e-12)
+        assert {"map@5", "map@20", "ndcg@20"} <= set(result["metrics"][split])
+
+
 def test_one_value_is_no_search() -> None:
     assert make_trainer(DEMO, settings("ease", ease_l2=50)).fit()["epochs_run"] == 1
 

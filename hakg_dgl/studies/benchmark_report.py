@@ -24,6 +24,8 @@ from hakg_dgl.studies.study import PlannedRun
 from hakg_dgl.training.run_folder import RunFolder
 
 METRICS = ("ndcg@20", "recall@20")
+BEYOND = ("map@20", "auc", "diversity@20", "novelty@20", "coverage@20")
+"""Shown beside the ranking, which they do not decide."""
 """What models are ranked by, and what is tested beside it."""
 FIGURE = "quality_over_time"
 
@@ -133,8 +135,10 @@ def _row(
         "settings": planned[0].settings.to_dict() if planned else None,
     }
     if not done:
-        return about | dict.fromkeys(("metrics", "tail", "cold", "seconds", "memory_bytes", "parameters", "stored",
-                                      "devices", "side_by_side"))  # fmt: skip
+        return about | dict.fromkeys((
+            "metrics", "beyond", "tail", "cold", "seconds", "memory_bytes", "parameters", "stored", "devices",
+            "side_by_side",
+        ))  # fmt: skip
     return about | _measured(done, part)
 
 
@@ -145,6 +149,11 @@ def _measured(done: Sequence[PlannedRun], part: Part) -> dict[str, Any]:
     memory = [result["peak_memory_bytes"] for result in results if result["peak_memory_bytes"] is not None]
     return {
         "metrics": {metric: fmean(each["metrics"][metric] for each in kept) for metric in METRICS},
+        "beyond": {
+            metric: fmean(each["metrics"][metric] for each in kept)
+            for metric in BEYOND
+            if all(metric in each["metrics"] for each in kept)  # runs of an earlier version lack them
+        },
         "tail": _group_mean(kept, "item_popularity", "tail", "recall@20"),
         "cold": _group_mean(kept, "item_novelty", "cold", "recall@20"),
         "seconds": fmean(result["seconds"] for result in results),

@@ -26,6 +26,11 @@ HOW_TO_READ = (
     "or of the GPU. Parameters are what gradients change, numbers all that the trained model keeps."
 )
 
+BEYOND_REMARK = (
+    "MAP and AUC measure accuracy too. Diversity, novelty and coverage tell what kind of lists a model makes; more is "
+    "not better in itself."
+)
+
 
 def ranking_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
     """A row for each model that has a finished run, the best first."""
@@ -52,6 +57,15 @@ def ranking_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
                 }
             )
     return rows
+
+
+def beyond_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that has a finished run, in the order of the ranking: metrics that do not decide it."""
+    shown = [row for row in data["ranking"] if row["rank"] is not None and row["beyond"]]
+    columns = dict.fromkeys(metric for row in shown for metric in row["beyond"])
+    return [
+        {"model": row["model"]} | {metric: _number(row["beyond"].get(metric)) for metric in columns} for row in shown
+    ]
 
 
 def failed_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -95,6 +109,8 @@ def sections(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[Row]]
     comparison: Comparison | None = data["comparison"]
     if rows := ranking_rows(data):
         yield "Ranking", "" if comparison is None else heading(comparison), rows
+    if rows := beyond_rows(data):
+        yield "Beyond the ranking", BEYOND_REMARK, rows
     if rows := failed_rows(data):
         yield "Failed or not finished", "The same command tries these again.", rows
     if comparison is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from hakg_dgl.atomic_files import replace_file, write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, IntegrityError
-from hakg_dgl.ranking.evaluation import Evaluator
+from hakg_dgl.ranking.evaluation import ALSO, Evaluator
 from hakg_dgl.studies.benchmark_plan import Budget, Part, reason_of
 from hakg_dgl.studies.pool import orphaned
 from hakg_dgl.studies.runs import METRICS
@@ -115,7 +115,7 @@ def measure(run: PlannedRun, dataset: Dataset, workers: int | None = None) -> di
         (all numbers of the trained model) and ``workers``. The table of users is in ``users.parquet``.
     """
     model = load_model(run.folder, dataset, device=choose_device(run.settings.run.device))
-    found = Evaluator(dataset, "test", (20,), groups=True, per_user=True)(model.scorer())
+    found = Evaluator(dataset, "test", (20,), groups=True, per_user=True, also=ALSO)(model.scorer())
     users = found.per_user
     assert users is not None
     kept = {
