@@ -55,66 +55,37 @@ def read_items(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    rows = attribute_rows(paths, "item", (item_col, *ID_COLUMNS), report, digests)
+    frames = [_frame(read_table(path, digests), item_col) for path in paths]
+    rows = pd.concat(frames, ignore_index=True)
+    missing = rows["item"].isna()
+    report["items_rows_without_id_dropped"] = int(missing.sum())
+    rows = rows[~missing].reset_index(drop=True)
+    if not len(rows):
+        raise DataError("no row has an id", path=Path(paths[0]), remedy="Check that the right column is read.")
     items = rows["item"].drop_duplicates().reset_index(drop=True)
+    report["items_rows_of_an_item_seen_before"] = len(rows) - len(items)
     names = rows[["item", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
     facts = facts_of_columns(rows["item"], rows.drop(columns=["item", "name"]), kinds)
     return Catalogue(items, names.reset_index(drop=True), facts)
 
 
-def attribute_rows(
-    paths: Sequence[str | Path],
-    kind: str,
-    id_columns: Sequence[str],
-    report: dict[str, int],
-    digests: dict[str, Mapping[str, Any]],
-) -> pd.DataFrame:
-    """Rows of tables with an item or a user a row: ``kind`` (its id), ``name`` and the other columns, as text.
-
-    Parameters
-    ----------
-    paths
-        The files; a column that one of them lacks is None there.
-    kind
-        ``item`` or ``user``.
-    id_columns
-        Columns that may hold the ids, the first that there is does.
-    report, digests
-        Where rows without an id, which are dropped, and rows of ids seen before are counted, and files noted.
-
-    Raises
-    ------
-    DataError
-        If a file has no column of ids, or there is no row with an id.
-    """
-    rows = pd.concat([_frame(read_table(path, digests), kind, id_columns) for path in paths], ignore_index=True)
-    missing = rows[kind].isna()
-    report[f"{kind}s_rows_without_id_dropped"] = int(missing.sum())
-    rows = rows[~missing].reset_index(drop=True)
-    if not len(rows):
-        raise DataError("no row has an id", path=Path(paths[0]), remedy="Check that the right column is read.")
-    seen = len(rows) - rows[kind].nunique()
-    report[f"{kind}s_rows_of_{'an' if kind == 'item' else 'a'}_{kind}_seen_before"] = seen
-    return rows
-
-
-def _frame(table: SourceTable, kind: str, id_columns: Sequence[str]) -> pd.DataFrame:
-    """``kind`` (the id), ``name`` and the other columns, as text."""
-    ids = next((name for name in id_columns if name in table.columns), None)
+def _frame(table: SourceTable, item_col: str) -> pd.DataFrame:
+    """``item``, ``name`` and the other columns, as text."""
+    ids = next((name for name in dict.fromkeys((item_col, *ID_COLUMNS)) if name in table.columns), None)
     if ids is None:
         raise DataError(
-            f"no column {id_columns[0]!r} with the ids of {kind}s; there are: {listed(table.columns)}",
+            f"no column {item_col!r} with the ids of items; there are: {listed(table.columns)}",
             path=table.path,
             line=None if table.text is None else 1,
-            remedy=f"Name it as the column of {kind}s in the interactions, or {kind}, {kind}_id or id.",
+            remedy="Name it as the column of items in the interactions, or item, item_id or id.",
         )
     name = next((name for name in NAME_COLUMNS if name in table.columns), None)
-    found = table.ids({kind: ids}, {}, "")
-    frame = pd.DataFrame({kind: found[kind], "name": None if name is None else table.texts(name)}, dtype=object)
+    found = table.ids({"item": ids}, {}, "")
+    frame = pd.DataFrame({"item": found["item"], "name": None if name is None else table.texts(name)}, dtype=object)
     others = [column for column in table.columns if column not in (ids, name)]
-    clash = next((column for column in others if column in (kind, "name")), None)
+    clash = next((column for column in others if column in ("item", "name")), None)
     if clash is not None:
-        problem = f"column {clash!r} is neither the id nor the name of {kind}s"
+        problem = f"column {clash!r} is neither the id nor the name of items"
         raise DataError(problem, path=table.path, remedy="Rename it.")
     return pd.concat([frame, *(table.texts(column).rename(column) for column in others)], axis=1)
 

@@ -10,8 +10,11 @@ from typing import Any
 import pandas as pd
 
 from hakg_dgl.data.facts import ItemFacts, facts_of_columns
-from hakg_dgl.data.readers.items_table import attribute_rows
+from hakg_dgl.data.parquet import listed
+from hakg_dgl.data.readers.items_table import NAME_COLUMNS
 from hakg_dgl.data.readers.raw import RawData
+from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.errors import DataError
 
 ID_COLUMNS = ("user", "user_id", "id")
 PREFIX = "user:"
@@ -55,8 +58,37 @@ def read_users(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    rows = attribute_rows(paths, "user", (user_col, *ID_COLUMNS), report, digests)
+    rows = pd.concat([_frame(read_table(path, digests), user_col) for path in paths], ignore_index=True)
+    missing = rows["user"].isna()
+    report["users_rows_without_id_dropped"] = int(missing.sum())
+    rows = rows[~missing].reset_index(drop=True)
+    if not len(rows):
+        raise DataError("no row has an id", path=Path(paths[0]), remedy="Check that the right column is read.")
+    report["users_rows_of_a_user_seen_before"] = len(rows) - rows["user"].nunique()
     return people_of(rows, kinds)
+
+
+def _frame(table: SourceTable, user_col: str) -> pd.DataFrame:
+    """``user``, ``name`` and the other columns, as text."""
+    ids = next((column for column in (user_col, *ID_COLUMNS) if column in table.columns), None)
+    if ids is None:
+        raise DataError(
+            f"no column {user_col!r} with the ids of users; there are: {listed(table.columns)}",
+            path=table.path,
+            line=None if table.text is None else 1,
+            remedy="Name it as the column of users in the interactions, or user, user_id or id.",
+        )
+    name = next((column for column in NAME_COLUMNS if column in table.columns and column != ids), None)
+    others = [column for column in table.columns if column not in (ids, name)]
+    clash = next((column for column in others if column in ("user", "name")), None)
+    if clash is not None:
+        problem = f"column {clash!r} is neither the id nor the name of users"
+        raise DataError(problem, path=table.path, remedy="Rename it.")
+    frame = pd.DataFrame(
+        {"user": table.ids({"user": ids}, {}, "")["user"], "name": None if name is None else table.texts(name)},
+        dtype=object,
+    )
+    return pd.concat([frame, *(table.texts(column).rename(column) for column in others)], axis=1)
 
 
 def people_of(rows: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> People:
