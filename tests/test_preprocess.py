@@ -191,6 +191,7 @@ def test_one_cut_in_time_leaves_out_users_who_come_after_it():
     assert data.report["users_without_training_interactions_left_out"] == 1
     assert data.report["their_interactions_after_the_cut_left_out"] == 2
     assert data.report["items_that_only_they_have_chosen"] == 1
+    assert data.report["catalogue_items_without_interactions"] == 0
     assert data.report["test_users_without_training_items"] == 0
     assert data.split_strategy == "temporal-global"
 

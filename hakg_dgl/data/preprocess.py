@@ -284,7 +284,8 @@ def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]
     users = IdMap.from_values(interactions["user"], raw.users)
     items = IdMap.from_values(pd.concat([interactions["item"], raw.catalogue]), raw.items)
     if len(raw.catalogue):
-        report["catalogue_items_without_interactions"] = len(items) - interactions["item"].nunique()
+        after_the_cut = report.get("items_that_only_they_have_chosen", 0)
+        report["catalogue_items_without_interactions"] = len(items) - interactions["item"].nunique() - after_the_cut
     linked = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"].astype(str), dtype=object)
     own = linked.reindex(items.original_ids).reset_index(drop=True)
     named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates().astype(str)
