@@ -10,6 +10,7 @@ import pytest
 from bad_input import hakg
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
+from hakg_dgl.data.id_files import read_new_users
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.tables import read_tables
@@ -79,6 +80,25 @@ def test_a_value_of_users_is_another_entity_than_that_of_items(shop: Path) -> No
         "city=Paris", "user:city=Paris",
     ]  # fmt: skip
     assert set(data.user_facts["entity"]).isdisjoint(data.triples.loc[data.triples["head"] < data.n_items, "tail"])
+
+
+def test_attributes_of_new_users_are_found_as_those_of_the_table(shop: Path) -> None:
+    data = read(items="items.csv")
+    Path("new.csv").write_text("user,gender,age,since,city,likes\nzoe,f,22,2021-01-30,Paris,a|c\nmax,m,5,,Rome,b\n")
+    found = read_new_users("new.csv", data)
+    names = {
+        relation: [
+            data.entities["original_id"].iloc[packed[1][packed[0][u] : packed[0][u + 1]]].tolist() for u in (0, 1)
+        ]
+        for relation, packed in found.facts.items()
+    }
+    assert names == {
+        "gender": [["user:gender=f"], ["user:gender=m"]],
+        "age": [["user:age=20.5 to 24.125"], ["user:age=20.5 to 24.125"]],
+        "since": [["user:since=2021-01"], []],
+        "city_1": [["user:city=Paris"], []],  # items have a relation of that name too
+        "likes": [["user:likes=a", "user:likes=c"], ["user:likes=b"]],
+    }
 
 
 def test_an_id_that_looks_like_an_attribute_is_no_attribute(shop: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.text import decoded
-from hakg_dgl.data.values import ValuesOfColumn, facts_of_rows
+from hakg_dgl.data.values import USER_MARK, ValuesOfColumn, facts_of_rows
 from hakg_dgl.errors import ConfigError, DataError
 
 Int64 = npt.NDArray[np.int64]
@@ -195,7 +196,10 @@ def _attributes(dataset: Dataset) -> dict[str, tuple[int, ValuesOfColumn]]:
         numbers = np.unique(facts.loc[facts["relation"] == relation, "entity"])
         for column in ("name", "original_id"):
             name = str(dataset.user_relations[column].iloc[relation])
-            above = np.flatnonzero(dataset.entities["original_id"].str.startswith(f"{name}=").to_numpy())
+            ids, column_of = dataset.entities["original_id"], f"{re.escape(name)}="
+            of_users = f"{USER_MARK}+{column_of}"
+            from_table = ids.iloc[numbers].str.match(of_users).any()
+            above = np.flatnonzero(ids.str.match(of_users if from_table else column_of).to_numpy())
             every = np.union1d(numbers, above)
             table = dataset.entities.iloc[every].set_index(pd.Index(every))
             found[name] = (relation, ValuesOfColumn(name, table))

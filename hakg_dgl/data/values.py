@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 _DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[T ].*)?")
+USER_MARK = "user:"
+"""Stands before the column in the id that a table of users gives a value, more often where an id begins so anyway."""
 _BIN = re.compile(r"(\S+) to (\S+)")
 
 
@@ -57,8 +59,8 @@ def _finite(text: str) -> float | None:
 class ValuesOfColumn:
     """The entities that the values of one column are.
 
-    A value is an entity by its original id, by the id that a table's column gives it (``column=value``), by its name,
-    or as a number or a date that lies in the bin or the month that an entity is.
+    A value is an entity by its original id, by the id that a table's column gives it (``column=value``, for users
+    ``user:column=value``), by its name, or as a number or a date that lies in the bin or the month that an entity is.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ class ValuesOfColumn:
 
     def __init__(self, column: str, entities: pd.DataFrame) -> None:
         self._numbers = entities.index.to_numpy(np.int64)
-        prefix = re.compile(re.escape(column) + "=+")
+        prefix = re.compile(f"(?:{USER_MARK}+)?{re.escape(column)}=+")
         ids = entities["original_id"].astype(str)
         bare = ids.map(lambda text: prefix.sub("", text, count=1) if prefix.match(text) else text)
         self._known: dict[str, int] = {}

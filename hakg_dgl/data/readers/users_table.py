@@ -14,11 +14,10 @@ from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import NAME_COLUMNS
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.values import USER_MARK
 from hakg_dgl.errors import DataError
 
 ID_COLUMNS = ("user", "user_id", "id")
-PREFIX = "user:"
-"""Stands before the column in the id of a user's attribute: a user's city is another entity than an item's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def with_people(raw: RawData, people: People) -> RawData:
     Facts go to ``user_facts``, the order of values to ``attribute_order``. Ids of entities are ``user:COLUMN=VALUE``,
     with as many more ``:`` as it takes to be no other entity's.
     """
-    prefix = PREFIX
+    prefix = USER_MARK  # a user's city is another entity than an item's
     taken = pd.concat([raw.triples["head"], raw.triples["tail"], raw.item_entity["entity"]]).astype(str)
     while taken.str.startswith(prefix).any():
         prefix += ":"
