@@ -22,6 +22,7 @@ from .preprocess import preprocess_command
 from .progress import quiet_option
 from .recommend import recommend_command
 from .report_command import report_command
+from .serve import serve_command
 from .train import train_command
 from .tune import tune_command
 
@@ -60,5 +61,5 @@ _LONG = (
 )
 for _command in _LONG:
     main.add_command(quiet_option(_command))
-for _command in (info_command, doctor_command):
+for _command in (serve_command, info_command, doctor_command):
     main.add_command(_command)
