@@ -37,7 +37,8 @@ CONSTRAINTS = [
 ENVIRONMENT: dict[str, Any] = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
-MODULES = {"pyyaml": "yaml", "tomli-w": "tomli_w", "prometheus-client": "prometheus_client"}  # distributions whose module has another name
+# Distributions whose module has another name.
+MODULES = {"pyyaml": "yaml", "tomli-w": "tomli_w", "prometheus-client": "prometheus_client"}
 
 
 def pins_for(name: str, python: str) -> list[str]:

@@ -25,7 +25,7 @@ from hakg_dgl.serving.json_bodies import read_json
 from hakg_dgl.serving.monitoring import Monitor
 from hakg_dgl.serving.openapi import description
 from hakg_dgl.serving.parameters import read_query
-from hakg_dgl.serving.refusals import Refusal, later, refusal_of
+from hakg_dgl.serving.refusals import Refusal, head_too_long, later, refusal_of
 from hakg_dgl.serving.served_run import ServedRun
 from hakg_dgl.serving.work import Workplace
 
@@ -71,7 +71,7 @@ def make_application(current: CurrentRun, bounds: Bounds, *, hosts: Collection[s
     ASGIApp
         Serve it by any ASGI server; :func:`hakg_dgl.serving.server.serve` also bounds heads, clients and connections.
     """
-    return _Guarded(_Service(current, bounds), hosts)
+    return _Guarded(_Service(current, bounds), bounds.head_bytes, hosts)
 
 
 class _Service:
@@ -174,10 +174,13 @@ class _Service:
 
 
 class _Guarded:
-    """Adds the headers of every answer, and refuses hosts that are not this one's."""
+    """Adds the headers of every answer, and refuses heads that are too long and hosts that are not this one's.
 
-    def __init__(self, application: ASGIApp, hosts: Collection[str] | None) -> None:
-        self.application = application
+    A server such as uvicorn bounds a head that is not complete yet; one that comes in one piece is bounded here.
+    """
+
+    def __init__(self, application: ASGIApp, head_bytes: int, hosts: Collection[str] | None) -> None:
+        self.application, self.head_bytes = application, head_bytes
         self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
@@ -189,6 +192,8 @@ class _Guarded:
 
         if scope["type"] != "http":
             await self.application(scope, receive, send)
+        elif _head_size(scope) > self.head_bytes:
+            await refused(head_too_long(self.head_bytes))(scope, receive, sent)
         elif self.hosts is not None and _host(scope) not in self.hosts:
             names = ", ".join(sorted(self.hosts))
             refusal = Refusal(421, f"this service is not {_host(scope)[:80]!r}", f"It is {names}; see --allowed-host.")
@@ -241,6 +246,12 @@ def _answered(body: bytes, status: int = 200, headers: Mapping[str, str] | None 
 def _json(value: Any) -> bytes:
     """ASCII, so that texts which UTF-8 has no form for (halves of pairs) can be written too."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _head_size(scope: Scope) -> int:
+    """Bytes of the path, the query and the headers, as they were sent."""
+    lines = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return lines + len(scope.get("raw_path") or b"") + len(scope["query_string"])
 
 
 def _host(scope: Scope) -> str:

@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hakg_dgl.serving.bounds import Bounds
-from hakg_dgl.serving.refusals import RETRY_AFTER_SECONDS, Refusal
+from hakg_dgl.serving.refusals import RETRY_AFTER_SECONDS, Refusal, head_too_long
 
 
 def bounded_protocol(bounds: Bounds) -> type[H11Protocol]:
@@ -76,8 +76,7 @@ class BoundedConnection(H11Protocol):
         """Say in JSON what is wrong with a head."""
         status = getattr(sys.exc_info()[1], "error_status_hint", 400)
         if status == 431:
-            allowed = f"{self.limits.head_bytes:,} bytes"
-            self._refuse(Refusal(431, "the head of the request is too long", f"At most {allowed} are allowed."))
+            self._refuse(head_too_long(self.limits.head_bytes))
         else:
             self._refuse(Refusal(400, "this is not a request of HTTP/1.1", f"{sys.exc_info()[1]}"[:200]))
 

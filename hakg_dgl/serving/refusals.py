@@ -47,3 +47,10 @@ def refusal_of(error: HakgError, status: int = 400) -> Refusal:
 def later(problem: str, remedy: str | None = None, seconds: int = RETRY_AFTER_SECONDS) -> Refusal:
     """A refusal by 503 that says when to try again."""
     return Refusal(503, problem, remedy, {"Retry-After": str(seconds)})
+
+
+def head_too_long(most: int) -> Refusal:
+    """The refusal of a request whose line and headers are too long; the connection is closed after it."""
+    return Refusal(
+        431, "the head of the request is too long", f"At most {most:,} bytes are allowed.", {"Connection": "close"}
+    )

@@ -1,0 +1,58 @@
+"""JSON of requests: what Python reads is read, and what is deep, not finite or repeated is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hakg_dgl.serving.json_bodies import read_json
+from hakg_dgl.serving.refusals import Refusal
+
+VALUES: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def depth_of(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+@given(VALUES, st.booleans(), st.integers(1, 6))
+def test_what_json_writes_is_read_unless_it_is_too_deep(value: Any, ascii_only: bool, most: int) -> None:
+    try:
+        body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8")
+    except UnicodeEncodeError:
+        body = json.dumps(value).encode("utf-8")
+    if depth_of(value) > most:
+        with pytest.raises(Refusal, match="within each other"):
+            read_json(body, depth=most)
+    else:
+        assert read_json(body, depth=most) == value
+
+
+@given(st.binary(max_size=60) | st.text('[]{}",:\\0123456789eENaInfity- ', max_size=60).map(str.encode))
+def test_any_bytes_are_read_or_refused_with_a_reason(body: bytes) -> None:
+    try:
+        value = read_json(body, depth=5)
+    except Refusal as error:
+        refusal: Refusal | None = error
+    else:
+        refusal = None
+        assert value == json.loads(body)
+    assert refusal is None or refusal.status == 400
+    assert refusal is None or refusal.problem.startswith(("the body", "an object"))
+
+
+@pytest.mark.parametrize(
+    "body", [b"NaN", b"[1, -Infinity]", b'{"a": 1, "a": 2}', b"9" * 5000, b"\xff", b"", b"[" * 10**6]
+)
+def test_what_is_refused(body: bytes) -> None:
+    with pytest.raises(Refusal):
+        read_json(body, depth=8)
