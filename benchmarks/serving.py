@@ -181,9 +181,7 @@ def kills(service: Service, times: int) -> None:
     going = False
     for thread in threads:
         thread.join()
-    print(
-        f"{times} kills: {counts['answered']} requests answered, {counts['broken off']} broken off or without connection"
-    )
+    print(f"{times} kills: {counts['answered']} requests answered, {counts['broken off']} broken off or not connected")
     print(f"{len(wrong)} answers differ from those before; {min(down):.1f} to {max(down):.1f} s from kill to listening")
     raise SystemExit(1 if wrong else 0)
 

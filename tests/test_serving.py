@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -223,6 +224,19 @@ def test_the_description_is_of_what_there_is(server: Server) -> None:
         assert server.ask(path, {**given, "surprise": 1}).status == 400 or not parameters
     batch = described["components"]["schemas"]["Batch"]["example"]
     assert len(server.ask("/recommend", method="POST", body=batch).json["lists"]) == 2
+
+
+def test_the_examples_of_the_documentation_are_answered(server: Server) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    lines = [line for line in page.replace("\\\n", " ").splitlines() if line.startswith("curl ")]
+    assert len(lines) >= 8
+    for line in lines:
+        words = shlex.split(line)
+        (address,) = (word for word in words if word.startswith("http://127.0.0.1:8000/"))
+        body = json.loads(words[words.index("-d") + 1]) if "-d" in words else None
+        method = words[words.index("-X") + 1] if "-X" in words else "GET" if body is None else "POST"
+        answer = server.ask(address.removeprefix("http://127.0.0.1:8000"), method=method, body=body)
+        assert answer.status in ((200, 503) if "/reload" in address else (200,)), line
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.values import ValuesOfColumn
 from hakg_dgl.graph.edge_types import unique_names
 from hakg_dgl.serving.refusals import Refusal
 
@@ -28,10 +29,14 @@ class UserAttributes:
         self._relations = dataset.user_relations
         self._graph_names = unique_names(list(dataset.user_relations["name"]))
         facts = dataset.user_facts[["relation", "entity"]].drop_duplicates()
-        self._values: dict[int, pd.DataFrame] = {
+        self._entities: dict[int, pd.DataFrame] = {
             relation: dataset.entities.iloc[rows].set_axis(rows)
             for relation in sorted(facts["relation"].unique().tolist())
             for rows in [facts.loc[facts["relation"] == relation, "entity"].to_numpy()]
+        }
+        self._values = {
+            relation: ValuesOfColumn(str(dataset.user_relations["name"].iloc[relation]), entities)
+            for relation, entities in self._entities.items()
         }
 
     def packed(self, users: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -47,7 +52,7 @@ class UserAttributes:
             for name, values in attributes.items():
                 relation = self._relation(name)
                 lists = found.setdefault(self._graph_names[relation], [[] for _ in users])
-                lists[place] += [self._value(relation, name, value) for value in values]
+                lists[place] += [entity for value in values for entity in self._found(relation, name, value)]
         return {name: _packed([sorted(set(entities)) for entities in lists]) for name, lists in found.items()}
 
     def _relation(self, name: str) -> int:
@@ -59,14 +64,13 @@ class UserAttributes:
         there = f"There are {', '.join(map(repr, names))}." if names else "The data set has no facts about users."
         raise Refusal(400, f"there is no attribute {name[:80]!r} of users", there)
 
-    def _value(self, relation: int, name: str, value: str) -> int:
-        entities: pd.DataFrame = self._values[relation]
-        for column in ("original_id", "name"):
-            rows = entities.index[entities[column] == value]
-            if len(rows):
-                return int(rows[0])
-        shown = ", ".join(map(repr, entities["name"].head(_SHOWN)))
-        raise Refusal(400, f"no user has {name[:80]!r} {value[:80]!r}", f"There are, for example, {shown}.")
+    def _found(self, relation: int, name: str, value: str) -> list[int]:
+        entities = self._entities[relation]
+        found = self._values[relation].find(value)
+        if not found:
+            shown = ", ".join(map(repr, entities["name"].head(_SHOWN)))
+            raise Refusal(400, f"no user has {name[:80]!r} {value[:80]!r}", f"There are, for example, {shown}.")
+        return found
 
 
 def _packed(lists: list[list[int]]) -> tuple[Tensor, Tensor]:
