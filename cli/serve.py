@@ -64,9 +64,9 @@ def serve_command(
     run: Path, host: str, port: int, allowed_hosts: tuple[str, ...], threads: int, at_work: int, seconds: float,
     max_k: int, max_body: int, max_users: int, data: Path | None, device: str,
 ) -> None:  # fmt: skip
-    """Answer over HTTP with lists, similar items and explanations by the model of RUN.
+    """Answer over HTTP by the model of RUN.
 
-    A page for people is at /, the description of all addresses at /openapi.json. POST /reload and SIGHUP read RUN
+    There are lists, similar items and explanations. A page for people is at /, the description of all addresses at /openapi.json. POST /reload and SIGHUP read RUN
     again; the earlier model answers until the newer one is ready, and goes on if that is broken. docs/serving.md shows
     every address.
     """

@@ -32,7 +32,7 @@ from hakg_dgl.serving.work import Workplace
 log = logging.getLogger(__name__)
 
 PAGE_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
+    "/": ("page.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -93,7 +93,7 @@ class _Service:
         routes |= {"/healthz": {"GET": self.health}, "/readyz": {"GET": self.ready}, "/metrics": {"GET": self.metrics}}
         routes["/openapi.json"] = {"GET": self.describe}
         for path, (name, kind) in PAGE_FILES.items():
-            content = files("hakg_dgl.serving").joinpath("page", name).read_bytes()
+            content = files("hakg_dgl.serving").joinpath(name).read_bytes()
             routes[path] = {"GET": partial(_file, content, kind)}
         return routes
 
