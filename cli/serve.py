@@ -66,9 +66,9 @@ def serve_command(
 ) -> None:  # fmt: skip
     """Answer over HTTP by the model of RUN.
 
-    There are lists, similar items and explanations. A page for people is at /, the description of all addresses at /openapi.json. POST /reload and SIGHUP read RUN
-    again; the earlier model answers until the newer one is ready, and goes on if that is broken. docs/serving.md shows
-    every address.
+    There are lists, similar items and explanations. A page for people is at /, the description of all addresses at
+    /openapi.json. POST /reload and SIGHUP read RUN again; the earlier model answers until the newer one is ready, and
+    goes on if that is broken. docs/serving.md shows every address.
     """
     from hakg_dgl.serving.bounds import Bounds
     from hakg_dgl.serving.server import require_server, serve
