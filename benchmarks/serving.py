@@ -26,7 +26,8 @@ from typing import Any
 from urllib.parse import quote
 
 CLIENTS = 4
-_HEY_WORKERS = 10
+_HEY_WORKERS = 4
+"""Each asks for one list after the other; all of them ask at the same moments."""
 
 
 class Service:

@@ -559,6 +559,7 @@ def test_the_page_finds_an_item_by_name_and_explains_it_and_no_name_runs(server:
     heading = until(browser, "#item h2")
     until(browser, "#item table")
     assert heading.text.startswith("Evil one </script><img src=x onerror=")
+    assert "\u202e" not in heading.text  # it would turn the id behind the name
     text = browser.find_element("id", "item").text
     for part in ("Parts of the score", "By what the user has", "Facts of the item", "hierarchy", "Similar items"):
         assert part in text

@@ -5,9 +5,12 @@ const MOST_FOUND = 8, LIST_LENGTH = 20, TABLE_ROWS = 8;
 const state = { about: null, user: null, item: null };
 const byId = (id) => document.getElementById(id);
 
+// Letters that turn the direction of what follows them would let a name rewrite its neighbours.
+const clean = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "?");
+
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children.filter((child) => child !== null));
+  made.append(...children.filter((child) => child !== null).map((child) => (typeof child === "string" ? clean(child) : child)));
   return made;
 }
 
