@@ -7,6 +7,7 @@ References
 ----------
 .. [1] Ganea, Bécigneul, Hofmann: Hyperbolic Neural Networks, NeurIPS 2018.
 .. [2] Ungar: A Gyrovector Space Approach to Hyperbolic Geometry, 2008.
+.. [3] Gulcehre et al.: Hyperbolic Attention Networks, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from hakg_dgl.geometry.guards import NORM_FLOOR, artanh, max_norm, norm, tanh
+from hakg_dgl.geometry.guards import NORM_FLOOR, artanh, max_norm, norm, sqrt_floored, tanh
 
 
 def conformal_factor(x: Tensor, *, c: float = 1.0) -> Tensor:
@@ -100,3 +101,43 @@ def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:
     r"""Geodesic distance :math:`\frac{2}{\sqrt c}\mathrm{artanh}(\sqrt c\|-x\oplus_c y\|)`: ``-> [...]``."""
     root = math.sqrt(c)
     return (2.0 / root * artanh(root * norm(mobius_add(-x, y, c=c)))).squeeze(-1)
+
+
+def distance_by_products(xx: Tensor, yy: Tensor, xy: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Geodesic distance from :math:`\|x\|^2`, :math:`\|y\|^2` and :math:`\langle x, y \rangle`, all ``[...]``.
+
+    .. math:: \frac{2}{\sqrt c} \mathrm{arsinh} \sqrt{\frac{c \|x - y\|^2}{(1 - c\|x\|^2)(1 - c\|y\|^2)}}
+
+    For many pairs of a few points. It equals :func:`distance` but for points within about the root of the rounding
+    error of each other, whose difference is lost in the inner product; the gradient is 0 where they coincide.
+    """
+    apart = c * (xx + yy - 2.0 * xy) / ((1.0 - c * xx) * (1.0 - c * yy)).clamp_min(NORM_FLOOR)
+    return 2.0 / math.sqrt(c) * torch.asinh(sqrt_floored(apart))
+
+
+def hyperboloid(x: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""The same point in the Lorentz model, :math:`((\lambda_x - 1) / \sqrt c, \lambda_x x)`: ``[..., d + 1]``."""
+    factor = conformal_factor(x, c=c)
+    return torch.cat([(factor - 1.0) / math.sqrt(c), factor * x], dim=-1)
+
+
+def einstein_midpoint(total: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""The weighted midpoint of points, from the weighted sum of their :func:`hyperboloid` ([3]_ eq. 4).
+
+    In the Klein model the midpoint of points k with weights α is :math:`m = \sum \alpha \gamma_k k / \sum \alpha
+    \gamma_k` with :math:`\gamma_k = (1 - c\|k\|^2)^{-1/2}`. For the point x of the ball that k is,
+    :math:`\gamma_k = \lambda_x - 1` and :math:`\gamma_k k = \lambda_x x`, so that one sum of vectors has both. Back in
+    the ball it is :math:`m / (1 + \sqrt{1 - c\|m\|^2})`.
+
+    Parameters
+    ----------
+    total
+        :math:`\sum \alpha\, \mathrm{hyperboloid}(x)`, ``[..., d + 1]``, weights of at least 0, not all of them 0.
+
+    Returns
+    -------
+    Tensor
+        ``[..., d]``.
+    """
+    klein = total[..., 1:] / (math.sqrt(c) * total[..., :1])
+    return klein / (1.0 + sqrt_floored(1.0 - c * klein.square().sum(-1, keepdim=True)))
