@@ -25,12 +25,15 @@ from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.layers.views import info_nce, light_layers, light_propagation, light_scales
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.randomness import torch_generator
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
 
 VIEWS = "views"
+INITIAL_SCALE = 0.1
+"""Standard deviation of the first vectors of users and entities."""
 LEAK = 0.2
 """Slope of LeakyReLU below 0, the released code's; the paper gives none."""
 LEAST_AGREEMENT, MOST_KEPT = 0.3, 0.95
@@ -149,14 +152,23 @@ class KGCL(GradientRecommender):
         """Vectors of users, entities and relations, the matrices of attention, and those of TransR."""
         graph, dim = self.graph, self.settings.dim
         self.graph_moved()
-        self.user = self.parameter("user", graph.n_users, dim)
-        self.entity = self.parameter("entity", graph.n_entities, dim)
+        self.user = self._gaussian("user", graph.n_users)
+        self.entity = self._gaussian("entity", graph.n_entities)
         n_relations = self.facts.n_relations
         self.relation = self.parameter("relation", n_relations, dim)
         self.of_tail = self.parameter("of tail", dim, dim)
         self.of_item = self.parameter("of item", dim, dim)
         drawn = [self.parameter(f"matrix:{r}", dim, dim).detach() for r in range(n_relations)]
         self.matrices = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, dim, dim))
+
+    def _gaussian(self, name: str, rows: int) -> nn.Parameter:
+        """Normal values ``[rows, d]`` from a random stream of their own, as in the released code.
+
+        Xavier's are so small for many entities that the contrast, which does not depend on lengths, outweighs the rest.
+        """
+        generator = torch_generator(self.run.seed, f"init:{name}")
+        values = torch.randn(rows, self.settings.dim, dtype=self.dtype, generator=generator)
+        return nn.Parameter((values * INITIAL_SCALE).to(self.device))
 
     def graph_moved(self) -> None:
         """The facts that items receive, and the kernels for the graph's device."""
