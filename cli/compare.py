@@ -92,7 +92,8 @@ def compare_command(
         if name in groups:
             raise click.UsageError(f"--yardsticks adds a group {name!r}, and there is one: name yours with --label")
     require_group(against, [*groups, *(_YARDSTICKS if yardsticks else ())])
-    evaluator = Evaluator(opened[0][1].dataset, split, ks, per_user=True, also=also)
+    keep = bool(opened[0][0].flat_settings.get("keep_overlap"))  # all runs have the same
+    evaluator = Evaluator(opened[0][1].dataset, split, ks, per_user=True, also=also, keep_overlap=keep)
     measured = _measured(groups, {card.name: run for card, run in opened}, evaluator, metrics, device)
     if yardsticks:
         seeds = {card.flat_settings["seed"] for card, _ in opened}

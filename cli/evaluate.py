@@ -108,7 +108,7 @@ def evaluate_command(
         candidates = cold_items(dataset, split) if among == "cold" else None
         evaluator = Evaluator(
             dataset, split, sorted(set(ks)), groups=groups, per_user=per_user is not None, candidates=candidates,
-            also=also, sampled=sampled, sample_seed=seed,
+            also=also, sampled=sampled, sample_seed=seed, keep_overlap=opened.folder.settings.training.keep_overlap,
         )  # fmt: skip
         begin("model")
         trained = opened.load(device)

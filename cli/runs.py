@@ -29,9 +29,11 @@ class OpenedRun:
     @property
     def notes(self) -> list[str]:
         """Remarks that every report on this run has to show."""
+        from hakg_dgl.training.protocol import protocol_note
+
         unfinished = not self.folder.result_file.exists()
         return [
-            *protocol_notes(self.protocol),
+            *protocol_notes(protocol_note(self.folder.settings.training)),
             *(["Training has not finished: this is the best model so far."] if unfinished else []),
         ]
 
@@ -72,11 +74,9 @@ def open_run(path: Path, data: Path | None) -> OpenedRun:
     return OpenedRun(folder, load_dataset(place))
 
 
-def protocol_notes(protocol: str) -> list[str]:
-    """The warning that numbers of protocol ``published`` carry."""
-    from hakg_dgl.training.protocol import PUBLISHED_NOTE
-
-    return [f"Protocol 'published': {PUBLISHED_NOTE}"] if protocol == "published" else []
+def protocol_notes(note: str | None) -> list[str]:
+    """The warning that numbers of protocol ``published`` carry, from the note of a result."""
+    return [f"Protocol 'published': {note}"] if note else []
 
 
 def list_length() -> click.IntRange:

@@ -52,6 +52,11 @@ PRESETS = (
     type=click.Choice(get_args(Protocol)),
     help="published: train on train and validation, select on test, to compare with published tables only.",
 )
+@click.option(
+    "--keep-overlap",
+    is_flag=True,
+    help="With --protocol published: test pairs that are also in train count as relevant, as they did there.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, with its settings; --epochs may be raised.")
 @click.option("--overwrite", is_flag=True, help="Train anew if OUT already holds a run; that run is lost.")
@@ -85,7 +90,7 @@ def train_command(
             say(warning)
         with stopping_gently(trainer.interrupt):
             result = trainer.fit(resume=resume)
-    for note in protocol_notes(result["protocol"]):
+    for note in protocol_notes(result["note"]):
         click.echo(note + "\n")
     splits = {split: values for split, values in result["metrics"].items() if values}
     metrics = dict.fromkeys(name for values in splits.values() for name in values)

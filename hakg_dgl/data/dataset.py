@@ -22,14 +22,14 @@ from pandas.api.types import infer_dtype, is_float_dtype
 from hakg_dgl.atomic_files import recover_folder, replace_folder
 from hakg_dgl.data.hierarchy import Triples
 from hakg_dgl.data.parquet import ParquetColumns, listed
-from hakg_dgl.data.readers.raw import SPLITS, empty_user_facts, empty_user_links
+from hakg_dgl.data.readers.raw import SPLITS, empty_pairs, empty_user_facts, empty_user_links
 from hakg_dgl.data.splits import STRATEGIES
 from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
 
 Int64 = npt.NDArray[np.int64]
 
 FORMAT, FORMAT_VERSION = "hakg-dataset", 2
-"""Version 2 has tables of users' facts and links; a data set without them is written as version 1."""
+"""Version 2 has tables of users' facts and links, or of the overlap; without them version 1 is written."""
 
 _TABLES = {
     "interactions": ("user", "item", "split"),
@@ -40,10 +40,11 @@ _TABLES = {
     "relations": ("original_id", "name"),
 }
 
-_USER_TABLES = {
+_OPTIONAL_TABLES = {
     "user_facts": ("user", "relation", "entity"),
     "user_links": ("user", "relation", "other"),
     "user_relations": ("original_id", "name"),
+    "test_overlap": ("user", "item"),
 }
 """Tables that are saved, and enter the digest, only where they have rows."""
 
@@ -85,6 +86,9 @@ class Dataset:
     user_relations
         ``original_id`` and ``name`` (text) of the relations of ``user_facts`` and ``user_links``, which both index into
         this table; a relation belongs to one of the two.
+    test_overlap
+        ``user``, ``item`` (int64), each pair once: what the source's test part shares with its training part, and the
+        split ``test`` therefore lacks. Published evaluations count these pairs; see ``keep_overlap``.
 
     Raises
     ------
@@ -107,6 +111,7 @@ class Dataset:
     user_facts: pd.DataFrame = field(default_factory=empty_user_facts)
     user_links: pd.DataFrame = field(default_factory=empty_user_links)
     user_relations: pd.DataFrame = field(default_factory=_no_user_relations)
+    test_overlap: pd.DataFrame = field(default_factory=empty_pairs)
 
     def __post_init__(self) -> None:
         self._check_columns()
@@ -118,6 +123,7 @@ class Dataset:
             "triples": {"head": self.n_entities, "relation": self.n_relations, "tail": self.n_entities},
             "user_facts": {"user": self.n_users, "relation": len(self.user_relations), "entity": self.n_entities},
             "user_links": {"user": self.n_users, "relation": len(self.user_relations), "other": self.n_users},
+            "test_overlap": {"user": self.n_users, "item": self.n_items},
         }
         object.__setattr__(self, "interactions", interactions)
         for table, columns in limits.items():
@@ -125,7 +131,7 @@ class Dataset:
         self._check_user_relations()
 
     def _check_columns(self) -> None:
-        for table, columns in (_TABLES | _USER_TABLES).items():
+        for table, columns in (_TABLES | _OPTIONAL_TABLES).items():
             missing = [column for column in columns if column not in getattr(self, table)]
             if missing:
                 raise DataError(f"table {table} of data set {self.name!r} lacks the columns {missing}")
@@ -178,7 +184,7 @@ class Dataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Sizes by name, as in ``dataset.json``; of users' facts, links and relations only where there are any."""
+        """Sizes by name, as in ``dataset.json``; of the optional tables only where there are any."""
         splits = self.interactions["split"].value_counts()
         counts = {
             "users": self.n_users,
@@ -189,13 +195,13 @@ class Dataset:
             "interactions": len(self.interactions),
             **{split: int(splits.get(split, 0)) for split in SPLITS},
         }
-        return counts | {table: len(getattr(self, table)) for table in self._user_tables()}
+        return counts | {table: len(getattr(self, table)) for table in self._optional_tables()}
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what defines the data set: sizes, interactions with their split, triples, original ids.
 
-        Facts, links and relations of users enter where there are any.
+        Facts, links and relations of users, and the overlap, enter where there are any.
 
         Taken over little-endian NumPy bytes and the ids' UTF-8, so it depends neither on the machine nor on how the
         tables were written. Names, timestamps, options and reports do not enter.
@@ -207,13 +213,13 @@ class Dataset:
             digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").tobytes())
         for ids in (self.users, self.items, self.entities, self.relations):
             _add_ids(digest, ids)
-        for name in self._user_tables():
+        for name in self._optional_tables():
             rows = getattr(self, name)
             digest.update(f" {name} {len(rows)} ".encode())
             if name == "user_relations":
                 _add_ids(digest, rows)
             else:
-                for end in _USER_TABLES[name]:
+                for end in _OPTIONAL_TABLES[name]:
                     digest.update(np.ascontiguousarray(rows[end].to_numpy(), dtype="<i8").tobytes())
         return digest.hexdigest()
 
@@ -264,15 +270,15 @@ class Dataset:
 
     def _write(self, folder: Path) -> None:
         files = {}
-        user_tables = self._user_tables()
-        for table in (*_TABLES, *user_tables):
+        optional = self._optional_tables()
+        for table in (*_TABLES, *optional):
             file = folder / f"{table}.parquet"
             with file.open("wb") as handle:  # Arrow itself opens no path that is not UTF-8
                 pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), handle)
             files[file.name] = {"sha256": _sha256(file.read_bytes()), "bytes": file.stat().st_size}
         about = {
             "format": FORMAT,
-            "format_version": 2 if user_tables else 1,
+            "format_version": 2 if optional else 1,
             "name": self.name,
             "digest": self.digest,
             "counts": self.counts,
@@ -285,9 +291,9 @@ class Dataset:
         # ASCII, for names of folders and files that are not UTF-8
         (folder / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
 
-    def _user_tables(self) -> list[str]:
-        """Which of the tables of users' facts, links and relations have rows."""
-        return [table for table in _USER_TABLES if len(getattr(self, table))]
+    def _optional_tables(self) -> list[str]:
+        """Which of the optional tables have rows."""
+        return [table for table in _OPTIONAL_TABLES if len(getattr(self, table))]
 
     def _rows(self, splits: tuple[str, ...]) -> npt.NDArray[np.bool_]:
         unknown = [split for split in splits if split not in SPLITS]
@@ -319,7 +325,7 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
     recover_folder(path)
     about = _read_about(path)
     tables: dict[str, Any] = {}
-    written = {table: columns for table, columns in _USER_TABLES.items() if f"{table}.parquet" in about["files"]}
+    written = {table: columns for table, columns in _OPTIONAL_TABLES.items() if f"{table}.parquet" in about["files"]}
     for table, columns in (_TABLES | written).items():
         file = path / f"{table}.parquet"
         if not file.is_file():
@@ -457,7 +463,7 @@ def refuse_foreign(path: Path) -> None:
         problem = "is a link, which is not replaced" if path.is_symlink() else "exists and is not a folder"
         raise DataError(problem, path=path, remedy=remedy)
     entries = {entry.name for entry in path.iterdir()}
-    foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES | _USER_TABLES)}
+    foreign = entries - {"dataset.json", *(f"{table}.parquet" for table in _TABLES | _OPTIONAL_TABLES)}
     if foreign:
         raise DataError(f"holds other files, such as {sorted(foreign)[0]!r}", path=path, remedy=remedy)
     if entries:

@@ -136,6 +136,7 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         **{name: table.frame() for name, table in maps.items()},
         user_facts=numbered.user_facts,
         user_links=numbered.user_links,
+        test_overlap=_overlap(raw.test_overlap, interactions, strategy),
         options={
             **asdict(options),
             "split": strategy,
@@ -146,6 +147,12 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         report=report,
         split_strategy=strategy,
     )
+
+
+def _overlap(pairs: pd.DataFrame, interactions: pd.DataFrame, strategy: str) -> pd.DataFrame:
+    """The pairs of the source's test part that are known before it, if its split is kept; ids are row numbers."""
+    known = interactions.loc[interactions["split"] != "test", ["user", "item"]]
+    return pairs.merge(known, on=["user", "item"]) if strategy == "given" and len(pairs) else pairs.head(0)
 
 
 def _filtered(

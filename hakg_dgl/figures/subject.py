@@ -96,7 +96,8 @@ class Subject:
         """``model``, ``popularity`` and ``random`` on :attr:`split`, with groups; empty where nothing is left."""
         if self.split is None:
             return {}
-        evaluator = Evaluator(self.dataset, self.split, (20,), groups=True)
+        keep = self.settings.training.keep_overlap and self.split == "test"
+        evaluator = Evaluator(self.dataset, self.split, (20,), groups=True, keep_overlap=keep)
         scorers = {
             "model": self.scorer,
             "popularity": PopularityScorer(self.dataset, evaluator.mask),

@@ -24,6 +24,8 @@ from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
 
 CFKGRanking: TypeAlias = Literal["logistic", "bpr", "softmax"]
+PUBLISHED = {"ranking_loss": "logistic"}
+"""What the publication has of the settings here: the loss. Of the others no published value is known to us."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class CFKG(GradientRecommender):
 
     name = "cfkg"
     sections = Sections(CFKGSettings, CFKGLossSettings, CFKGTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},

@@ -25,6 +25,8 @@ from hakg_dgl.settings.training import TrainingSettings
 
 INITIAL_SCALE = 0.01
 """Standard deviation of the first vectors of users and entities."""
+PUBLISHED = {"dim": 64, "relation_dim": 64, "ranking_loss": "bpr", "fact_weight": 1.0}
+"""The settings by which other publications compare with it; its own learning rate and batches are not known to us."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class CKE(GradientRecommender):
 
     name = "cke"
     sections = Sections(CKESettings, CKELossSettings, CKETrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},

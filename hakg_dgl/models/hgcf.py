@@ -35,6 +35,15 @@ from hakg_dgl.settings.training import TrainingSettings
 
 Formulation: TypeAlias = Literal["released", "paper"]
 HGCFRanking: TypeAlias = Literal["hinge", "bpr", "softmax"]
+PUBLISHED = {
+    "ranking_loss": "hinge",
+    "margin": 0.1,
+    "init_scale": 0.1,
+    "lr": 1e-3,
+    "weight_decay": 5e-3,
+    "batch_size": 10_000,
+}
+"""The publication's settings, as far as they are one value for its data sets."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class HGCF(GradientRecommender):
 
     name = "hgcf"
     sections = Sections(HGCFSettings, HGCFLossSettings, HGCFTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},

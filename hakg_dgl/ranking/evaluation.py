@@ -120,11 +120,15 @@ class Evaluator:
         docs/evaluation.md.
     sample_seed
         Of that draw.
+    keep_overlap
+        Of the split ``test``: the pairs of ``dataset.test_overlap`` are relevant too. They are masked like all training
+        pairs, and so always missed, as in the published evaluations.
 
     Raises
     ------
     ConfigError
-        If a split, a ``k``, a metric or a number of sampled items is not one of those allowed.
+        If a split, a ``k``, a metric or a number of sampled items is not one of those allowed, or the overlap is to be
+        kept of another split than ``test``.
     DataError
         If no user has a relevant item, or an id does not exist.
     """
@@ -143,7 +147,10 @@ class Evaluator:
         also: Iterable[str] = (),
         sampled: int | None = None,
         sample_seed: int = 0,
+        keep_overlap: bool = False,
     ) -> None:
+        if keep_overlap and split != "test":
+            raise ConfigError(f"keep_overlap is for the split 'test'; {split!r} has no overlap to keep")
         self.split, self.ks = split, tuple(int(k) for k in ks)
         self.also = tuple(dict.fromkeys(also))
         for name in self.also:
@@ -163,6 +170,9 @@ class Evaluator:
 
         indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(split))
         owners = np.repeat(np.arange(self.n_users), np.diff(indptr))
+        if keep_overlap:
+            overlap = dataset.test_overlap[["user", "item"]].to_numpy(dtype=np.int64)
+            owners, items = np.unique(np.concatenate([np.stack([owners, items], 1), overlap]), axis=0).T
         self.candidates, self.n_candidates = None, self.n_items
         if candidates is not None:
             self.candidates = torch.unique(checked_ids(candidates, self.n_items, "candidate item").cpu())
@@ -382,6 +392,7 @@ def evaluate(
     also: Iterable[str] = (),
     sampled: int | None = None,
     sample_seed: int = 0,
+    keep_overlap: bool = False,
 ) -> Evaluation:
     """Evaluate one scorer once; the parameters and errors are those of :class:`Evaluator`.
 
@@ -391,7 +402,7 @@ def evaluate(
     """
     evaluator = Evaluator(
         dataset, split, ks, mask=mask, groups=groups, per_user=per_user, exclude_users=exclude_users,
-        candidates=candidates, also=also, sampled=sampled, sample_seed=sample_seed,
+        candidates=candidates, also=also, sampled=sampled, sample_seed=sample_seed, keep_overlap=keep_overlap,
     )  # fmt: skip
     return evaluator(scorer)
 

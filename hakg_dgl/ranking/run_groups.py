@@ -56,7 +56,8 @@ def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tup
     Raises
     ------
     ConfigError
-        If there is no run, one is given twice, protocols are mixed, or two groups have one label.
+        If there is no run, one is given twice, protocols are mixed, some runs alone keep the overlap of train and
+        test, or two groups have one label.
     IntegrityError
         If the runs belong to different data sets.
     """
@@ -64,6 +65,7 @@ def group_runs(runs: Sequence[RunCard], *, mixed_protocols: bool = False) -> tup
         raise ConfigError("there is no run to compare; name at least one")
     _refuse_repeated(runs)
     _refuse_other_data(runs)
+    _refuse_mixed_overlap(runs)
     labels = _automatic_labels([run for run in runs if run.label is None])
     groups: dict[str, list[RunCard]] = {}
     for run in runs:
@@ -118,6 +120,15 @@ def _refuse_other_data(runs: Sequence[RunCard]) -> None:
                 path=run.name,
                 remedy="Compare runs of one data set. Another split or another filter makes another data set.",
             )
+
+
+def _refuse_mixed_overlap(runs: Sequence[RunCard]) -> None:
+    keeping = [run.name for run in runs if run.flat_settings.get("keep_overlap")]
+    if keeping and len(keeping) < len(runs):
+        raise ConfigError(
+            f"{listed(keeping)} keep test pairs that are also in train (keep_overlap), and the other runs do not, "
+            "which makes their numbers incomparable\nCompare runs of one kind."
+        )
 
 
 def _protocol_notes(runs: Sequence[RunCard], mixed: bool) -> list[str]:

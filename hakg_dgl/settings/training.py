@@ -24,6 +24,9 @@ class SelectionSettings(Section):
     protocol
         ``validation`` selects on the validation split; ``published`` trains on train and validation together and
         selects on the test split, as the published experiments did.
+    keep_overlap
+        Under protocol ``published``: pairs of the source's test part that are also in its training part are relevant,
+        as in the published evaluations, though no list can hold them.
     refit
         Under protocol ``validation``: train the best afresh on train and validation together, so that the model left
         behind has seen all that is known of its users.
@@ -31,6 +34,7 @@ class SelectionSettings(Section):
 
     select_by: str = "ndcg@20"
     protocol: Protocol = "validation"
+    keep_overlap: bool = False
     refit: bool = True
 
     def __post_init__(self) -> None:
@@ -40,6 +44,12 @@ class SelectionSettings(Section):
             raise ConfigError(
                 f"select_by = {shown_value(self.select_by)} is not allowed: it must be a metric "
                 f"({', '.join(SELECTING_METRICS)}) and a cut below a million, such as 'ndcg@20' or 'recall@10'"
+            )
+
+        if self.keep_overlap and self.protocol != "published":
+            raise ConfigError(
+                "keep_overlap = true is not allowed with protocol = 'validation': it counts test pairs that no list "
+                "can hold, for comparison with published tables alone; add protocol = 'published', or leave it out"
             )
 
     @property

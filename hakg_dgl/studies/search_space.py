@@ -21,6 +21,7 @@ _FIXED = {
     "kind": "each kind of model has settings of its own; make a study for each",
     "seed": "a seed chosen by its validation metric is luck, not a setting",
     "protocol": "a search selects on the validation split",
+    "keep_overlap": "it says what is counted, not how well a model ranks",
     "select_by": "trials are compared by it",
     "refit": "trials select on the validation split and stop there; `hakg train` refits the best",
     "device": "it is not a property of the model",

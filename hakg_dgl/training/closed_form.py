@@ -17,11 +17,11 @@ from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.training.checkpoint import Weights, copied, require_run, restart
 from hakg_dgl.training.circumstances import choose_device
 from hakg_dgl.training.progress import OnProgress, Progress
-from hakg_dgl.training.protocol import REFIT_SPLITS, cuts, further_metrics, require_pairs
+from hakg_dgl.training.protocol import REFIT_SPLITS, require_pairs
 from hakg_dgl.training.recording import Recording
 from hakg_dgl.training.result import result_of, tested
 from hakg_dgl.training.run_folder import RunFolder
-from hakg_dgl.training.selection import Selection
+from hakg_dgl.training.selection import Selection, selecting_evaluator
 from hakg_dgl.training.trainee import build_model
 
 _ALL_TRIED = "all settings tried"
@@ -160,13 +160,9 @@ class ClosedFormTrainer:
 
     def _measured_again(self, best: Solved) -> Solved:
         """The best with what its model chose beside."""
-        metrics = self._evaluator()(self.model.scorer()).metrics
-        return replace(best, metrics=dict(metrics), tensors=copied(self.model))
-
-    def _evaluator(self) -> Evaluator:
-        """Of the split that selects."""
         training = self.settings.training
-        return Evaluator(self.dataset, training.selected_on, cuts(training), also=further_metrics(training))
+        metrics = selecting_evaluator(self.dataset, training)(self.model.scorer()).metrics
+        return replace(best, metrics=dict(metrics), tensors=copied(self.model))
 
     def _built(self, splits: tuple[str, ...]) -> ClosedFormRecommender:
         model = build_model(self.dataset, self.settings, self.device, splits)
@@ -182,7 +178,7 @@ class ClosedFormTrainer:
     def _search(self) -> Solved:
         """The best choice of settings; of equal ones the first."""
         training, candidates = self.settings.training, self.model.candidates()
-        evaluator = self._evaluator()
+        evaluator = selecting_evaluator(self.dataset, training)
         best: Solved | None = None
         for number, chosen in enumerate(candidates, start=1):
             began = time.perf_counter()

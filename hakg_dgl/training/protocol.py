@@ -8,19 +8,26 @@ from hakg_dgl.ranking.metrics import METRICS
 from hakg_dgl.settings.training import SelectionSettings
 
 PUBLISHED_NOTE = "selected on the test split, as the published experiments did: compare with their tables only"
+OVERLAP_NOTE = "test pairs that are also in train count as relevant, though no list can hold them"
 REFIT_SPLITS = ("train", "valid")
 CUT = 20
 """k of the metrics that every run reports, beside that of ``select_by``."""
 
 
 def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
-    """Raise ConfigError if the data set lacks a split that the protocol trains or selects on."""
+    """Raise ConfigError if the data set lacks a split that the protocol trains or selects on, or pairs to keep."""
     for splits in (training.training_splits, (training.selected_on,)):
         if not len(dataset.pairs(*splits)):
             raise ConfigError(
                 f"data set {dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
                 f"{training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
             )
+    if training.keep_overlap and not len(dataset.test_overlap):
+        raise ConfigError(
+            f"data set {dataset.name!r} has no test pairs that are also in train, which keep_overlap would count\n"
+            "Leave it out. Only a source in the KGAT layout, with its own split, has such pairs; if yours has, "
+            "preprocess it again."
+        )
 
 
 def cuts(training: SelectionSettings) -> tuple[int, ...]:
@@ -36,4 +43,6 @@ def further_metrics(training: SelectionSettings) -> tuple[str, ...]:
 
 def protocol_note(training: SelectionSettings) -> str | None:
     """What every report of such a run has to say; None for the validation protocol."""
-    return PUBLISHED_NOTE if training.protocol == "published" else None
+    if training.protocol != "published":
+        return None
+    return f"{PUBLISHED_NOTE}; {OVERLAP_NOTE}" if training.keep_overlap else PUBLISHED_NOTE

@@ -20,7 +20,8 @@ def tested(dataset: Dataset, training: SelectionSettings, scorer: Scorer) -> dic
     """Metrics on the test split, None if there is no such split."""
     if not len(dataset.pairs("test")):
         return None
-    return dict(Evaluator(dataset, "test", cuts(training), also=further_metrics(training))(scorer).metrics)
+    further, overlap = further_metrics(training), training.keep_overlap
+    return dict(Evaluator(dataset, "test", cuts(training), also=further, keep_overlap=overlap)(scorer).metrics)
 
 
 def result_of(

@@ -14,7 +14,7 @@ from hakg_dgl.errors import NumericalError
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.ranking.evaluation import Evaluator, cold_items
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
-from hakg_dgl.settings.training import TrainingSettings
+from hakg_dgl.settings.training import SelectionSettings, TrainingSettings
 from hakg_dgl.training.checkpoint import Standing
 from hakg_dgl.training.protocol import cuts, further_metrics
 
@@ -40,6 +40,12 @@ class Measured:
     learned: float | None
 
 
+def selecting_evaluator(dataset: Dataset, training: SelectionSettings) -> Evaluator:
+    """What measures on the split that selects."""
+    further, overlap = further_metrics(training), training.keep_overlap
+    return Evaluator(dataset, training.selected_on, cuts(training), also=further, keep_overlap=overlap)
+
+
 class Selection:
     """Evaluates a model on the split that selects, and keeps track of the best epoch.
 
@@ -58,9 +64,7 @@ class Selection:
     def measure(self, model: GradientRecommender) -> Measured:
         """Evaluate the model as it is; NumericalError if its scores are not finite."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(
-                self.dataset, self.training.selected_on, cuts(self.training), also=further_metrics(self.training)
-            )
+            self._evaluator = selecting_evaluator(self.dataset, self.training)
         model.eval()
         metrics = dict(self._evaluator(_finite(model.scorer())).metrics)
         learned = model.learned_scorer()
@@ -95,7 +99,7 @@ class Selection:
         left_out = np.setdiff1d(np.arange(self.dataset.n_users), kept)
         return Evaluator(
             self.dataset, split, (self.training.selecting_cut,), exclude_users=left_out, candidates=candidates,
-            also=further_metrics(self.training),
+            also=further_metrics(self.training), keep_overlap=self.training.keep_overlap,
         )  # fmt: skip
 
     def note(self, standing: Standing, measured: Measured, number: int) -> bool:

@@ -60,6 +60,7 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
     if valid is not None:
         held["valid"] = valid.keys[~_sorted_isin(valid.keys, train.keys)]
         held["test"] = held["test"][~_sorted_isin(held["test"], held["valid"])]
+    overlap = np.setdiff1d(test.keys, held["test"])
     keys = np.concatenate([train.keys, held["valid"], held["test"]])
     users, items = keys // ID_LIMIT, keys % ID_LIMIT
     codes = np.repeat(np.arange(3, dtype=np.int8), [len(train.keys), len(held["valid"]), len(held["test"])])
@@ -103,6 +104,7 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
         items=lists.get("item"),
         entities=_entity_names(lists.get("entity"), lists.get("item")),
         relations=lists.get("relation"),
+        test_overlap=pd.DataFrame({"user": overlap // ID_LIMIT, "item": overlap % ID_LIMIT}),
         sources=files.digests,
         report=report,
         ids_are_indices=True,

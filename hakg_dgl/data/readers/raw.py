@@ -16,6 +16,11 @@ def empty_user_facts() -> pd.DataFrame:
     return pd.DataFrame(dict.fromkeys(("user", "relation", "entity"), pd.Series(dtype="int64")))
 
 
+def empty_pairs() -> pd.DataFrame:
+    """A table of pairs of user and item, without rows."""
+    return pd.DataFrame(dict.fromkeys(("user", "item"), pd.Series(dtype="int64")))
+
+
 def empty_user_links() -> pd.DataFrame:
     """The table of links between users, without rows."""
     return pd.DataFrame(dict.fromkeys(("user", "relation", "other"), pd.Series(dtype="int64")))
@@ -45,6 +50,9 @@ class RawData:
         as in ``triples``.
     user_links
         Columns ``user``, ``relation``, ``other``: which user is linked to which.
+    test_overlap
+        Columns ``user``, ``item``: pairs of the source's test part that an earlier part has too, which are therefore
+        not in the test split.
     catalogue
         Ids of items that are in the data set though nobody has chosen them, text.
     columns
@@ -77,6 +85,7 @@ class RawData:
     relations: pd.DataFrame | None = None
     user_facts: pd.DataFrame = field(default_factory=empty_user_facts)
     user_links: pd.DataFrame = field(default_factory=empty_user_links)
+    test_overlap: pd.DataFrame = field(default_factory=empty_pairs)
     catalogue: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
     columns: tuple[Mapping[str, Any], ...] = ()
     people: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
