@@ -17,7 +17,6 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import EmbeddingScorer
-from hakg_dgl.settings.training import TrainingSettings
 
 cli = pytest.importorskip("hakg_dgl.cli", reason="python -m pip install -e .")
 DEMO = small_demo()
@@ -118,8 +117,8 @@ def test_every_output_of_such_a_run_says_so(model: str, data: Path, tmp_path: Pa
 
 
 def test_it_is_refused_where_it_has_no_meaning(data: Path) -> None:
-    with pytest.raises(ConfigError, match="protocol = 'published'"):
-        TrainingSettings(keep_overlap=True)
-    settings = small_settings("bpr-mf", protocol="published", keep_overlap=True, epochs=1)
-    with pytest.raises(ConfigError, match="keep_overlap"):
-        make_trainer(DEMO, settings)
+    for kind in ("bpr-mf", "popularity"):
+        with pytest.raises(ConfigError, match="protocol = 'published'"):
+            make_trainer(DEMO, small_settings(kind, keep_overlap=True))
+        with pytest.raises(ConfigError, match="no test pairs that are also in train"):
+            make_trainer(DEMO, small_settings(kind, protocol="published", keep_overlap=True))

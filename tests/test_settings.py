@@ -130,6 +130,7 @@ OTHER = {
     "degree_exponent": 0.75, "gate_l2": 0.5, "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard",
     "ease_l2": (3.0,), "weight_decay": 0.0, "facts_weight": (0.7,), "facts_l2": (5.0, 6.0), "facts_rank": 4,
     "new_items_weight": (0.3,), "new_items_bias": (0.7,), "side_information": "additive",
+    "keep_overlap": True,
 }  # fmt: skip
 """A value for every setting that is not the default of any model."""
 

@@ -79,8 +79,9 @@ class HyperKnowLossSettings(RankingLossSettings):
     """
 
     ranking_loss: HyperKnowRanking = "softmax"  # type: ignore[assignment]
+    weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.5
     margin: Annotated[float, Range(0.0, 1e3)] = 0.5
-    fact_weight: Annotated[float, Range(0.0, 1e6)] = 0.1
+    fact_weight: Annotated[float, Range(0.0, 1e6)] = 5.0
     adaptive: bool = True
 
 

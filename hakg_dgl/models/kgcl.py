@@ -39,6 +39,7 @@ LEAK = 0.2
 LEAST_AGREEMENT, MOST_KEPT = 0.3, 0.95
 """Least weight of an item among those that say which interactions are kept, and the largest share kept of an item."""
 PUBLISHED = {
+    "layers": 3,
     "ranking_loss": "bpr",
     "weight_decay": 1e-4,
     "contrast_weight": 0.1,
@@ -66,7 +67,7 @@ class KGCLSettings(Section):
     """
 
     dim: Annotated[int, Range(1, 4096)] = 64
-    layers: Annotated[int, Range(1, 16)] = 3
+    layers: Annotated[int, Range(1, 16)] = 2
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.4
 
@@ -95,6 +96,7 @@ class KGCLLossSettings(RankingLossSettings):
 class KGCLTrainingSettings(TrainingSettings):
     """Training that does well on validation; docs/models.md says what was searched."""
 
+    lr: Annotated[float, Range(1e-8, 100.0)] = 5e-3
     batch_size: Annotated[int, _COUNT] = 4096
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5

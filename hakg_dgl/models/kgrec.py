@@ -63,7 +63,7 @@ class KGRecSettings(Section):
     """
 
     dim: Annotated[int, Range(1, 4096)] = 64
-    layers: Annotated[int, Range(1, 16)] = 2
+    layers: Annotated[int, Range(1, 16)] = 1
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     message_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.1

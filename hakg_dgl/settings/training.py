@@ -46,12 +46,6 @@ class SelectionSettings(Section):
                 f"({', '.join(SELECTING_METRICS)}) and a cut below a million, such as 'ndcg@20' or 'recall@10'"
             )
 
-        if self.keep_overlap and self.protocol != "published":
-            raise ConfigError(
-                "keep_overlap = true is not allowed with protocol = 'validation': it counts test pairs that no list "
-                "can hold, for comparison with published tables alone; add protocol = 'published', or leave it out"
-            )
-
     @property
     def refits(self) -> bool:
         """Whether the best is trained afresh on train and validation."""

@@ -22,6 +22,11 @@ def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
                 f"data set {dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
                 f"{training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
             )
+    if training.keep_overlap and training.protocol != "published":
+        raise ConfigError(
+            f"keep_overlap = true is not allowed with protocol = {training.protocol!r}: it counts test pairs that no "
+            "list can hold, for comparison with published tables alone; add protocol = 'published', or leave it out"
+        )
     if training.keep_overlap and not len(dataset.test_overlap):
         raise ConfigError(
             f"data set {dataset.name!r} has no test pairs that are also in train, which keep_overlap would count\n"
