@@ -23,8 +23,11 @@ from hakg_dgl.geometry import guards
 from hakg_dgl.geometry.poincare import (
     conformal_factor,
     distance,
+    distance_by_products,
+    einstein_midpoint,
     expmap,
     expmap0,
+    hyperboloid,
     logmap,
     logmap0,
     mobius_add,
@@ -210,6 +213,45 @@ def test_distance_is_a_metric(example):
     widths = sum(high - low for low, high in (xy, yz, xz))
     assert (distance(x, z, c=c).double() <= forward + distance(y, z, c=c).double() + widths).all()
     assert (distance(x, x, c=c).double() <= distance_interval(x, x, c)[1]).all()
+
+
+@given(examples)
+@quick
+def test_distance_by_products_is_the_distance(example):
+    """Rounding of the inner products is that of a squared difference; neighbours lose it, so they are left out."""
+    c = example.c
+    x, y, _ = (p.double() for p in example.points())
+    products = x.square().sum(-1), y.square().sum(-1), (x * y).sum(-1)
+    far = (x - y).norm(dim=-1) > 1e-3
+    torch.testing.assert_close(
+        distance_by_products(*products, c=c)[far], distance(x, y, c=c)[far], rtol=1e-8, atol=1e-9
+    )
+    same = products[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(distance_by_products(same, products[0], products[0], c=c).sum(), same)
+    assert gradient.isfinite().all()
+
+
+@given(examples)
+@quick
+def test_the_hyperboloid_holds_the_same_points(example):
+    c = example.c
+    x, y, _ = (p.double() for p in example._replace(reach=0.9 * example.reach).points())
+    u, v = hyperboloid(x, c=c), hyperboloid(y, c=c)
+    inner = (u[..., 1:] * v[..., 1:]).sum(-1) - u[..., 0] * v[..., 0]
+    torch.testing.assert_close(-c * inner, torch.cosh(math.sqrt(c) * distance(x, y, c=c)), rtol=1e-7, atol=1e-9)
+
+
+@given(examples)
+@quick
+def test_the_midpoint_is_in_the_middle(example):
+    """Of equal weights it is at half the distance from both; of one weight alone it is that point."""
+    c = example.c
+    x, y, _ = (p.double() for p in example._replace(reach=0.9 * example.reach).points())
+    middle = einstein_midpoint(hyperboloid(x, c=c) + hyperboloid(y, c=c), c=c)
+    half = distance(x, y, c=c) / 2.0
+    for end in (x, y):
+        torch.testing.assert_close(distance(end, middle, c=c), half, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(einstein_midpoint(0.3 * hyperboloid(x, c=c), c=c), x, rtol=1e-9, atol=1e-10)
 
 
 @given(examples)
