@@ -39,7 +39,6 @@ LEAK = 0.2
 LEAST_AGREEMENT, MOST_KEPT = 0.3, 0.95
 """Least weight of an item among those that say which interactions are kept, and the largest share kept of an item."""
 PUBLISHED = {
-    "layers": 3,
     "ranking_loss": "bpr",
     "weight_decay": 1e-4,
     "contrast_weight": 0.1,
@@ -67,7 +66,7 @@ class KGCLSettings(Section):
     """
 
     dim: Annotated[int, Range(1, 4096)] = 64
-    layers: Annotated[int, Range(1, 16)] = 2
+    layers: Annotated[int, Range(1, 16)] = 3
     kg_edge_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.5
     interaction_dropout: Annotated[float, _RATE, TrainingOnly()] = 0.4
 
