@@ -436,7 +436,7 @@ def test_a_given_split_without_training_rows() -> None:
         ),
         (
             lambda path: pd.DataFrame({"user": ["a"], "item": [[1]]}).to_parquet(path),
-            "src/i.parquet: column 'item' holds list<.+>, not text, numbers or dates\nName another column, .+",
+            "src/i.parquet: column 'item' holds list<.+>, not ids .text or integers.\nName another column, .+",
         ),
         (
             lambda path: pd.DataFrame({"user": ["a"], "thing": [1]}).to_parquet(path),

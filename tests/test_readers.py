@@ -368,7 +368,7 @@ def test_tables_float_ids_of_parquet_and_missing_ones(table_files):
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("user;item\n1;2\n", 1, "no column 'user'; there are: 'user;item'"),
+        ("who;what\n1;2\n", 1, "no column 'user', and|no column 'user'; there are: 'who', 'what'"),
         ("user,item,r\n1,2,3\n\n1,3,\n", 4, "r is missing"),
         ('user,item,r\n"1\n",2,3\n1,3,bad\n', 4, "r is 'bad'"),
         ("user,item,r\n1,2,3\n1,2\n", 3, "2 values, but the header has 3 columns"),

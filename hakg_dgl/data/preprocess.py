@@ -124,7 +124,12 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         **{name: table.frame() for name, table in maps.items()},
         user_facts=numbered.user_facts,
         user_links=numbered.user_links,
-        options={**asdict(options), "split": strategy, **({"columns": list(raw.columns)} if raw.columns else {})},
+        options={
+            **asdict(options),
+            "split": strategy,
+            **({"columns": list(raw.columns)} if raw.columns else {}),
+            **({"notes": list(raw.notes)} if raw.notes else {}),
+        },
         sources=dict(raw.sources),
         report=report,
         split_strategy=strategy,
