@@ -82,6 +82,17 @@ def locate(folder: Path, name: str) -> Path | None:
     return None
 
 
+def parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
+    """Names, without packing, of the parts ``STEM_1.txt``, ``STEM-part2.txt``, ``STEM.3.txt`` of a file, by number."""
+    shape = re.compile(rf"{re.escape(stem)}[._-]?(?:part)?[._-]?(\d{{1,6}}){re.escape(suffix)}")
+    found = {
+        entry.name.removesuffix(next((end for end in PACKED if entry.name.endswith(end)), ""))
+        for entry in folder.iterdir()
+    }
+    numbered = [(int(match[1]), match[0]) for match in map(shape.fullmatch, found) if match]
+    return [name for _, name in sorted(numbered)]
+
+
 def _refuse_other_kinds(path: Path) -> None:
     """Raise DataError for what is not a plain file: pipes and devices may have no end."""
     if os.path.lexists(path) and not path.is_file():

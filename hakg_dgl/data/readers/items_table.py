@@ -55,27 +55,33 @@ def read_items(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    report = reading.report
     unread: dict[str, str] = {}
     frames = [
         _frame(read_table(source, reading.digests, reading.form("items"), name=f"items-{at}"), item_col, unread)
         for at, source in enumerate(sources, start=1)
     ]
     rows = pd.concat(frames, ignore_index=True)
+    asked = next((column for column in unread if column in kinds and column not in rows), None)
+    if asked is not None:
+        raise ConfigError(f"column {asked!r} holds {unread[asked]}, which no kind reads")
+    catalogue = catalogue_of(rows, kinds, reading, Path(_first(sources)))
+    left_out = [ColumnRead(name, "out", 0, 0, f"holds {kind}") for name, kind in unread.items() if name not in rows]
+    facts = replace(catalogue.facts, columns=(*catalogue.facts.columns, *left_out))
+    return replace(catalogue, facts=facts)
+
+
+def catalogue_of(rows: pd.DataFrame, kinds: Mapping[str, str], reading: Reading, path: Path) -> Catalogue:
+    """A catalogue from ``item``, ``name`` and columns of facts, all text; counts what :func:`read_items` says."""
+    report = reading.report
     missing = rows["item"].isna()
     report["items_rows_without_id_dropped"] = int(missing.sum())
     rows = rows[~missing].reset_index(drop=True)
     if not len(rows):
-        raise DataError("no row has an id", path=Path(_first(sources)), remedy="Check that the right column is read.")
+        raise DataError("no row has an id", path=path, remedy="Check that the right column is read.")
     items = rows["item"].drop_duplicates().reset_index(drop=True)
     report["items_rows_of_an_item_seen_before"] = len(rows) - len(items)
     names = rows[["item", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
-    asked = next((column for column in unread if column in kinds and column not in rows), None)
-    if asked is not None:
-        raise ConfigError(f"column {asked!r} holds {unread[asked]}, which no kind reads")
     facts = facts_of_columns(rows["item"], rows.drop(columns=["item", "name"]), kinds)
-    left_out = [ColumnRead(name, "out", 0, 0, f"holds {kind}") for name, kind in unread.items() if name not in rows]
-    facts = replace(facts, columns=(*facts.columns, *left_out))
     return Catalogue(items, names.reset_index(drop=True), facts)
 
 

@@ -139,12 +139,18 @@ class SourceTable:
     headerless: bool = False
     lines: npt.NDArray[np.int64] | None = None  # of JSON lines, the line of each row
     date_order: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)  # of typed headers
     notes: list[str] = field(default_factory=list)  # what was decided while columns were read
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns, in order."""
         return list(self.table.column_names)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.table.rows if isinstance(self.table, ParquetColumns) else self.table.num_rows)
 
     @classmethod
     def from_text(cls, path: Path, data: bytes, *, delimiter: str, quoted: bool, columns: list[str]) -> SourceTable:

@@ -68,8 +68,9 @@ def read_tables(
     files, by default UTF-8. Both may be mappings from tables (:data:`TABLES`, or ``all``) to values. Tables in
     ``no_header`` have no header: their columns are called ``1``, ``2`` and so on, and those that no argument names are
     taken by place (user, item; head, relation, tail). A column that is left to its default may have another common
-    name (``userId``, ``user_id:token``); such choices are in ``notes``. ``triples`` may also be N-Triples (``.nt``) or Turtle
-    (``.ttl``); see :mod:`hakg_dgl.data.readers.rdf`. A table of triples without relations has the one that its file is
+    name (``userId``, ``user_id:token``); such choices are in ``notes``. ``triples`` may also be
+    N-Triples (``.nt``) or Turtle (``.ttl``); see :mod:`hakg_dgl.data.readers.rdf`. A table of triples without
+    relations has the one that its file is
     called by.
 
     Ids are text, whatever their type in the file. Timestamps are numbers, ISO 8601 dates, or dates such as
