@@ -215,7 +215,7 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
         click.echo(table([{key.replace("kind", "read as"): row[key] for key in _COLUMNS} for row in columns]) + "\n")
     if not counts["triples"] and kind == "tables":
         empty.append("remark: nothing is known of the items; --items or --triples gives facts, and ease needs none")
-
+    noted: Any = dataset.options.get("notes", [])
     notes = [f"note: {note}" for note in noted]
     for line in [*notes, *counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
         click.echo(f"  {line}")

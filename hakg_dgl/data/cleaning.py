@@ -74,7 +74,8 @@ def cleaned(raw: RawData, interactions: pd.DataFrame, options: Cleaning, report:
         return total
 
     def without(entities: np.ndarray) -> np.ndarray:
-        return kept[~(entities[head[kept]] | entities[tail[kept]])]
+        left: np.ndarray = kept[~(entities[head[kept]] | entities[tail[kept]])]
+        return left
 
     if options.max_entity_triples is not None:
         hubs = (degrees() > options.max_entity_triples) & ~is_item
