@@ -155,7 +155,7 @@ def _kind_of(values: pd.Series[Any], n_items: int) -> tuple[str, str]:
         return "out", "has no values"
     if values.str.contains(LIST_MARK, regex=False).any():
         return "list", "lists"
-    if values.str.contains(_PATH).mean() >= 0.5:
+    if values.str.contains(">", regex=False).mean() >= 0.5 and values.str.contains(_PATH).mean() >= 0.5:
         return "path", "levels separated by >"
     if values.str.contains("|", regex=False).any():
         return "list", "values separated by |"
@@ -163,7 +163,7 @@ def _kind_of(values: pd.Series[Any], n_items: int) -> tuple[str, str]:
         return "list", "values separated by ;"
     if distinct == 1 and n == n_items:
         return "out", "is the same for all items"
-    if values.str.fullmatch(_DATE).all() and distinct > 1:
+    if distinct > 1 and values.head(9).str.fullmatch(_DATE).all() and values.str.fullmatch(_DATE).all():
         return "dates", "dates"
     if _numbers(values).notna().all() and distinct > FEW_VALUES:
         return "bins", f"{distinct:,} different numbers"
@@ -241,9 +241,9 @@ def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -
     prefix = column + separator
     triples = pd.DataFrame(
         {
-            "head": [*found.facts["item"], *(prefix + found.order["below"])],
+            "head": _joined(found.facts["item"], prefix + found.order["below"]),
             "relation": [column] * len(found.facts) + found.order["relation"].tolist(),
-            "tail": [*(prefix + found.facts["value"]), *(prefix + found.order["above"])],
+            "tail": _joined(prefix + found.facts["value"], prefix + found.order["above"]),
         },
         dtype=object,
     )
@@ -251,6 +251,10 @@ def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -
     whole = pd.Series(values, dtype=object)
     names = whole.str.rsplit(" > ", n=1).str[-1] if last_level and len(whole) else whole
     return triples, pd.DataFrame({"id": prefix + whole, "name": names}, dtype=object)
+
+
+def _joined(first: pd.Series[Any], second: pd.Series[Any]) -> Any:
+    return np.concatenate([first.to_numpy(dtype=object), second.to_numpy(dtype=object)])
 
 
 def _refuse_unknown(kinds: Mapping[str, str], columns: list[str]) -> None:

@@ -121,7 +121,7 @@ def with_catalogue(raw: RawData, catalogue: Catalogue) -> RawData:
     """Raw data with the items of a catalogue, their names and facts; names that are known already are kept."""
     entity = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"], dtype=object)
     unlinked = catalogue.items[~catalogue.items.isin(entity.index)]
-    taken = {*entity, *raw.triples["head"], *raw.triples["tail"]}
+    taken = {*entity, *raw.triples["head"].unique(), *raw.triples["tail"].unique()}
     own = [_free(item, taken) for item in unlinked]
     added = pd.DataFrame({"item": unlinked.to_numpy(), "entity": own}, dtype=object)
     item_entity = pd.concat([raw.item_entity, added], ignore_index=True)
