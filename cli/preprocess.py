@@ -80,6 +80,7 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     "  hakg preprocess tables --interactions ratings.csv --triples facts.csv --links links.csv \\\n"
     "      --user-col who --item-col movie --out data/movies\n"
     "  hakg preprocess tables --interactions 'orders-*.csv' --items products.csv --item-col sku --out data/shop\n"
+    "  hakg preprocess tables --interactions ratings.dat --no-header interactions --triples kg.ttl --out data/films\n"
     "  hakg preprocess tables --interactions reviews.csv --triples facts.csv \\\n"
     "      --user-links friends.csv --out data/yelp\n",
 )

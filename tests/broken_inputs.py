@@ -379,8 +379,7 @@ def table_cases() -> Iterator[Case]:
     for header, message in {
         b"user": "no column 'item'",
         b"USER,ITEM": "no column 'user'",
-        b"user;item": "no column 'user'",
-        b"user|item": "no column 'user'",
+        b"user~item": "no column 'user'",
         b'"user","item': "a quote that is not closed",
         b"user,user": "2 columns are called",
         b",": "2 columns have no name",

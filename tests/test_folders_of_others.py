@@ -112,7 +112,9 @@ def test_kgat_graph_in_parts(tmp_path: Path) -> None:
 
 
 INTER = "user_id:token\titem_id:token\tlabel:float\nann\ta\t1\nann\tb\t0\nbob\tb\t1\n"
-ITEM = "item_id:token\tmovie_title:token_seq\tclass:token_seq\tyear:token\na\tThe A\tx y\t1999\nb\tB\tx\t1999\nc\tC\t\t\n"
+ITEM = (
+    "item_id:token\tmovie_title:token_seq\tclass:token_seq\tyear:token\na\tThe A\tx y\t1999\nb\tB\tx\t1999\nc\tC\t\t\n"
+)
 USER = "user_id:token\tage:token\nann\t24\nbob\t24\nzed\t99\n"
 
 
