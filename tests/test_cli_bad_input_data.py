@@ -256,9 +256,8 @@ _INTER = RECBOLE["x.inter"]
     ("changed", "message"),
     [
         (
-            {"x.inter": _INTER.replace("item_id", "movie_id")},
-            "src/x.inter, line 1: no column 'item_id'; there are: 'user_id', 'movie_id', 'rating', 'timestamp'\n"
-            + TABS,
+            {"x.inter": _INTER.replace("item_id", "thing")},
+            "src/x.inter, line 1: no column 'item_id'; there are: 'user_id', 'thing', 'rating', 'timestamp'\n" + TABS,
         ),
         (
             {"x.kg": RECBOLE["x.kg"].replace("tail_id", "object")},
@@ -649,7 +648,8 @@ def test_a_folder_where_a_table_is_expected() -> None:
 
 
 NO_LAYOUT = (
-    "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and NAME.link.\n"
+    "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and NAME.link,\n"
+    "a KGCN folder ratings_final.txt and kg_final.txt.\n"
     "For CSV, TSV or Parquet files use 'tables'."
 )
 

@@ -301,7 +301,7 @@ def test_recbole(tmp_path):
         ("inter", INTER.replace("\t5", "\t"), 4, "rating is missing"),
         ("inter", INTER.replace("\t5", "\tinf"), 4, "rating is 'inf'"),
         ("inter", INTER.replace("2\tb\t5", "2\tb"), 4, "2 values, but the header has 3 columns"),
-        ("inter", INTER.replace("item_id", "movie_id"), 1, "no column 'item_id'; there are: 'user_id', 'movie_id'"),
+        ("inter", INTER.replace("item_id", "thing"), 1, "no column 'item_id'; there are: 'user_id', 'thing'"),
         ("inter", INTER.partition("\n")[0] + "\n", None, "no row"),
         ("inter", "", None, "the file is empty"),
         ("kg", ATOMIC["kg"].encode() + b"\xe9t\xe9\tr\tm1\n", 5, "UTF-8"),

@@ -122,7 +122,7 @@ def test_packed_files(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(data)
     assert len(read_tables(path).interactions) == 500
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match="truncated|damaged"):
+    with pytest.raises(DataError, match=r"truncated|damaged"):
         read_tables(path)
     (tmp_path / "plain.csv").write_bytes(data)
     with pytest.raises(DataError, match=rf"compressed by .*\n.*\.{suffix}"):

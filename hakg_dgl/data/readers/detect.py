@@ -38,6 +38,6 @@ def detect_format(folder: str | Path) -> str:
         problem = f"no known layout: the folder {'holds ' + ', '.join(map(repr, found)) if found else 'is empty'}"
         remedy = (
             "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and "
-            "NAME.link,\na KGCN folder ratings_final.txt and kg_final.txt. For CSV, TSV or Parquet files use 'tables'."
+            "NAME.link,\na KGCN folder ratings_final.txt and kg_final.txt.\nFor CSV, TSV or Parquet files use 'tables'."
         )
     raise DataError(problem, path=folder, remedy=remedy)

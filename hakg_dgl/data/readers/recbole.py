@@ -72,8 +72,9 @@ def read_recbole(
     name = name or _only_stem(folder)
     files = SourceFiles(folder)
     reading = Reading(digests=files.digests)
+    asked = ("user_id" if user_col == "user" else user_col, "item_id" if item_col == "item" else item_col)
     columns = {"rating": rating_col, "timestamp": timestamp_col}
-    interactions, ids = _interactions(files, name, (user_col, item_col), columns, reading)
+    interactions, ids = _interactions(files, name, asked, columns, reading)
     graph = _parts(folder, name, ".kg")
     if not graph and locate(folder, f"{name}.link") is None:
         return _from_attributes(files, name, ids, interactions, title_column, facts or {}, reading)
@@ -123,8 +124,8 @@ def _interactions(
     for split, file in (here or {"": f"{name}.inter"}).items():
         table = _atomic_table(*files.read(file))
         found = (
-            table.find(ids[0], default="user", name="user"),
-            table.find(ids[1], default="item", name="item"),
+            table.find(ids[0], default="user_id", name="user"),
+            table.find(ids[1], default="item_id", name="item"),
         )
         frame = table.ids({"user": found[0], "item": found[1]}, reading.report, "interactions_without_id_dropped")
         for what, asked in columns.items():
