@@ -43,11 +43,13 @@ _TABLE_COLUMNS = {
     "friend_col": "friend",
     "link_relation_col": None,
 }
+_FORMS = ("delimiter", "encoding", "no_header", "date_order")
+_ATOMIC_COLUMNS = ("user_col", "item_col", "rating_col", "timestamp_col")
 _USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
 _COLUMNS = ("column", "kind", "facts", "entities", "why")
 _READER_OPTIONS = {
-    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, "name", "facts", "user_columns"},
-    "folder": {"format_", "name", "title_col"},
+    "tables": {*_TABLE_FILES, *_TABLE_COLUMNS, *_FORMS, "name", "facts", "user_columns"},
+    "folder": {"format_", "name", "title_col", "facts", *_ATOMIC_COLUMNS},
     "card": {"mirror", "cache"},
     "demo": set[str](),
 }
@@ -80,6 +82,7 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     "  hakg preprocess tables --interactions 'orders-*.csv' --items products.csv --item-col sku --out data/shop\n"
     "  hakg preprocess tables --interactions orders.csv --users customers.csv --user-columns age=bins \\\n"
     "      --split temporal-global --timestamp-col date --out data/shop\n"
+    "  hakg preprocess tables --interactions ratings.dat --no-header interactions --triples kg.ttl --out data/films\n"
     "  hakg preprocess tables --interactions reviews.csv --triples facts.csv \\\n"
     "      --user-links friends.csv --out data/yelp\n",
 )
@@ -88,20 +91,20 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["kgat", "recbole"]),
+    type=click.Choice(["kgat", "kgcn", "recbole"]),
     help="Layout of the folder, if its files do not show it.",
 )
 @click.option("--name", help="Folder: data set to read, where there are several. Tables: what to call it.")
 @click.option("--title-col", metavar="COLUMN", help="RecBole: column of NAME.item with the titles.")
-@_files("--interactions", "who interacted with what (CSV, TSV or Parquet).")
-@_files("--triples", "the knowledge graph.")
+@_files("--interactions", "who interacted with what (CSV, TSV, JSON lines or Parquet, perhaps packed).")
+@_files("--triples", "the knowledge graph, as a table, N-Triples (.nt) or Turtle (.ttl).")
 @_files("--items", "a row an item: its id, name and attributes, which become facts. All of them are items.")
 @click.option(
     "--facts",
     multiple=True,
     metavar="COLUMN=KIND",
-    help="Tables: how to read a column of --items: values, list, path, bins, dates or out (default: by what it holds). "
-    "Repeatable.",
+    help="Tables and RecBole: how to read a column of --items (NAME.item, NAME.user): values, list, path, "
+    "bins, dates or out (default: by what it holds). Repeatable.",
 )
 @_files("--users", "a row a user: its id and attributes, which become facts of users.")
 @click.option(
@@ -114,6 +117,31 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
 @_files("--item-names", "names of the items.")
 @_files("--user-facts", "what is known of users, as triples; entities are named as in --triples.")
 @_files("--user-links", "pairs of users, such as friends.")
+@click.option(
+    "--delimiter",
+    multiple=True,
+    metavar="[TABLE=]CHAR",
+    help="Tables: what separates values, of all tables or of one: a character, comma, tab, semicolon, pipe, space or "
+    "'::' (default: as the file looks), such as --delimiter interactions=semicolon. Repeatable.",
+)
+@click.option(
+    "--encoding",
+    multiple=True,
+    metavar="[TABLE=]NAME",
+    help="Tables: encoding of text (default utf-8), such as --encoding latin-1 or --encoding items=cp1252. Repeatable.",
+)
+@click.option(
+    "--no-header",
+    multiple=True,
+    type=click.Choice(["all", *(name.replace("_", "-") for name in _TABLE_FILES)]),
+    help="Tables: this table has no header; its columns are called 1, 2 and so on, such as --no-header interactions "
+    "--user-col 1 --item-col 2. Repeatable.",
+)
+@click.option(
+    "--date-order",
+    type=click.Choice(["day-first", "month-first"]),
+    help="Tables: what 03/04/2024 means, where no date of the column shows it.",
+)
 @_table_options
 @click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
 @click.option(
@@ -129,6 +157,14 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     "--min-item-interactions", type=int, default=1, show_default=True, help="k-core: fewest interactions of an item."
 )
 @click.option("--rating-threshold", type=float, help="Lowest rating of an interaction that is a positive.")
+@click.option("--min-entity-triples", type=int, default=1, show_default=True, help="Drop entities with fewer facts.")
+@click.option("--min-relation-triples", type=int, default=1, show_default=True, help="Drop relations with fewer facts.")
+@click.option(
+    "--max-entity-triples", type=int, help="Drop hubs: entities, other than items, with more facts than this."
+)
+@click.option(
+    "--max-hops", type=int, help="Drop facts further than this many hops from every item; 1 keeps facts of items alone."
+)
 @click.option("--drop-unlinked", is_flag=True, help="Drop interactions with items that the knowledge graph lacks.")
 @click.option(
     "--split",
@@ -155,9 +191,9 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
 def preprocess_command(source: str, out: Path, **options: Any) -> None:
     """Read, check and convert raw data into a data set.
 
-    SOURCE is a folder (KGAT/KGIN layout or RecBole atomic files), 'tables' (with --interactions, and for facts --items
-    or --triples), 'demo' (generated on the spot), or the name of a dataset card, which is downloaded: last-fm,
-    yelp2018, alibaba-ifashion, amazon-book. Write ./last-fm for a folder of that name.
+    SOURCE is a folder (KGAT/KGIN or KGCN layout, or RecBole atomic files), 'tables' (with --interactions, and for
+    facts --items or --triples), 'demo' (generated on the spot), or the name of a dataset card, which is downloaded:
+    last-fm, yelp2018, alibaba-ifashion, amazon-book. Write ./last-fm for a folder of that name.
     """
     from hakg_dgl.data.cards import list_cards
     from hakg_dgl.data.dataset import refuse_foreign
@@ -192,7 +228,9 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
             click.echo(table([{names.get(key, key): row[key] for key in _COLUMNS} for row in columns]) + "\n")
     if not counts["triples"] and kind == "tables":
         empty.append("remark: nothing is known of the items; --items or --triples gives facts, and ease needs none")
-    for line in [*counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
+    noted: Any = dataset.options.get("notes", [])
+    notes = [f"note: {note}" for note in noted]
+    for line in [*notes, *counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
         click.echo(f"  {line}")
     click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
 
@@ -225,6 +263,20 @@ def _kinds(option: str, given: tuple[str, ...]) -> dict[str, str]:
     return kinds
 
 
+def _by_table(option: str, given: tuple[str, ...]) -> dict[str, str] | None:
+    """Table, or 'all', -> value, from ``TABLE=VALUE`` or a value for all."""
+    found: dict[str, str] = {}
+    for entry in given:
+        table, separator, value = entry.partition("=")
+        table = table.replace("-", "_")
+        if not separator or not value or table not in (*_TABLE_FILES, "all"):
+            table, value = "all", entry
+        if found.get(table, value) != value:
+            raise click.UsageError(f"--{option} is given twice for {table}: {found[table]!r} and {value!r}")
+        found[table] = value
+    return found or None
+
+
 def _refuse_idle_options(source: str, kind: str) -> None:
     """Raise UsageError for options that would do nothing."""
     ctx = click.get_current_context()
@@ -236,10 +288,26 @@ def _refuse_idle_options(source: str, kind: str) -> None:
             raise click.UsageError(f"{parameter.opts[0]} is an option for {homes}, and {source!r} is a {kind}")
     if kind == "tables" and not ctx.params["interactions"]:
         raise click.UsageError("SOURCE 'tables' needs --interactions")
-    if ctx.params["facts"] and not ctx.params["items"]:
+    if kind == "tables":
+        _refuse_forms_of_tables_not_given(ctx)
+    if kind == "tables" and ctx.params["facts"] and not ctx.params["items"]:
         raise click.UsageError("--facts says how to read a column of --items: give that too")
     if ctx.params["user_columns"] and not ctx.params["users"]:
         raise click.UsageError("--user-columns says how to read a column of --users: give that too")
+
+
+def _refuse_forms_of_tables_not_given(ctx: click.Context) -> None:
+    """Raise UsageError for a separator, an encoding or a missing header of a table that is not given."""
+    named: dict[str, Any] = {
+        "delimiter": _by_table("delimiter", ctx.params["delimiter"]) or {},
+        "encoding": _by_table("encoding", ctx.params["encoding"]) or {},
+        "no-header": dict.fromkeys(name.replace("-", "_") for name in ctx.params["no_header"]),
+    }
+    for option, about in named.items():
+        for table_name in about:
+            if table_name != "all" and not ctx.params[table_name]:
+                flag = "--" + table_name.replace("_", "-")
+                raise click.UsageError(f"--{option} is about {flag}, which is not given")
 
 
 def _remarks(source: str, counts: dict[str, int]) -> list[str]:
@@ -265,6 +333,7 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
     from hakg_dgl.data.cards import list_cards, load_card
     from hakg_dgl.data.readers.detect import detect_format
     from hakg_dgl.data.readers.kgat import read_kgat
+    from hakg_dgl.data.readers.kgcn import read_kgcn
     from hakg_dgl.data.readers.recbole import read_recbole
     from hakg_dgl.data.readers.tables import read_tables
     from hakg_dgl.data.synthetic import generate_demo
@@ -275,8 +344,16 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
     if kind == "tables":
         files: dict[str, Any] = {name: _expanded(name, reading[name]) for name in _TABLE_FILES}
         columns = {name: reading[name] for name in (*_TABLE_COLUMNS, "name")}
-        facts, of_users = _kinds("--facts", reading["facts"]), _kinds("--user-columns", reading["user_columns"])
-        return read_tables(**files, **columns, facts=facts, user_columns=of_users)
+        return read_tables(
+            **files,
+            **columns,
+            facts=_kinds("--facts", reading["facts"]),
+            user_columns=_kinds("--user-columns", reading["user_columns"]),
+            delimiter=_by_table("delimiter", reading["delimiter"]),
+            encoding=_by_table("encoding", reading["encoding"]),
+            no_header=[name.replace("-", "_") for name in reading["no_header"]],
+            date_order=reading["date_order"],
+        )
     if not folder.exists() and os.sep not in source:
         known = ["tables", "demo", *list_cards()]
         near = difflib.get_close_matches(source, known, n=1)
@@ -284,7 +361,19 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
         raise ConfigError(f"SOURCE {source!r} is not a folder{hint}")
     layout = load_card(source).layout if kind == "card" else reading["format_"] or detect_format(folder)
     if layout == "recbole":
-        return read_recbole(folder, name=reading["name"], title_column=reading["title_col"])
-    if reading["title_col"]:
-        raise ConfigError("--title-col is an option for RecBole atomic files, and this folder has the KGAT layout")
+        return read_recbole(
+            folder,
+            name=reading["name"],
+            title_column=reading["title_col"],
+            facts=_kinds("--facts", reading["facts"]),
+            **{name: reading[name] for name in _ATOMIC_COLUMNS},
+        )
+    for option in ("title_col", "facts", *_ATOMIC_COLUMNS):
+        if reading[option] and reading[option] != _TABLE_COLUMNS.get(option):
+            flag = "--" + option.replace("_", "-")
+            raise ConfigError(
+                f"{flag} is an option for RecBole atomic files, and this folder has the {layout.upper()} layout"
+            )
+    if layout == "kgcn":
+        return read_kgcn(folder, name=reading["name"])
     return read_kgat(folder, name=source if kind == "card" else reading["name"])

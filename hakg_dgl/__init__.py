@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hakg_dgl.data.new_items import NewItems, read_new_items
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers.kgat import read_kgat
+    from hakg_dgl.data.readers.kgcn import read_kgcn
     from hakg_dgl.data.readers.raw import RawData
     from hakg_dgl.data.readers.recbole import read_recbole
     from hakg_dgl.data.readers.tables import read_tables
@@ -71,6 +72,7 @@ _HOMES = {
     "data.new_items": ("NewItems", "read_new_items"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers.kgat": ("read_kgat",),
+    "data.readers.kgcn": ("read_kgcn",),
     "data.readers.raw": ("RawData",),
     "data.readers.recbole": ("read_recbole",),
     "data.readers.tables": ("read_tables",),
@@ -169,6 +171,7 @@ __all__ = [
     "model_names",
     "preprocess",
     "read_kgat",
+    "read_kgcn",
     "read_later_log",
     "read_new_items",
     "read_new_users",

@@ -213,7 +213,12 @@ def test_text_in_another_encoding(file: str, spoil: Callable[[str], bytes], wher
         else f"src/{file}, {where.replace('{last}', str(base[file].count(chr(10)) + 1))}"
     )
     changed: dict[str, Content] = {file: spoil(base[file])}
-    refuse_tables(changed, message) if base is TABLES else refuse_folder(base, changed, message)
+    if base is TABLES:  # they have an option for it
+        message = message.replace("\nConvert it", "\nGive its encoding, for example --encoding ENCODING, or convert it")
+        message = message.replace("ENCODING", "utf-16" if where is None else "latin-1")
+        refuse_tables(changed, message)
+    else:
+        refuse_folder(base, changed, message)
 
 
 @pytest.mark.parametrize("base", [KGAT, RECBOLE, TABLES], ids=["kgat", "recbole", "tables"])
@@ -251,9 +256,8 @@ _INTER = RECBOLE["x.inter"]
     ("changed", "message"),
     [
         (
-            {"x.inter": _INTER.replace("item_id", "movie_id")},
-            "src/x.inter, line 1: no column 'item_id'; there are: 'user_id', 'movie_id', 'rating', 'timestamp'\n"
-            + TABS,
+            {"x.inter": _INTER.replace("item_id", "thing")},
+            "src/x.inter, line 1: no column 'item_id'; there are: 'user_id', 'thing', 'rating', 'timestamp'\n" + TABS,
         ),
         (
             {"x.kg": RECBOLE["x.kg"].replace("tail_id", "object")},
@@ -328,8 +332,8 @@ def test_tables_without_rows_or_file(file: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "column"), [("i.csv", "user"), ("t.csv", "head"), ("l.csv", "item")])
-def test_tables_with_semicolons(file: str, column: str) -> None:
-    text = TABLES[file].replace(",", ";")
+def test_tables_with_another_separator(file: str, column: str) -> None:
+    text = TABLES[file].replace(",", "~")
     header = text.splitlines()[0]
     refuse_tables({file: text}, f"src/{file}, line 1: no column '{column}'; there are: '{header}'\n{COMMAS}")
 
@@ -436,7 +440,7 @@ def test_a_given_split_without_training_rows() -> None:
         ),
         (
             lambda path: pd.DataFrame({"user": ["a"], "item": [[1]]}).to_parquet(path),
-            "src/i.parquet: column 'item' holds list<.+>, not text, numbers or dates\nName another column, .+",
+            "src/i.parquet: column 'item' holds list<.+>, not ids .text or integers.\nName another column, .+",
         ),
         (
             lambda path: pd.DataFrame({"user": ["a"], "thing": [1]}).to_parquet(path),
@@ -644,7 +648,8 @@ def test_a_folder_where_a_table_is_expected() -> None:
 
 
 NO_LAYOUT = (
-    "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and NAME.link.\n"
+    "A KGAT folder holds train.txt, test.txt and kg_final.txt, a RecBole folder NAME.inter, NAME.kg and NAME.link,\n"
+    "a KGCN folder ratings_final.txt and kg_final.txt.\n"
     "For CSV, TSV or Parquet files use 'tables'."
 )
 

@@ -301,7 +301,7 @@ def test_recbole(tmp_path):
         ("inter", INTER.replace("\t5", "\t"), 4, "rating is missing"),
         ("inter", INTER.replace("\t5", "\tinf"), 4, "rating is 'inf'"),
         ("inter", INTER.replace("2\tb\t5", "2\tb"), 4, "2 values, but the header has 3 columns"),
-        ("inter", INTER.replace("item_id", "movie_id"), 1, "no column 'item_id'; there are: 'user_id', 'movie_id'"),
+        ("inter", INTER.replace("item_id", "thing"), 1, "no column 'item_id'; there are: 'user_id', 'thing'"),
         ("inter", INTER.partition("\n")[0] + "\n", None, "no row"),
         ("inter", "", None, "the file is empty"),
         ("kg", ATOMIC["kg"].encode() + b"\xe9t\xe9\tr\tm1\n", 5, "UTF-8"),
@@ -368,7 +368,7 @@ def test_tables_float_ids_of_parquet_and_missing_ones(table_files):
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("user;item\n1;2\n", 1, "no column 'user'; there are: 'user;item'"),
+        ("who;what\n1;2\n", 1, "no column 'user', and|no column 'user'; there are: 'who', 'what'"),
         ("user,item,r\n1,2,3\n\n1,3,\n", 4, "r is missing"),
         ('user,item,r\n"1\n",2,3\n1,3,bad\n', 4, "r is 'bad'"),
         ("user,item,r\n1,2,3\n1,2\n", 3, "2 values, but the header has 3 columns"),

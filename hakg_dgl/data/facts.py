@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -25,6 +26,8 @@ by ``>``, the last one being the item's; each level is ``part_of`` the one befor
 as many items each; a bin ``follows`` the one below. ``dates``: a month, which is ``part_of`` its year. ``out``: none.
 """
 KINDS: tuple[str, ...] = get_args(ColumnKind)
+LIST_MARK = "\x1f"
+"""What separates the values of a list that a file or frame holds as a list."""
 PART_OF, FOLLOWS = "part_of", "follows"
 BINS = 8
 FEW_VALUES = 20
@@ -154,7 +157,9 @@ def _kind_of(values: pd.Series[Any], n_items: int, of: str) -> tuple[str, str]:
     n, distinct = len(values), values.nunique()
     if not n:
         return "out", "has no values"
-    if values.str.contains(_PATH).mean() >= 0.5:
+    if values.str.contains(LIST_MARK, regex=False).any():
+        return "list", "lists"
+    if values.str.contains(">", regex=False).mean() >= 0.5 and values.str.contains(_PATH).mean() >= 0.5:
         return "path", "levels separated by >"
     if values.str.contains("|", regex=False).any():
         return "list", "values separated by |"
@@ -162,7 +167,7 @@ def _kind_of(values: pd.Series[Any], n_items: int, of: str) -> tuple[str, str]:
         return "list", "values separated by ;"
     if distinct == 1 and n == n_items:
         return "out", f"is the same for all {of}"
-    if values.str.fullmatch(_DATE).all() and distinct > 1:
+    if distinct > 1 and values.head(9).str.fullmatch(_DATE).all() and values.str.fullmatch(_DATE).all():
         return "dates", "dates"
     if _numbers(values).notna().all() and distinct > FEW_VALUES:
         return "bins", f"{distinct:,} different numbers"
@@ -186,7 +191,8 @@ def _as_nothing(column: str, values: pd.DataFrame) -> _Found:
 
 
 def _as_list(column: str, values: pd.DataFrame) -> _Found:
-    separator = "|" if values["value"].str.contains("|", regex=False).any() else ";"
+    marks = (LIST_MARK, "|", ";")
+    separator = next((mark for mark in marks if values["value"].str.contains(mark, regex=False).any()), ";")
     taken = values.assign(value=values["value"].str.split(separator, regex=False)).explode("value")
     taken["value"] = taken["value"].str.strip()
     return _Found(taken[taken["value"] != ""].drop_duplicates().reset_index(drop=True), _no_order())
@@ -197,7 +203,7 @@ def _as_path(column: str, values: pd.DataFrame) -> _Found:
     order: dict[tuple[str, str], None] = {}
     leaves: dict[str, str] = {}
     for path in values["value"].unique():
-        levels = [level.strip() for level in path.split(">") if level.strip()]
+        levels = [level.strip() for level in re.split(f"[>{LIST_MARK}]", path) if level.strip()]
         ways = [" > ".join(levels[: depth + 1]) for depth in range(len(levels))]
         leaves[path] = ways[-1] if ways else ""
         order |= dict.fromkeys(zip(ways[1:], ways[:-1], strict=True))
@@ -239,9 +245,9 @@ def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -
     prefix = column + separator
     triples = pd.DataFrame(
         {
-            "head": [*found.facts["item"], *(prefix + found.order["below"])],
+            "head": _joined(found.facts["item"], prefix + found.order["below"]),
             "relation": [column] * len(found.facts) + found.order["relation"].tolist(),
-            "tail": [*(prefix + found.facts["value"]), *(prefix + found.order["above"])],
+            "tail": _joined(prefix + found.facts["value"], prefix + found.order["above"]),
         },
         dtype=object,
     )
@@ -249,6 +255,10 @@ def _numbered(column: str, separator: str, found: _Found, *, last_level: bool) -
     whole = pd.Series(values, dtype=object)
     names = whole.str.rsplit(" > ", n=1).str[-1] if last_level and len(whole) else whole
     return triples, pd.DataFrame({"id": prefix + whole, "name": names}, dtype=object)
+
+
+def _joined(first: pd.Series[Any], second: pd.Series[Any]) -> Any:
+    return np.concatenate([first.to_numpy(dtype=object), second.to_numpy(dtype=object)])
 
 
 def _refuse_unknown(kinds: Mapping[str, str], columns: list[str], of: str) -> None:

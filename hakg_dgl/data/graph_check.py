@@ -70,8 +70,9 @@ def _gaps(table: pd.DataFrame, *columns: str) -> int:
 def _items_as_attributes(raw: RawData) -> int:
     """Items that are tails of facts about items, in relations that also lead to what is no item, or to few items."""
     items = set(raw.item_entity["entity"].astype(str))
-    of_items = raw.triples[raw.triples["head"].astype(str).isin(items)]
-    tails = of_items[of_items["tail"].astype(str).isin(items)]
+    item_tails = [tail for tail in raw.triples["tail"].unique() if str(tail) in items]
+    tails = raw.triples[raw.triples["tail"].isin(item_tails)]
+    tails = tails[tails["head"].astype(str).isin(items)]
     shared = tails.groupby("relation")["tail"].agg(["nunique", "size"])
     gathered = shared.index[shared["size"] >= 2 * shared["nunique"]]  # as attributes do, and sequels do not
     return int(tails.loc[tails["relation"].isin(gathered), "tail"].nunique())
@@ -80,7 +81,7 @@ def _items_as_attributes(raw: RawData) -> int:
 def _users_as_heads(raw: RawData, interactions: pd.DataFrame) -> int:
     """Users who are heads of triples, where these are not ids of items or tails too."""
     heads = pd.Series(raw.triples["head"].unique(), dtype=object)
-    others = {*raw.item_entity["entity"], *raw.triples["tail"]}
+    others = {*raw.item_entity["entity"].unique(), *raw.triples["tail"].unique()}
     return int((heads.isin(interactions["user"].unique()) & ~heads.isin(others)).sum())
 
 
@@ -100,13 +101,13 @@ def _require_linked(raw: RawData, interactions: pd.DataFrame) -> None:
     """Raise DataError if no item that is chosen occurs in a triple."""
     if not len(raw.triples):
         return
-    named = {*raw.triples["head"].astype(str), *raw.triples["tail"].astype(str)}
+    named = {*raw.triples["head"].unique().astype(str), *raw.triples["tail"].unique().astype(str)}
     entity = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"].astype(str), dtype=object)
-    chosen = interactions["item"].astype(str).unique()
+    chosen = pd.Series(interactions["item"].unique()).astype(str).unique()
     own = entity.reindex(chosen)
     if own.isin(named).any():
         return
-    heads = ", ".join(map(repr, sorted(raw.triples["head"].astype(str).unique())[:3]))
+    heads = ", ".join(map(repr, sorted(raw.triples["head"].unique().astype(str))[:3]))
     raise DataError(
         f"none of the {len(chosen):,} items of the interactions occurs in the facts: items are called "
         f"{', '.join(map(repr, sorted(chosen)[:3]))}, heads of facts {heads}",

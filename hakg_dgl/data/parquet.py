@@ -75,8 +75,14 @@ class ParquetColumns:
             problem = f"says that it holds {self.rows:,} rows, in {self._size:,} bytes; no table is that dense"
             raise DataError(problem, path=path, remedy=remedy)
 
+    def kind(self, name: str) -> Any:
+        """Type of a column."""
+        return self._schema.field(name).type
+
     def column(self, name: str, *, decode: bool = True) -> Any:
         """A column as a ``pyarrow.ChunkedArray``, validated; text is a dictionary unless ``decode``.
+
+        Lists of text, numbers or dates are read too, where ``decode`` is asked for.
 
         Raises
         ------
@@ -85,7 +91,9 @@ class ParquetColumns:
             size.
         """
         kind = self._schema.field(name).type
-        if not _is_plain(kind):
+        if decode and is_list(kind):
+            return self._lists(name)
+        if not is_plain(kind):
             raise DataError(
                 f"column {name!r} holds {_cut(str(kind))}, not text, numbers or dates",
                 path=self.path,
@@ -102,6 +110,34 @@ class ParquetColumns:
             return values
         self._refuse_long_text(name, values)
         return pc.cast(values, values.type.value_type) if decode else values
+
+    def _lists(self, name: str) -> Any:
+        """A column of lists, after what it says of its sizes was checked."""
+        try:
+            about = self._open().metadata
+            leaves = [
+                (part.path_in_schema, part.num_values)
+                for group in range(about.num_row_groups)
+                for part in map(about.row_group(group).column, range(about.num_columns))
+                if part.path_in_schema.split(".")[0] == name
+            ]
+            values = sum(count for _, count in leaves)
+            if min((count for _, count in leaves), default=0) < 0 or values > max(
+                ROWS_FLOOR, ROWS_PER_BYTE * self._size
+            ):
+                raise self._damaged(f"lists of column {name!r} hold {values:,} values, in {self._size:,} bytes")
+            column = self._open(read_dictionary=[path for path, _ in leaves]).read(columns=[name]).column(name)
+            column.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise self._unreadable(error) from error
+        if len(column) != self.rows:
+            raise self._damaged(f"column {name!r} has {len(column)} of {self.rows} rows")
+        flat = pc.list_flatten(column)
+        if pa.types.is_dictionary(flat.type):
+            self._refuse_long_text(name, flat)
+        return column
 
     @cached_property
     def _schema(self) -> Any:
@@ -135,10 +171,15 @@ def listed(columns: list[str]) -> str:
     return ", ".join(shown) + (f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else "")
 
 
-def _is_plain(kind: Any) -> bool:
-    """One value a row, of a few bytes or text."""
+def is_list(kind: Any) -> bool:
+    """Lists of text, numbers or dates."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_plain(kind.value_type)
+
+
+def is_plain(kind: Any) -> bool:
+    """Whether a type is one value a row, of a few bytes or text."""
     if pa.types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
+        return is_plain(kind.value_type)
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     return _is_text(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind) or any(is_(kind) for is_ in numbers)
 

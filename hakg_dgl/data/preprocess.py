@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hakg_dgl.data.cleaning import Cleaning, cleaned
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.graph_check import check_graph
 from hakg_dgl.data.id_maps import IdMap
+from hakg_dgl.data.raw_check import checked
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
 from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold
@@ -47,6 +49,8 @@ class PreprocessOptions:
         Of the random choices.
     drop_unlinked
         Drop interactions with items about which the knowledge graph says nothing.
+    min_entity_triples, min_relation_triples, max_entity_triples, max_hops
+        Clean the knowledge graph; see :class:`~hakg_dgl.data.cleaning.Cleaning`.
 
     Raises
     ------
@@ -62,6 +66,10 @@ class PreprocessOptions:
     test: float = 0.2
     seed: int = 2020
     drop_unlinked: bool = False
+    min_entity_triples: int = 1
+    min_relation_triples: int = 1
+    max_entity_triples: int | None = None
+    max_hops: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("min_user_interactions", "min_item_interactions", "seed"):
@@ -76,15 +84,20 @@ class PreprocessOptions:
             raise ConfigError(f"split = {self.split!r} is not allowed; choose one of {', '.join(STRATEGIES)}")
         if self.rating_threshold is not None and not math.isfinite(self.rating_threshold):
             raise ConfigError(f"rating_threshold = {self.rating_threshold!r} is not allowed; it is a finite number")
+        self.cleaning()
+
+    def cleaning(self) -> Cleaning:
+        """The settings that clean the knowledge graph."""
+        return Cleaning(self.min_entity_triples, self.min_relation_triples, self.max_entity_triples, self.max_hops)
 
 
 def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Dataset:
     """Filter, number and split raw data.
 
-    In this order: rating threshold, unlinked items, repeated pairs, k-core, facts and links of users, numbering, test
-    split, validation split. Of a repeated pair the earliest is kept (with a given split, the one in the earliest of
-    train, valid, test). Facts and links of users who have no interaction left are dropped, and so are links of a user
-    to itself.
+    In this order: rating threshold, unlinked items, repeated pairs, k-core, cleaning of the graph, facts and links of
+    users, numbering, test split, validation split. Of a repeated pair the earliest is kept (with a given split, the one
+    in the earliest of train, valid, test). Facts and links of users who have no interaction left are dropped, and so
+    are links of a user to itself.
 
     With ``temporal-global``, users whose interactions are all later than the training split cannot be ranked: they are
     left out, and counted with their interactions. Items that only they have chosen stay items.
@@ -101,6 +114,7 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         names the filter.
     """
     options = options or PreprocessOptions()
+    raw = checked(raw)
     report = dict(raw.report)
     strategy = options.split or ("given" if "split" in raw.interactions else "random")
     if strategy == "given" and "split" not in raw.interactions:
@@ -116,6 +130,7 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     report |= check_graph(raw, interactions, threshold=options.rating_threshold)
     if strategy == "temporal-global":
         raw, interactions = _cut_in_time(raw, interactions, options, report)
+    raw = cleaned(raw, interactions, options.cleaning(), report)
     raw = _with_rows_of_users(raw, interactions, report)
     if len(raw.attribute_order):
         raw = replace(raw, triples=pd.concat([raw.triples, raw.attribute_order], ignore_index=True))
@@ -138,10 +153,11 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
         user_links=numbered.user_links,
         test_overlap=_overlap(raw.test_overlap, interactions, strategy),
         options={
-            **asdict(options),
+            **_told(options),
             "split": strategy,
             **({"columns": list(raw.columns)} if raw.columns else {}),
             **({"user_columns": list(raw.user_columns)} if raw.user_columns else {}),
+            **({"notes": list(raw.notes)} if raw.notes else {}),
         },
         sources=dict(raw.sources),
         report=report,
@@ -153,6 +169,12 @@ def _overlap(pairs: pd.DataFrame, interactions: pd.DataFrame, strategy: str) -> 
     """The pairs of the source's test part that are known before it, if its split is kept; ids are row numbers."""
     known = interactions.loc[interactions["split"] != "test", ["user", "item"]]
     return pairs.merge(known, on=["user", "item"]) if strategy == "given" and len(pairs) else pairs.head(0)
+
+
+def _told(options: PreprocessOptions) -> dict[str, object]:
+    """Options as the data set keeps them; those of cleaning only where they do something."""
+    idle = {name for name, value in asdict(Cleaning()).items() if getattr(options, name) == value}
+    return {name: value for name, value in asdict(options).items() if name not in idle}
 
 
 def _filtered(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import stat
@@ -15,11 +17,19 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
+
 from hakg_dgl.data.readers.text import counted, shown
 from hakg_dgl.errors import DataError
 
 EXPANSION_RATIO, EXPANSION_FLOOR = 200, 64 * 2**20
 """An archive may expand to this many times its own size, or to 64 MiB: text compresses well below this."""
+
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
+"""Suffixes of packed files."""
+
+XZ_MEMORY = 2**27
+"""Bytes that unpacking ``.xz`` may take beside what it gives: enough for its strongest preset, 9."""
 
 
 class SourceFiles:
@@ -65,11 +75,22 @@ def existing_folder(folder: str | Path) -> Path:
 
 def locate(folder: Path, name: str) -> Path | None:
     """The file of this name, or its compressed form; None if there is neither."""
-    for path in (folder / f"{name}{end}" for end in ("", ".gz", ".zip")):
+    for path in (folder / f"{name}{end}" for end in ("", *PACKED)):
         if os.path.lexists(path):
             _refuse_other_kinds(path)
             return path
     return None
+
+
+def parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
+    """Names, without packing, of the parts ``STEM_1.txt``, ``STEM-part2.txt``, ``STEM.3.txt`` of a file, by number."""
+    shape = re.compile(rf"{re.escape(stem)}[._-]?(?:part)?[._-]?(\d{{1,6}}){re.escape(suffix)}")
+    found = {
+        entry.name.removesuffix(next((end for end in PACKED if entry.name.endswith(end)), ""))
+        for entry in folder.iterdir()
+    }
+    numbered = [(int(match[1]), match[0]) for match in map(shape.fullmatch, found) if match]
+    return [name for _, name in sorted(numbered)]
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -92,7 +113,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], bytes]:
         problem = f"its {path.stat().st_size:,} bytes do not fit into memory"
         raise DataError(problem, path=path, remedy="Give a part of the data, or a machine with more memory.") from error
     on_disk = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
-    if path.suffix not in (".gz", ".zip"):
+    if path.suffix not in PACKED:
         return on_disk, raw
     limit = max(EXPANSION_FLOOR, EXPANSION_RATIO * len(raw))
     try:
@@ -104,7 +125,10 @@ def read_file(path: Path) -> tuple[dict[str, Any], bytes]:
     except DataError:
         raise
     # what the libraries raise of damaged archives, ValueError for offsets that lie before the file
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException, EOFError, OSError, RuntimeError, ValueError,
+        struct.error,
+    ) as error:  # fmt: skip
         raise DataError(
             f"damaged, truncated or unsupported archive: {error}", path=path, remedy="Download it again, or unpack it."
         ) from error
@@ -129,6 +153,14 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
     """The one file in an archive, and its size if the archive says one."""
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
+    if path.suffix == ".bz2":
+        return cast(BinaryIO, bz2.BZ2File(raw)), None
+    if path.suffix == ".xz":
+        return cast(BinaryIO, _Xz(raw)), None
+    if path.suffix == ".zst":
+        if not pa.Codec.is_available("zstd"):
+            raise DataError("is packed by zstd, which this pyarrow does not read", path=path, remedy="Unpack it.")
+        return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")), None
     archive = zipfile.ZipFile(raw)
     members = [m for m in archive.infolist() if not m.filename.endswith("/") and not m.filename.startswith("__MACOSX/")]
     names = [member.filename for member in members]
@@ -157,3 +189,27 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
     if members[0].compress_size > raw.getbuffer().nbytes:
         raise zipfile.BadZipFile(f"it says that {members[0].compress_size:,} bytes are packed in it")
     return cast(BinaryIO, archive.open(members[0])), members[0].file_size
+
+
+class _Xz:
+    """Unpacks ``.xz`` within :data:`XZ_MEMORY`, which ``lzma.LZMAFile`` has no option for."""
+
+    def __init__(self, raw: io.BytesIO) -> None:
+        self._rest = raw.getvalue()
+
+    def __enter__(self) -> _Xz:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """The first ``size`` bytes of all streams in the file."""
+        data = b""
+        while self._rest and len(data) < size:
+            stream = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            data += stream.decompress(self._rest, max_length=size - len(data))
+            if not stream.eof and len(data) < size:
+                raise EOFError("it ends within a stream")
+            self._rest = stream.unused_data.lstrip(b"\0")  # streams may be padded by zeros
+        return data

@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from hakg_dgl.data.facts import ItemFacts, facts_of_columns
+from hakg_dgl.data.facts import ColumnRead, ItemFacts, facts_of_columns
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.readers.source_table import SourceTable, read_table
-from hakg_dgl.errors import DataError
+from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.table_form import Reading, alias
+from hakg_dgl.errors import ConfigError, DataError
 
 ID_COLUMNS, NAME_COLUMNS = ("item", "item_id", "id"), ("name", "title")
 
@@ -38,11 +39,10 @@ class Catalogue:
 
 
 def read_items(
-    paths: Sequence[str | Path],
+    sources: Sequence[Source],
     item_col: str,
     kinds: Mapping[str, str],
-    report: dict[str, int],
-    digests: dict[str, Mapping[str, Any]],
+    reading: Reading,
 ) -> Catalogue:
     """Read tables of items; files may have different columns, and rows of one item are taken together.
 
@@ -55,13 +55,29 @@ def read_items(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    frames = [_frame(read_table(path, digests), item_col) for path in paths]
+    unread: dict[str, str] = {}
+    frames = [
+        _frame(read_table(source, reading.digests, reading.form("items"), name=f"items-{at}"), item_col, unread)
+        for at, source in enumerate(sources, start=1)
+    ]
     rows = pd.concat(frames, ignore_index=True)
+    asked = next((column for column in unread if column in kinds and column not in rows), None)
+    if asked is not None:
+        raise ConfigError(f"column {asked!r} holds {unread[asked]}, which no kind reads")
+    catalogue = catalogue_of(rows, kinds, reading, first_path(sources, "items"))
+    left_out = [ColumnRead(name, "out", 0, 0, f"holds {kind}") for name, kind in unread.items() if name not in rows]
+    facts = replace(catalogue.facts, columns=(*catalogue.facts.columns, *left_out))
+    return replace(catalogue, facts=facts)
+
+
+def catalogue_of(rows: pd.DataFrame, kinds: Mapping[str, str], reading: Reading, path: Path) -> Catalogue:
+    """A catalogue from ``item``, ``name`` and columns of facts, all text; counts what :func:`read_items` says."""
+    report = reading.report
     missing = rows["item"].isna()
     report["items_rows_without_id_dropped"] = int(missing.sum())
     rows = rows[~missing].reset_index(drop=True)
     if not len(rows):
-        raise DataError("no row has an id", path=Path(paths[0]), remedy="Check that the right column is read.")
+        raise DataError("no row has an id", path=path, remedy="Check that the right column is read.")
     items = rows["item"].drop_duplicates().reset_index(drop=True)
     report["items_rows_of_an_item_seen_before"] = len(rows) - len(items)
     names = rows[["item", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
@@ -69,9 +85,18 @@ def read_items(
     return Catalogue(items, names.reset_index(drop=True), facts)
 
 
-def _frame(table: SourceTable, item_col: str) -> pd.DataFrame:
-    """``item``, ``name`` and the other columns, as text."""
+def first_path(sources: Sequence[Source], what: str) -> Path:
+    """The first of the files, for a message; a frame is called by what it is."""
+    return Path(sources[0]) if isinstance(sources[0], (str, Path)) else Path(what)
+
+
+def _frame(table: SourceTable, item_col: str, unread: dict[str, str]) -> pd.DataFrame:
+    """``item``, ``name`` and the other columns, as text; notes in ``unread`` the columns of other kinds."""
     ids = next((name for name in dict.fromkeys((item_col, *ID_COLUMNS)) if name in table.columns), None)
+    if ids is None and table.headerless and item_col == ID_COLUMNS[0]:
+        ids = "1"
+    if ids is None and item_col == ID_COLUMNS[0]:
+        ids = alias("item", table.columns, table.path)
     if ids is None:
         raise DataError(
             f"no column {item_col!r} with the ids of items; there are: {listed(table.columns)}",
@@ -87,14 +112,17 @@ def _frame(table: SourceTable, item_col: str) -> pd.DataFrame:
     if clash is not None:
         problem = f"column {clash!r} is neither the id nor the name of items"
         raise DataError(problem, path=table.path, remedy="Rename it.")
-    return pd.concat([frame, *(table.texts(column).rename(column) for column in others)], axis=1)
+    kinds = {column: table.unread_kind(column) for column in others}
+    unread |= {column: kind for column, kind in kinds.items() if kind is not None}
+    read = [column for column in others if kinds[column] is None]
+    return pd.concat([frame, *(table.texts(column).rename(column) for column in read)], axis=1)
 
 
 def with_catalogue(raw: RawData, catalogue: Catalogue) -> RawData:
     """Raw data with the items of a catalogue, their names and facts; names that are known already are kept."""
     entity = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"], dtype=object)
     unlinked = catalogue.items[~catalogue.items.isin(entity.index)]
-    taken = {*entity, *raw.triples["head"], *raw.triples["tail"]}
+    taken = {*entity, *raw.triples["head"].unique(), *raw.triples["tail"].unique()}
     own = [_free(item, taken) for item in unlinked]
     added = pd.DataFrame({"item": unlinked.to_numpy(), "entity": own}, dtype=object)
     item_entity = pd.concat([raw.item_entity, added], ignore_index=True)

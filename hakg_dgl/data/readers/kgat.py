@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hakg_dgl.data.readers.archives import SourceFiles, existing_folder, locate
+from hakg_dgl.data.readers.archives import SourceFiles, existing_folder, locate, parts_of
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.readers.text import counted, decoded, empty_file, normalised, refuse_empty, shown
 from hakg_dgl.errors import DataError
@@ -64,13 +64,13 @@ def read_kgat(folder: str | Path, *, name: str | None = None) -> RawData:
     keys = np.concatenate([train.keys, held["valid"], held["test"]])
     users, items = keys // ID_LIMIT, keys % ID_LIMIT
     codes = np.repeat(np.arange(3, dtype=np.int8), [len(train.keys), len(held["valid"]), len(held["test"])])
-    triples, repeated_triples = _read_kgat_triples(*files.read("kg_final.txt"))
+    triples, repeated_triples = read_triple_parts(files, "kg_final")
 
     all_users = np.concatenate([train.users, test.users, *([] if valid is None else [valid.users])])
-    _refuse_gaps("user", all_users, folder)
-    _refuse_gaps("relation", triples[:, 1], folder)
-    _refuse_gaps("entity", np.concatenate([items, triples[:, 0], triples[:, 2]]), folder)
-    _refuse_gaps("item", items, folder)
+    refuse_gaps("user", all_users, folder)
+    refuse_gaps("relation", triples[:, 1], folder)
+    refuse_gaps("entity", np.concatenate([items, triples[:, 0], triples[:, 2]]), folder)
+    refuse_gaps("item", items, folder)
     report = {
         "train_repeats_dropped": train.repeats,
         "test_repeats_dropped": test.repeats,
@@ -122,7 +122,7 @@ class _Pairs:
 
 def _read_pairs(path: Path, data: bytes) -> _Pairs:
     """The (user, item) pairs of ``train.txt``, ``valid.txt`` or ``test.txt``."""
-    values, first, counts = _integer_lines(path, data)
+    values, first, counts = integer_lines(path, data)
     users = values[first]
     is_item = np.ones(len(values), dtype=bool)
     is_item[first] = False
@@ -133,9 +133,19 @@ def _read_pairs(path: Path, data: bytes) -> _Pairs:
     return _Pairs(unique, users, len(keys) - len(unique), int((counts == 1).sum()))
 
 
-def _read_kgat_triples(path: Path, data: bytes) -> tuple[Int64, int]:
-    """The triples [n, 3] of ``kg_final.txt`` in the order of the file, each once, and how many repeats were dropped."""
-    values, _, counts = _integer_lines(path, data)
+def read_triple_parts(files: SourceFiles, stem: str) -> tuple[Int64, int]:
+    """The triples [n, 3] of ``STEM.txt``, or of its parts, each once, and how many repeats were dropped."""
+    names = [f"{stem}.txt"]
+    if locate(files.folder, names[0]) is None:
+        names = parts_of(files.folder, stem, ".txt") or names
+    triples = np.concatenate([read_number_triples(*files.read(name)) for name in names])
+    repeated = pd.DataFrame(triples).duplicated().to_numpy()
+    return triples[~repeated], int(repeated.sum())
+
+
+def read_number_triples(path: Path, data: bytes) -> Int64:
+    """Lines of three integers [n, 3], in the order of the file."""
+    values, _, counts = integer_lines(path, data)
     wrong = np.flatnonzero(counts != 3)
     if len(wrong):
         line, text = _line_with_text(normalised(data), int(wrong[0]))
@@ -145,12 +155,10 @@ def _read_kgat_triples(path: Path, data: bytes) -> tuple[Int64, int]:
             line=line,
             remedy="A line is: head relation tail, separated by spaces or tabs.",
         )
-    triples = values.reshape(-1, 3)
-    repeated = pd.DataFrame(triples).duplicated().to_numpy()
-    return triples[~repeated], int(repeated.sum())
+    return values.reshape(-1, 3)
 
 
-def _integer_lines(path: Path, data: bytes) -> tuple[Int64, Int64, Int64]:
+def integer_lines(path: Path, data: bytes) -> tuple[Int64, Int64, Int64]:
     """Parse lines of non-negative integers without a loop over them.
 
     Returns
@@ -211,7 +219,8 @@ def _line_with_text(data: bytes, index: int) -> tuple[int, bytes]:
     return next(itertools.islice(lines, index, None))
 
 
-def _refuse_gaps(kind: str, ids: Int64, folder: Path) -> None:
+def refuse_gaps(kind: str, ids: Int64, folder: Path) -> None:
+    """Raise DataError if embeddings for all numbers up to the largest would mostly be unused rows."""
     largest, distinct = int(ids.max()), len(_distinct(ids))
     if largest + 1 > max(GAP_FLOOR, GAP_RATIO * distinct):
         raise DataError(

@@ -41,7 +41,8 @@ class RawData:
         Columns ``head``, ``relation``, ``tail``, in the ids of the source. No inverses.
     item_entity
         Columns ``item``, ``entity``: which entity of the triples an item is; each item and each entity at most once.
-        Items that are absent become entities of their own. Empty where ``ids_are_indices``.
+        Items that are absent become entities of their own; if it is empty, each item is the entity of the same id.
+        Empty where ``ids_are_indices``.
     users, items, entities, relations
         Optional name tables: ``id`` (as used in the tables above), ``name``, and ``original_id`` where the files hold
         renumbered ids (the KGAT layout). They need not cover every id.
@@ -68,6 +69,8 @@ class RawData:
         File name -> ``{"sha256": ..., "bytes": ...}``, of the files as they lie on disk.
     report
         Repairs and remarks, with counts.
+    notes
+        What was decided while the files were read, for people: separators, columns of other names.
     ids_are_indices
         True for the KGAT layout: ids are kept as row numbers, and item ``i`` is entity ``i``.
     counts
@@ -95,5 +98,6 @@ class RawData:
     )
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     ids_are_indices: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)

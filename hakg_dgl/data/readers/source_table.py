@@ -4,44 +4,113 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from hakg_dgl.data.parquet import ParquetColumns, listed
+from hakg_dgl.data.facts import LIST_MARK
+from hakg_dgl.data.parquet import ParquetColumns, is_list, is_plain, listed
 from hakg_dgl.data.readers.archives import read_file
+from hakg_dgl.data.readers.memory import frame_digest, frame_table, json_table
 from hakg_dgl.data.readers.raw import SPLITS
-from hakg_dgl.data.readers.text import WHOLE, counted, header_line, normalised, refuse_empty, shown
+from hakg_dgl.data.readers.table_form import (
+    PAIR,
+    PAIR_MARK,
+    SNIFFED_LINES,
+    TableForm,
+    alias,
+    called,
+    looks_like_data,
+    separator_of,
+    sniffed,
+    with_pair_marks,
+)
+from hakg_dgl.data.readers.text import (
+    HEADER_LIMIT,
+    WHOLE,
+    counted,
+    header_line,
+    normalised,
+    recoded,
+    refuse_empty,
+    shown,
+)
 from hakg_dgl.errors import DataError
 
+Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table"
+"""Where a table is: a file, or in memory."""
 
-def read_table(path: str | Path, digests: dict[str, Mapping[str, Any]]) -> SourceTable:
-    """Read a CSV, TSV or Parquet file with a header, and note its digest in ``digests``.
+_JSON = (".json", ".jsonl", ".ndjson")
+
+
+def read_table(
+    source: Source, digests: dict[str, Mapping[str, Any]], form: TableForm | None = None, *, name: str = "table"
+) -> SourceTable:
+    """Read a table: text (CSV, TSV and the like), JSON lines, Parquet, or a frame in memory; notes its digest.
+
+    Parameters
+    ----------
+    source
+        A file, packed or not, a ``pandas.DataFrame`` (its index is not read) or a ``pyarrow.Table``.
+    digests
+        Gets the file's name, or ``name`` of a frame, and its digest.
+    form
+        How a text file is written; by default as it looks.
+    name
+        What a frame is called in messages.
 
     Raises
     ------
     DataError
         If the file cannot be read, or its header or rows are damaged.
     """
-    path = Path(path)
+    form = form or TableForm()
+    if not isinstance(source, (str, Path)):
+        table = frame_table(source, name)
+        digests[name] = frame_digest(table)
+        return SourceTable(Path(name), table, date_order=form.date_order)
+    path = Path(source)
     on_disk, data = read_file(path)
     digests[path.name] = on_disk
     if ".parquet" in path.suffixes or ".pq" in path.suffixes:
-        return SourceTable.from_parquet(path, data)
-    header = header_line(path, data)
-    preferred = "\t" if ".tsv" in path.suffixes else ","
-    other = "," if preferred == "\t" else "\t"
-    delimiter = other if preferred not in header and other in header else preferred
+        return SourceTable.from_parquet(path, data, form)
+    if form.encoding is not None:
+        data = recoded(path, data, form.encoding)
+    if any(suffix in _JSON for suffix in path.suffixes):
+        table, lines = json_table(path, data)
+        return SourceTable(path, table, lines=lines, date_order=form.date_order)
     try:
-        columns = next(csv.reader([header], delimiter=delimiter, strict=True))
+        header = header_line(path, data)
+    except DataError as error:
+        if form.encoding is None and error.problem.endswith("UTF-8"):
+            what = "utf-16" if "UTF-16" in error.problem else "latin-1"
+            remedy = f"Give its encoding, for example --encoding {what}, or c{(error.remedy or 'Convert it.')[1:]}"
+            raise DataError(error.problem, path=error.path, line=error.line, remedy=remedy) from error
+        raise
+    return _text_table(path, normalised(data), header, form)
+
+
+def _text_table(path: Path, data: bytes, header: str, form: TableForm) -> SourceTable:
+    """A table from text in UTF-8, whose first line is ``header``."""
+    head = data[:HEADER_LIMIT].decode("utf-8", errors="ignore")
+    head = head if len(data) <= HEADER_LIMIT else head.rpartition("\n")[0] or head
+    delimiter = sniffed(path, head) if form.delimiter is None else separator_of(form.delimiter)
+    if delimiter == PAIR_MARK:
+        data, header = with_pair_marks(path, data), header.replace(PAIR, PAIR_MARK)
+    quoted = delimiter != PAIR_MARK
+    try:
+        first = next(csv.reader([header], delimiter=delimiter, strict=True)) if quoted else header.split(delimiter)
     except csv.Error as error:
         raise DataError(
             f"the header has a quote that is not closed: {shown(header)}",
@@ -49,9 +118,13 @@ def read_table(path: str | Path, digests: dict[str, Mapping[str, Any]]) -> Sourc
             line=1,
             remedy="Close it, or take the quotes away.",
         ) from error
-    return SourceTable.from_text(
-        path, data, delimiter=delimiter, quoted=True, columns=[column.strip() for column in columns]
-    )
+    if form.headerless:
+        columns = [str(at + 1) for at in range(len(first))]
+        data = delimiter.join(columns).encode() + b"\n" + data
+    else:
+        columns = [column.strip() for column in first]
+    table = SourceTable.from_text(path, data, delimiter=delimiter, quoted=quoted, columns=columns)
+    return replace(table, headerless=form.headerless, date_order=form.date_order)
 
 
 @dataclass(frozen=True)
@@ -63,11 +136,21 @@ class SourceTable:
     text: bytes | None = None  # of text files, to find the line of a row
     delimiter: str = ","
     quoted: bool = True
+    headerless: bool = False
+    lines: npt.NDArray[np.int64] | None = None  # of JSON lines, the line of each row
+    date_order: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)  # of typed headers
+    notes: list[str] = field(default_factory=list)  # what was decided while columns were read
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns, in order."""
         return list(self.table.column_names)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.table.rows if isinstance(self.table, ParquetColumns) else self.table.num_rows)
 
     @classmethod
     def from_text(cls, path: Path, data: bytes, *, delimiter: str, quoted: bool, columns: list[str]) -> SourceTable:
@@ -97,12 +180,59 @@ class SourceTable:
         return cls(path, table, data, delimiter, quoted)
 
     @classmethod
-    def from_parquet(cls, path: Path, data: bytes) -> SourceTable:
+    def from_parquet(cls, path: Path, data: bytes, form: TableForm | None = None) -> SourceTable:
         """Open a Parquet file; its columns are read when they are asked for."""
         refuse_empty(path, data)
         table = ParquetColumns(path, data, remedy="Write or download it again.")
         _refuse_repeats(path, table.column_names)
-        return cls(path, table)
+        return cls(path, table, date_order=None if form is None else form.date_order)
+
+    def find(self, wanted: str, *, default: str, place: int | None = None, name: str | None = None) -> str:
+        """The column to read where ``wanted`` is asked for.
+
+        Parameters
+        ----------
+        wanted
+            Name of the column.
+        default
+            What is asked for unless somebody says otherwise; then another common name will do, and in a table without
+            a header the column at ``place``, from 1.
+        name
+            What :data:`~hakg_dgl.data.readers.table_form.ALIASES` calls such columns; by default ``default``.
+
+        Raises
+        ------
+        DataError
+            If there is no such column (the message lists those there are), or several could be meant.
+        """
+        if wanted in self.columns and not self._names_data(wanted):
+            return wanted
+        if wanted == default:
+            if self.headerless and place is not None and place <= len(self.columns):
+                return str(place)
+            found = alias(name or default, self.columns, self.path)
+            if found is not None:
+                self.notes.append(f"{self.path.name}: column {found!r} is read as the {name or default}")
+                return found
+        self._column(wanted)
+        return wanted
+
+    def has(self, wanted: str) -> bool:
+        """Whether there is such a column, perhaps by another common name."""
+        return wanted in self.columns or alias(wanted, self.columns, self.path) is not None
+
+    def _names_data(self, wanted: str) -> bool:
+        """Raise DataError if a column is named by a value of a first line that is a row."""
+        if self.text is None or self.headerless or not re.fullmatch(r"-?\d+(\.\d+)?", wanted):
+            return False
+        if all(re.fullmatch(r"-?\d+(\.\d+)?", column) for column in self.columns) and self._first_is_data():
+            problem = f"column {wanted!r} is named by a value: the first line looks like a row, not like a header"
+            raise DataError(problem, path=self.path, line=1, remedy=_NO_HEADER)
+        return False
+
+    def _first_is_data(self) -> bool:
+        rows = [record for _, _, record in itertools.islice(self._records(), SNIFFED_LINES) if record]
+        return looks_like_data(self.columns, rows)
 
     def ids(self, columns: Mapping[str, str], report: dict[str, int], key: str) -> pd.DataFrame:
         """The named columns as text under new names, rows in place; counts in ``report[key]`` the incomplete ones."""
@@ -125,11 +255,11 @@ class SourceTable:
         if _is_moment(values.type):
             numbers = _seconds(values)
         else:
-            numbers = pd.to_numeric(values.to_pandas(), errors="coerce").astype("float64")
+            written = values.to_pandas()
+            numbers = pd.to_numeric(written, errors="coerce").astype("float64")
             dates = dates and bool(numbers.isna().all())
             if dates:
-                moments = pd.to_datetime(values.to_pandas(), errors="coerce", utc=True, format="ISO8601")
-                numbers = (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+                numbers = self._moments(column, written)
         wrong = np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=np.float64)))
         if len(wrong):
             value, wanted = (
@@ -140,9 +270,43 @@ class SourceTable:
             self._fail(int(wrong[0]), f"{column} {what}")
         return numbers
 
+    def _moments(self, column: str, written: pd.Series[Any]) -> pd.Series[float]:
+        """Dates as seconds since 1970: ISO 8601, or day, month and year where their order is known; NaN otherwise."""
+        if self.date_order is None and not written.astype("str").str.fullmatch(r"\s*\d{1,2}[./-]\d.*").any():
+            moments = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
+            return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        parts = written.astype("str").str.extract(DAY_MONTH_YEAR)
+        first, second = (pd.to_numeric(parts[at], errors="coerce") for at in (0, 1))
+        order = self.date_order
+        if order is None:
+            may_be = [name for name, month in (("day-first", second), ("month-first", first)) if not (month > 12).any()]
+            if len(may_be) == 2 and not (first == second)[first.notna()].all():
+                row = int(np.flatnonzero((first != second) & first.notna())[0])
+                what = f"{column} is {shown(str(written.iloc[row]))}, and no date of the column shows which is the day"
+                self._fail(row, what, remedy="Say the order: --date-order day-first, or --date-order month-first.")
+            if not may_be:
+                row = int(np.flatnonzero((second if (first > 12).argmax() < (second > 12).argmax() else first) > 12)[0])
+                what = f"{column} is {shown(str(written.iloc[row]))}, and other dates have day and month the other way"
+                self._fail(row, what)
+            order = may_be[0]
+            self.notes.append(f"{self.path.name}: dates of {column!r} are read {order}")
+        day, month = (first, second) if order == "day-first" else (second, first)
+        time = parts[3].fillna("00:00:00")
+        text = parts[2] + "-" + _two_digits(month) + "-" + _two_digits(day) + "T" + time
+        moments = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+        if self.date_order is not None:  # the order is asked for; ISO 8601 dates need none
+            whole = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
+            moments = moments.where(parts[0].notna(), whole)
+        return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+
     def texts(self, column: str) -> pd.Series[Any]:
-        """A column as text, None where a value is missing: numbers as they are written, moments as ISO 8601 dates."""
+        """A column as text, None where a value is missing: numbers as they are written, moments as ISO 8601 dates.
+
+        The values of a list are joined by :data:`~hakg_dgl.data.facts.LIST_MARK`.
+        """
         values = self._column(column)
+        if is_list(values.type):
+            return pd.Series([_joined(value) for value in values.to_pylist()], dtype=object)
         if pa.types.is_dictionary(values.type):
             values = pc.cast(values, values.type.value_type)
         if _is_moment(values.type):
@@ -153,11 +317,22 @@ class SourceTable:
             raise DataError(problem, path=self.path, remedy=_OTHER)
         if pa.types.is_floating(values.type):
             found = values.to_pandas()
-            return pd.Series([None if pd.isna(x) else f"{x:g}" for x in found], dtype=object)
+            whole = found.notna() & (found % 1 == 0) & (found.abs() < 2.0**53)
+            text = found.map("{:.15g}".format, na_action="ignore").astype(object)
+            text[whole] = found[whole].astype("int64").astype(str)
+            present: pd.Series[Any] = text.where(found.notna(), None)
+            return present
         values = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
         return pd.Series(
             pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values).to_pandas(), dtype=object
         )
+
+    def unread_kind(self, column: str) -> str | None:
+        """What a column holds, if that is not text, numbers, dates or lists of these; None if it is."""
+        kind = self.table.kind(column) if isinstance(self.table, ParquetColumns) else self.table.column(column).type
+        if is_list(kind) or is_plain(kind):
+            return None
+        return "objects" if pa.types.is_struct(kind) else str(kind)[:60]
 
     def splits(self, column: str) -> pd.Categorical:
         """A column that says which split a row belongs to."""
@@ -171,13 +346,19 @@ class SourceTable:
 
     def _column(self, column: str) -> Any:
         if column not in self.columns:
+            if self.text is not None and not self.headerless and self._first_is_data():
+                shown_columns = listed(self.columns)
+                problem = (
+                    f"no column {column!r}, and the first line looks like a row, not like a header: {shown_columns}"
+                )
+                raise DataError(problem, path=self.path, line=1, remedy=_NO_HEADER)
             raise DataError(
                 f"no column {column!r}; there are: {listed(self.columns)}",
                 path=self.path,
                 line=None if self.text is None else 1,
                 remedy="Name the column to read, or rename it."
                 if self.text is None
-                else f"Name the column to read, or rename it; values are separated by {_SEPARATORS[self.delimiter]}.",
+                else f"Name the column to read, or rename it; values are separated by {called(self.delimiter)}.",
             )
         return self.table.column(column)
 
@@ -206,21 +387,26 @@ class SourceTable:
             problem = f"ids of column {column!r} are floats beyond 2**{digits}, whose neighbours cannot be told apart"
             raise DataError(problem, path=self.path, remedy="Write the ids as integers or as text.")
 
-    def _fail(self, row: int, problem: str) -> NoReturn:
-        if self.text is None:
-            raise DataError(f"row {row} (from 0): {problem}", path=self.path, remedy="Correct or drop this row.")
-        line = next((line for at, (line, _, _) in enumerate(self._records()) if at == row), None)
-        raise DataError(problem, path=self.path, line=line, remedy="Correct or drop this line.")
+    def _fail(self, row: int, problem: str, *, remedy: str | None = None) -> NoReturn:
+        if self.text is None and self.lines is None:
+            problem = f"row {row} (from 0): {problem}"
+            raise DataError(problem, path=self.path, remedy=remedy or "Correct or drop this row.")
+        if self.lines is not None:
+            line: int | None = int(self.lines[row])
+        else:
+            line = next((line for at, (line, _, _) in enumerate(self._records()) if at == row), None)
+        raise DataError(problem, path=self.path, line=line, remedy=remedy or "Correct or drop this line.")
 
     def _ragged(self, columns: list[str], error: Exception) -> DataError:
         """The error for text that does not split into the header's columns: the first line that is wrong."""
-        separated = f"Values are separated by {_SEPARATORS[self.delimiter]}."
+        separated = f"Values are separated by {called(self.delimiter)}."
         quote = "Is a quote opened there that is not closed?" if self.quoted else separated
         for line, last, record in self._records():
             if record is None:
                 return DataError("a value is too long", path=self.path, line=line, remedy=quote)
             if len(record) != len(columns):
-                problem = f"{counted(len(record), 'value')}, but the header has {counted(len(columns), 'column')}"
+                whole = "the first line" if self.headerless else "the header"
+                problem = f"{counted(len(record), 'value')}, but {whole} has {counted(len(columns), 'column')}"
                 return DataError(problem, path=self.path, line=line, remedy=quote if last > line else separated)
         return DataError(f"cannot be read: {str(error).partition(chr(10))[0]}", path=self.path, remedy=separated)
 
@@ -233,17 +419,20 @@ class SourceTable:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         body = io.StringIO(self.text.partition(b"\n")[2].decode("utf-8"))
         reader = csv.reader(body, delimiter=self.delimiter, quoting=quoting)
-        last = 1
+        last = 0 if self.headerless else 1
         try:
             for record in reader:
-                first, last = last + 1, reader.line_num + 1
+                first, last = last + 1, reader.line_num + (0 if self.headerless else 1)
                 if record:
                     yield first, last, record
         except csv.Error:
             yield last + 1, last + 1, None
 
 
-_SEPARATORS = {",": "commas", "\t": "tabs"}
+DAY_MONTH_YEAR = r"^\s*(\d{1,2})[./-](\d{1,2})[./-](\d{4})(?:[T ,]+(\d{1,2}:\d{2}(?::\d{2})?))?\s*$"
+"""Dates of which day or month comes first, with a time of the day or without."""
+
+_NO_HEADER = "If there is no header, say so: --no-header TABLE; columns are then called 1, 2 and so on."
 _BINARY_DIGITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> binary digits of the integers that it holds exactly."""
 
@@ -255,6 +444,16 @@ def _refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = No
     if count > 1:
         problem = f"{count} columns are called {shown(name)}" if name else f"{count} columns have no name"
         raise DataError(problem, path=path, line=line, remedy="Rename them.")
+
+
+def _two_digits(number: pd.Series[Any]) -> pd.Series[Any]:
+    return number.astype("Int64").astype("string").str.zfill(2)
+
+
+def _joined(values: list[Any] | None) -> str | None:
+    """Values of a list in one text; None for none."""
+    texts = [str(value).strip() for value in values or () if value is not None]
+    return LIST_MARK.join(text for text in texts if text) or None
 
 
 def _is_text(kind: Any) -> bool:

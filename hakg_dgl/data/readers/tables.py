@@ -1,23 +1,28 @@
-"""CSV, TSV and Parquet tables with named columns."""
+"""Tables with named columns: text, JSON lines, Parquet, frames in memory; facts also as N-Triples or Turtle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pandas as pd
 
 from hakg_dgl.data.readers.items_table import Catalogue, read_items, with_catalogue
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
+from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf
 from hakg_dgl.data.readers.repairs import one_to_one, some_rows, without_repeats
-from hakg_dgl.data.readers.source_table import read_table
+from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.table_form import Reading, called, forms_of
 from hakg_dgl.data.readers.users_table import read_users, with_people
 from hakg_dgl.errors import DataError
 
-Digests: TypeAlias = dict[str, Mapping[str, Any]]
-Files: TypeAlias = "str | Path | Sequence[str | Path]"
-"""A file, or several whose rows are taken together."""
+Files: TypeAlias = "Source | Sequence[Source]"
+"""A file or frame, or several whose rows are taken together."""
+
+TABLES = ("interactions", "triples", "links", "item_names", "items", "users", "user_facts", "user_links")
+"""Names of the tables, as options about their form have them."""
 
 DEFAULT_LINK = "linked_to"
 """Relation of the links between users, where the file names none."""
@@ -54,12 +59,26 @@ def read_tables(
     users: Files | None = None,
     user_columns: Mapping[str, str] | None = None,
     name: str | None = None,
+    delimiter: str | Mapping[str, str] | None = None,
+    encoding: str | Mapping[str, str] | None = None,
+    no_header: Sequence[str] = (),
+    date_order: str | None = None,
 ) -> RawData:
-    """Read CSV, TSV or Parquet tables; text files may be ``.gz``.
+    """Read tables: text such as CSV and TSV, JSON lines, Parquet, ``pandas.DataFrame`` or ``pyarrow.Table``.
 
-    The delimiter of a text file is a tab for ``.tsv``, a comma for ``.csv``, otherwise (or where the header has none of
-    these) whichever of the two the header has. Ids are text, whatever their type in the file. Timestamps are numbers
-    or ISO 8601 dates. Without ``links`` the id of an item is the id of its entity. ``user_facts`` holds what is known
+    Files may be packed (``.gz``, ``.bz2``, ``.xz``, ``.zst``, ``.zip``). Values of text are separated by tabs, commas,
+    semicolons, ``|`` or ``::``, whichever fits the first lines; ``delimiter`` forces one. ``encoding`` is that of text
+    files, by default UTF-8. Both may be mappings from tables (:data:`TABLES`, or ``all``) to values. Tables in
+    ``no_header`` have no header: their columns are called ``1``, ``2`` and so on, and those that no argument names are
+    taken by place (user, item; head, relation, tail). A column that is left to its default may have another common
+    name (``userId``, ``user_id:token``); such choices are in ``notes``. ``triples`` may also be
+    N-Triples (``.nt``) or Turtle (``.ttl``); see :mod:`hakg_dgl.data.readers.rdf`. A table of triples without
+    relations has the one that its file is
+    called by.
+
+    Ids are text, whatever their type in the file. Timestamps are numbers, ISO 8601 dates, or dates such as
+    ``31/12/2024`` if the column shows whether day or month comes first, or ``date_order`` says it (``day-first``,
+    ``month-first``). Without ``links`` the id of an item is the id of its entity. ``user_facts`` holds what is known
     of users, with entities as ``triples`` names them; ``user_links`` holds pairs of users. A link's relation stands in
     ``link_relation_col``, by default in a column ``relation`` if there is one; otherwise it is :data:`DEFAULT_LINK`.
 
@@ -78,93 +97,160 @@ def read_tables(
     ------
     DataError
         A file is missing, empty or damaged; a column is missing (the message lists those there are); a value is wrong.
+    ConfigError
+        If an argument has a value that is not allowed.
+    MissingDependencyError
+        For N-Triples and Turtle, if their parser is not installed.
     """
-    report: dict[str, int] = {}
-    digests: Digests = {}
+    forms = forms_of(TABLES, delimiter=delimiter, encoding=encoding, headerless=tuple(no_header), date_order=date_order)
+    reading = Reading(forms)
     columns = {"user": user_col, "item": item_col}
     optional = {"rating": rating_col, "timestamp": timestamp_col, "split": split_col}
-    frame = _each(interactions, lambda path: _interactions(path, columns, optional, report, digests))
+    frame = _each(interactions, lambda source: _interactions(source, columns, optional, reading))
     of_triples = {"head": head_col, "relation": relation_col, "tail": tail_col}
-    known = _no_triples() if triples is None else _triples(triples, of_triples, report, digests)
-    catalogue = None if items is None else read_items(_listed(items), item_col, facts or {}, report, digests)
+    graph = Graph.empty() if triples is None else _triples(triples, of_triples, reading)
+    catalogue = None if items is None else read_items(_listed(items), item_col, facts or {}, reading)
     of_links = {"item": link_item_col, "entity": link_entity_col}
     if links is not None:
-        item_entity = one_to_one(_each(links, lambda path: _links(path, of_links, report, digests)), report)
+        item_entity = one_to_one(_each(links, lambda source: _links(source, of_links, reading)), reading.report)
     else:
         item_entity = _own_entities(frame["item"], catalogue)
     of_facts = {"user": fact_user_col, "relation": fact_relation_col, "entity": fact_entity_col}
     of_friends = {"user": link_user_col, "other": friend_col}
     names = None
     if item_names is not None:
-        names = _each(item_names, lambda path: _names(path, name_item_col, name_col, digests))
+        names = _each(item_names, lambda source: _names(source, name_item_col, name_col, reading))
         names = names.drop_duplicates("id").reset_index(drop=True)
+    known_facts, known_links = empty_user_facts(), empty_user_links()
+    if user_facts is not None:
+        known_facts = _each(user_facts, lambda source: _user_facts(source, of_facts, reading))
+    if user_links is not None:
+        known_links = _each(user_links, lambda source: _user_links(source, of_friends, link_relation_col, reading))
     raw = RawData(
-        name=name or Path(_listed(interactions)[0]).name.split(".")[0],
+        name=name or _name_of(_listed(interactions)[0]),
         interactions=frame,
-        triples=known,
+        triples=graph.triples,
         item_entity=item_entity,
         items=names,
-        sources=digests,
-        report=report,
-        user_facts=empty_user_facts()
-        if user_facts is None
-        else _each(user_facts, lambda path: _user_facts(path, of_facts, report, digests)),
-        user_links=empty_user_links()
-        if user_links is None
-        else _each(user_links, lambda path: _user_links(path, of_friends, link_relation_col, report, digests)),
+        entities=graph.entities,
+        relations=graph.relations,
+        sources=reading.digests,
+        report=reading.report,
+        user_facts=known_facts,
+        user_links=known_links,
+        notes=tuple(reading.notes),
     )
+    if graph.entities is not None:
+        raw = _with_labels(raw, graph.entities)
     if users is not None:
-        raw = with_people(raw, read_users(_listed(users), user_col, user_columns or {}, report, digests))
+        raw = with_people(raw, read_users(_listed(users), user_col, user_columns or {}, reading))
     return raw if catalogue is None else with_catalogue(raw, catalogue)
 
 
-def _listed(files: Files) -> list[str | Path]:
-    """The files, in order; DataError if one is given twice."""
-    paths = [files] if isinstance(files, (str, Path)) else list(files)
-    seen = {Path(path).name: path for path in paths}
-    if len(seen) < len(paths):
-        twice = next(path for path in paths if seen[Path(path).name] != path or paths.count(path) > 1)
+def _name_of(source: Source) -> str:
+    return Path(source).name.split(".")[0] if isinstance(source, (str, Path)) else "tables"
+
+
+def _with_labels(raw: RawData, labels: pd.DataFrame) -> RawData:
+    """Items without a name get the label of their entity."""
+    found = raw.item_entity.merge(labels, left_on="entity", right_on="id")[["item", "name"]]
+    found = found.set_axis(["id", "name"], axis=1)
+    names = found if raw.items is None else pd.concat([raw.items, found]).drop_duplicates("id")
+    return replace(raw, items=names.reset_index(drop=True) if len(names) else raw.items)
+
+
+def _listed(files: Files) -> list[Source]:
+    """The files and frames, in order; DataError if a file is given twice, or a name."""
+    single = isinstance(files, (str, Path)) or not isinstance(files, Sequence)
+    sources: list[Source] = [cast(Source, files)] if single else list(cast("Sequence[Source]", files))
+    if not sources:
+        raise DataError("an empty list of files", remedy="Give at least one file or frame.")
+    names = [Path(source).name for source in sources if isinstance(source, (str, Path))]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
         problem = "another file of this name, or the same one, is given for the same table"
-        raise DataError(problem, path=Path(twice), remedy="Give each file once, and rename files of the same name.")
-    return paths
+        path = [source for source in sources if isinstance(source, (str, Path)) and Path(source).name == twice][-1]
+        raise DataError(problem, path=Path(path), remedy="Give each file once, and rename files of the same name.")
+    return sources
 
 
-def _each(files: Files, read: Callable[[str | Path], pd.DataFrame]) -> pd.DataFrame:
+def _each(files: Files, read: Callable[[Source], pd.DataFrame]) -> pd.DataFrame:
     """The rows of all files, one after the other."""
-    return pd.concat([read(path) for path in _listed(files)], ignore_index=True)
+    return pd.concat([read(source) for source in _listed(files)], ignore_index=True)
 
 
-def _no_triples() -> pd.DataFrame:
-    return pd.DataFrame({"head": [], "relation": [], "tail": []}, dtype=object)
+def _opened(source: Source, table: str, reading: Reading) -> SourceTable:
+    """A table with its digest noted; frames are called by the table and, of several, their number."""
+    name, number = table, 1
+    while name in reading.digests:
+        number += 1
+        name = f"{table}-{number}"
+    opened = read_table(source, reading.digests, reading.form(table), name=name)
+    if opened.text is not None and opened.delimiter not in ",\t" and reading.form(table).delimiter is None:
+        reading.note(f"{opened.path.name}: values are separated by {called(opened.delimiter)}")
+    return opened
+
+
+def _ids(
+    table: SourceTable, columns: Mapping[str, str], defaults: Mapping[str, str], reading: Reading, key: str
+) -> pd.DataFrame:
+    """The named columns as text; where one is left to its default, another common name or its place will do."""
+    places = {new: at for at, new in enumerate(columns, start=1)}
+    found = {
+        new: table.find(column, default=defaults.get(new, new), place=places[new], name=defaults.get(new, new))
+        for new, column in columns.items()
+    }
+    frame = table.ids(found, reading.report if key else {}, key)
+    _take_notes(table, reading)
+    return frame
+
+
+def _take_notes(table: SourceTable, reading: Reading) -> None:
+    for note in table.notes:
+        reading.note(note)
 
 
 def _interactions(
-    path: str | Path,
-    columns: Mapping[str, str],
-    optional: Mapping[str, str | None],
-    report: dict[str, int],
-    digests: Digests,
+    source: Source, columns: Mapping[str, str], optional: Mapping[str, str | None], reading: Reading
 ) -> pd.DataFrame:
     """Who interacted with what; ``optional`` maps rating, timestamp and split to their columns, or to None."""
-    table = read_table(path, digests)
-    frame = table.ids(columns, report, "interactions_without_id_dropped")
+    table = _opened(source, "interactions", reading)
+    frame = _ids(table, columns, {}, reading, "interactions_without_id_dropped")
     for what, column in optional.items():
         if column is not None and what == "split":
             frame[what] = table.splits(column)
         elif column is not None:
             frame[what] = table.floats(column, dates=what == "timestamp")
+    _take_notes(table, reading)
     return some_rows(frame.dropna(subset=["user", "item"]), table.path)
 
 
-def _triples(files: Files, columns: Mapping[str, str], report: dict[str, int], digests: Digests) -> pd.DataFrame:
+def _triples(files: Files, columns: Mapping[str, str], reading: Reading) -> Graph:
     """The knowledge graph, each triple once."""
+    graphs = [
+        read_rdf(source, reading, number)
+        if isinstance(source, (str, Path)) and is_rdf(Path(source))
+        else Graph(_triples_of_table(source, columns, reading))
+        for number, source in enumerate(_listed(files))
+    ]
+    graph = joined(graphs)
+    return replace(graph, triples=without_repeats(graph.triples, reading.report, "triple_repeats_dropped"))
 
-    def read(path: str | Path) -> pd.DataFrame:
-        return some_rows(
-            read_table(path, digests).ids(columns, report, "triples_without_id_dropped").dropna(), Path(path)
-        )
 
-    return without_repeats(_each(files, read), report, "triple_repeats_dropped")
+def _triples_of_table(source: Source, columns: Mapping[str, str], reading: Reading) -> pd.DataFrame:
+    """Triples; where there is no column of relations, the file's name is the relation of all."""
+    table = _opened(source, "triples", reading)
+    pairs = columns["relation"] == "relation" and (
+        len(table.columns) == 2 if table.headerless else not table.has("relation") and table.has(columns["head"])
+    )
+    if not pairs or not isinstance(source, (str, Path)):
+        found = _ids(table, columns, {}, reading, "triples_without_id_dropped")
+        return some_rows(found.dropna(), table.path)
+    ends = {new: columns[new] for new in ("head", "tail")}
+    found = _ids(table, ends, {}, reading, "triples_without_id_dropped")
+    relation = table.path.name.split(".")[0]
+    reading.note(f"{table.path.name}: all its facts have the relation {relation!r}, since no column names one")
+    return some_rows(found.assign(relation=relation)[["head", "relation", "tail"]].dropna(), table.path)
 
 
 def _own_entities(items: pd.Series[Any], catalogue: Catalogue | None) -> pd.DataFrame:
@@ -174,36 +260,31 @@ def _own_entities(items: pd.Series[Any], catalogue: Catalogue | None) -> pd.Data
     return pd.DataFrame({"item": own, "entity": own})
 
 
-def _links(path: str | Path, columns: Mapping[str, str], report: dict[str, int], digests: Digests) -> pd.DataFrame:
+def _links(source: Source, columns: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     """Which entity an item is, from a file."""
-    return read_table(path, digests).ids(columns, report, "links_without_id_dropped").dropna()
+    return _ids(_opened(source, "links", reading), columns, {}, reading, "links_without_id_dropped").dropna()
 
 
-def _user_facts(path: str | Path, columns: Mapping[str, str], report: dict[str, int], digests: Digests) -> pd.DataFrame:
+def _user_facts(source: Source, columns: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     """What is known of users."""
-    table = read_table(path, digests)
-    return some_rows(table.ids(columns, report, "user_facts_without_id_dropped").dropna(), table.path)
+    table = _opened(source, "user_facts", reading)
+    return some_rows(_ids(table, columns, {}, reading, "user_facts_without_id_dropped").dropna(), table.path)
 
 
-def _user_links(
-    path: str | Path,
-    columns: dict[str, str],
-    relation_col: str | None,
-    report: dict[str, int],
-    digests: Digests,
-) -> pd.DataFrame:
+def _user_links(source: Source, columns: dict[str, str], relation_col: str | None, reading: Reading) -> pd.DataFrame:
     """Pairs of users with their relation."""
-    table = read_table(path, digests)
+    table = _opened(source, "user_links", reading)
     if relation_col is None and "relation" in table.columns and "relation" not in columns.values():
         relation_col = "relation"
     named = columns if relation_col is None else columns | {"relation": relation_col}
-    links = table.ids(named, report, "user_links_without_id_dropped").dropna()
+    links = _ids(table, named, {"other": "friend"}, reading, "user_links_without_id_dropped").dropna()
     if relation_col is None:
         links["relation"] = DEFAULT_LINK
     return some_rows(links[["user", "relation", "other"]], table.path)
 
 
-def _names(path: str | Path, item_col: str, name_col: str, digests: Digests) -> pd.DataFrame:
+def _names(source: Source, item_col: str, name_col: str, reading: Reading) -> pd.DataFrame:
     """Names of items: ``id``, ``name``, the first name of an item."""
-    names = read_table(path, digests).ids({"id": item_col, "name": name_col}, {}, "")
+    table = _opened(source, "item_names", reading)
+    names = _ids(table, {"id": item_col, "name": name_col}, {"id": "item"}, reading, "")
     return names.dropna().drop_duplicates("id").reset_index(drop=True)

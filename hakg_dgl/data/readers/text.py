@@ -24,6 +24,16 @@ def refuse_empty(path: Path, data: bytes) -> None:
         raise empty_file(path)
 
 
+_MAGIC = {
+    b"BZh": ("compressed by bzip2", ".bz2"),
+    b"\xfd7zXZ": ("compressed by xz", ".xz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", ".zst"),
+    b"\x1f\x8b": ("compressed by gzip", ".gz"),
+    b"PAR1": ("a Parquet file", ".parquet"),
+}
+"""First bytes of files that are not text -> what they are, and the suffix that says so."""
+
+
 def header_line(path: Path, data: bytes) -> str:
     """The first line of a text file that names its columns."""
     refuse_empty(path, data)
@@ -37,8 +47,34 @@ def header_line(path: Path, data: bytes) -> str:
     return header.decode("utf-8")
 
 
+def recoded(path: Path, data: bytes, encoding: str) -> bytes:
+    """Text in an encoding as UTF-8.
+
+    Raises
+    ------
+    DataError
+        If it is not in this encoding.
+    """
+    try:
+        return data.decode(encoding).encode("utf-8")
+    except UnicodeError as error:
+        at = error.start if isinstance(error, UnicodeDecodeError) else 0
+        raise DataError(
+            f"is not {encoding}: {str(error).partition(':')[2].strip() or error}",
+            path=path,
+            line=data[:at].count(b"\n") + 1,
+            remedy="Give the encoding that it was written in.",
+        ) from error
+
+
 def decoded(path: Path, data: bytes) -> str:
     """Text of a file; UTF-16 and binary files are named as such."""
+    for magic, (what, suffix) in _MAGIC.items():
+        if data.startswith(magic) and (magic not in (b"BZh", b"PAR1") or b"\0" in data[:4096]):
+            raise DataError(f"is {what}, not text", path=path, remedy=f"End its name in {suffix}, or unpack it.")
+    if data.startswith(b"PK\x03\x04"):
+        remedy = "End the name of an archive in .zip; save a spreadsheet as CSV."
+        raise DataError("is a zip archive or a spreadsheet, not text", path=path, remedy=remedy)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError("UTF-16 text, not UTF-8", path=path, remedy="Convert it: iconv -f utf-16 -t utf-8 OLD > NEW")
     try:

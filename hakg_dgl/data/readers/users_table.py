@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hakg_dgl.data.facts import ItemFacts, facts_of_columns
 from hakg_dgl.data.parquet import listed
-from hakg_dgl.data.readers.items_table import NAME_COLUMNS
+from hakg_dgl.data.readers.items_table import NAME_COLUMNS, first_path
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.table_form import Reading, alias
 from hakg_dgl.data.values import USER_MARK
 from hakg_dgl.errors import DataError
 
@@ -40,11 +40,10 @@ class People:
 
 
 def read_users(
-    paths: Sequence[str | Path],
+    sources: Sequence[Source],
     user_col: str,
     kinds: Mapping[str, str],
-    report: dict[str, int],
-    digests: dict[str, Mapping[str, Any]],
+    reading: Reading,
 ) -> People:
     """Read tables of users; files may have different columns, and rows of one user are taken together.
 
@@ -57,12 +56,18 @@ def read_users(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    rows = pd.concat([_frame(read_table(path, digests), user_col) for path in paths], ignore_index=True)
+    report, form = reading.report, reading.form("users")
+    frames = [
+        _frame(read_table(source, reading.digests, form, name=f"users-{at}"), user_col)
+        for at, source in enumerate(sources, start=1)
+    ]
+    rows = pd.concat(frames, ignore_index=True)
     missing = rows["user"].isna()
     report["users_rows_without_id_dropped"] = int(missing.sum())
     rows = rows[~missing].reset_index(drop=True)
     if not len(rows):
-        raise DataError("no row has an id", path=Path(paths[0]), remedy="Check that the right column is read.")
+        where = first_path(sources, "users")
+        raise DataError("no row has an id", path=where, remedy="Check that the right column is read.")
     report["users_rows_of_a_user_seen_before"] = len(rows) - rows["user"].nunique()
     return people_of(rows, kinds)
 
@@ -70,6 +75,10 @@ def read_users(
 def _frame(table: SourceTable, user_col: str) -> pd.DataFrame:
     """``user``, ``name`` and the other columns, as text."""
     ids = next((column for column in (user_col, *ID_COLUMNS) if column in table.columns), None)
+    if ids is None and table.headerless and user_col == ID_COLUMNS[0]:
+        ids = "1"
+    if ids is None and user_col == ID_COLUMNS[0]:
+        ids = alias("user", table.columns, table.path)
     if ids is None:
         raise DataError(
             f"no column {user_col!r} with the ids of users; there are: {listed(table.columns)}",

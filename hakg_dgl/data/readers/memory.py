@@ -1,0 +1,120 @@
+"""Tables that are not columns of text: frames in memory, and JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from hakg_dgl.data.readers.text import decoded, normalised, refuse_empty, shown
+from hakg_dgl.errors import DataError
+
+_ONE_OBJECT = 'A line is one object, such as {"user": "ann", "item": "17"}.'
+
+
+def frame_table(frame: Any, name: str) -> pa.Table:
+    """A ``pandas.DataFrame`` or ``pyarrow.Table`` with columns of one kind each; numbers among texts become text.
+
+    Raises
+    ------
+    DataError
+        If it is neither, has no row, or has two columns of one name.
+    """
+    if isinstance(frame, pd.DataFrame):
+        names = [str(column) for column in frame.columns]
+        columns = [_array(frame.iloc[:, at]) for at in range(len(names))]
+    elif isinstance(frame, pa.Table):
+        names, columns = list(frame.column_names), list(frame.columns)
+    else:
+        problem = f"is a {type(frame).__name__}, not a file, a pandas.DataFrame or a pyarrow.Table"
+        raise DataError(problem, path=Path(name), remedy="Give one of these, or several in a list.")
+    if not len(frame):
+        raise DataError("the table has no row", path=Path(name), remedy="Check what made it.")
+    twice = next((column for column in names if names.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"several columns are called {shown(twice)}", path=Path(name), remedy="Rename them.")
+    return pa.table(columns, names=names)
+
+
+def frame_digest(table: pa.Table) -> dict[str, Any]:
+    """SHA-256 and size of a table's Arrow stream: what stands for the digest of a file."""
+    sink = pa.BufferOutputStream()
+    plain = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(sink, plain.schema) as writer:
+        writer.write_table(plain)
+    data = sink.getvalue()
+    return {"sha256": hashlib.sha256(memoryview(data)).hexdigest(), "bytes": data.size}
+
+
+def json_table(path: Path, data: bytes) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """Objects, one a line or in one array, as a table; and the line of each row (of an array its first line, 1).
+
+    Columns are the keys in the order in which they appear; a key that an object lacks is a missing value.
+
+    Raises
+    ------
+    DataError
+        If a line is not an object, or there is none.
+    """
+    refuse_empty(path, data)
+    text = normalised(decoded(path, data).encode("utf-8")).decode("utf-8")
+    if text.lstrip().startswith("["):
+        rows = _parsed(path, text, 1)
+        numbers = [1] * len(rows)
+    else:
+        numbered = [(at, line) for at, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        rows = [_parsed(path, line, at) for at, line in numbered]
+        numbers = [at for at, _ in numbered]
+    for at, row in zip(numbers, rows, strict=True):
+        if not isinstance(row, dict):
+            raise DataError(f"{shown(json.dumps(row))} is not an object", path=path, line=at, remedy=_ONE_OBJECT)
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if not names:
+        raise DataError("there is no value", path=path, remedy=_ONE_OBJECT)
+    columns = [_array(pd.Series([row.get(name) for row in rows], dtype=object)) for name in names]
+    return pa.table(columns, names=names), np.array(numbers, dtype=np.int64)
+
+
+def _parsed(path: Path, text: str, line: int) -> Any:
+    def refuse(what: str) -> NoReturn:
+        raise ValueError(f"{what} is not a number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        at = line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else line
+        what = "too deep" if isinstance(error, RecursionError) else str(error).partition(": line")[0]
+        raise DataError(f"not JSON: {what}", path=path, line=at, remedy=_ONE_OBJECT) from error
+
+
+def _array(column: pd.Series[Any]) -> Any:
+    """A column as an Arrow array of one kind.
+
+    Where kinds are mixed, all but lists become text; objects stay out: they are :func:`pyarrow.struct`, which no
+    reader takes for ids.
+    """
+    try:
+        return pa.chunked_array([pa.array(column, from_pandas=True)])
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        values = [None if _is_gap(value) else value for value in column]
+        if any(isinstance(value, dict) for value in values):
+            return pa.chunked_array([pa.array([None if value is None else {} for value in values], pa.struct([]))])
+        if any(isinstance(value, (list, tuple)) for value in values):
+            lists = [
+                None
+                if value is None
+                else [str(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+                for value in values
+            ]
+            return pa.chunked_array([pa.array(lists, pa.list_(pa.string()))])
+        return pa.chunked_array([pa.array([None if value is None else str(value) for value in values], pa.string())])
+
+
+def _is_gap(value: Any) -> bool:
+    return value is None or (not isinstance(value, (list, tuple, dict, np.ndarray)) and bool(pd.isna(value)))
