@@ -1,0 +1,116 @@
+"""Going on from a run with a data set that has grown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.growth import Growth
+from hakg_dgl.errors import CheckpointError, IntegrityError
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.settings.training import TrainingSettings
+from hakg_dgl.training.closed_form import ClosedFormTrainer
+from hakg_dgl.training.loading import load_trained
+from hakg_dgl.training.progress import OnProgress
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.trainee import build_model
+from hakg_dgl.training.trainer import Trainer
+from hakg_dgl.training.warm_start import warm_start
+
+PATIENCE = 3
+"""Evaluations without a better one before an update stops, unless the settings given say otherwise."""
+
+
+def update_settings(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a run, with a patience that suits a training which begins near its end.
+
+    Parameters
+    ----------
+    run
+        Folder of the earlier run.
+    overrides
+        Settings to change, by key; those that decide the shape of the model cannot.
+
+    Raises
+    ------
+    ConfigError
+        For a setting that does not exist or a value that is not allowed.
+    CheckpointError
+        If there is no run.
+    """
+    settings, given = RunFolder(run).settings, dict(overrides or {})
+    training = settings.training
+    if isinstance(training, TrainingSettings) and "patience" not in given:
+        given["patience"] = min(PATIENCE, training.patience)
+    return settings.replace(given)
+
+
+def make_updater(
+    run: str | Path,
+    before: Dataset,
+    growth: Growth,
+    settings: Settings | None = None,
+    *,
+    out: str | Path | None = None,
+    data_path: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Trainer | ClosedFormTrainer:
+    """A trainer that goes on from a run with a grown data set; its ``fit`` is that of any trainer.
+
+    A model that is trained by gradients begins with the vectors of the run
+    (:func:`~hakg_dgl.training.warm_start.warm_start`); one in closed form is solved for anew. Terms in closed form are
+    computed anew, and their weights chosen anew.
+
+    Parameters
+    ----------
+    run, before
+        The earlier run, and its data set.
+    growth
+        The grown data set, from :func:`~hakg_dgl.grow`.
+    settings
+        By default those of :func:`update_settings`.
+    out, data_path, on_progress
+        As for :class:`~hakg_dgl.Trainer`.
+
+    Raises
+    ------
+    IntegrityError
+        If ``before`` is not the run's data set, or the grown one did not grow from it.
+    CheckpointError
+        If the run is incomplete or damaged, ``out`` is the run itself, or the settings are of another model.
+    ConfigError
+        As the trainers do, and if the model cannot be updated.
+
+    Examples
+    --------
+    >>> growth = grow(dataset, read_tables("orders.csv", items="catalog.csv"))
+    >>> trainer = make_updater("run", dataset, growth, out="run2")
+    >>> result = trainer.fit()
+    """
+    folder = RunFolder(run)
+    if out is not None and Path(out).resolve() == folder.path.resolve():
+        raise CheckpointError(f"{out}: is the run itself; give another folder for the updated one")
+    folder.check_dataset(before)
+    if growth.dataset.options.get("grown_from") != before.digest:
+        raise IntegrityError(
+            f"data set {growth.dataset.name!r} did not grow from that of the run",
+            path=folder.path,
+            remedy="Grow the data set of this run.",
+        )
+    settings = settings or update_settings(run)
+    if settings.kind != folder.settings.kind:
+        raise CheckpointError(f"{run}: is a run of {folder.settings.kind!r}, and cannot go on as {settings.kind!r}")
+    arguments: dict[str, Any] = {"run": out, "data_path": data_path, "on_progress": on_progress}
+    if not issubclass(settings.model_class, GradientRecommender):
+        load_trained(run, before)  # for its errors: an update of what cannot be read would hide that
+        return ClosedFormTrainer(growth.dataset, settings, **arguments)
+    earlier = load_trained(run, before).model
+    model = build_model(growth.dataset, settings, torch.device("cpu"), settings.training.training_splits)
+    assert isinstance(earlier, GradientRecommender)
+    assert isinstance(model, GradientRecommender)
+    return Trainer(growth.dataset, settings, start=warm_start(earlier, model, growth), **arguments)
