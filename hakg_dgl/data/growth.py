@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -227,7 +228,7 @@ def _refuse_other_log(both: pd.DataFrame, n_before: int, *, timed: bool) -> None
                 f"the log contradicts the run's data set: {len(moved):,} interactions have another timestamp, such as "
                 f"user {first['user']!r} with item {first['item']!r}: {first['timestamp']:.15g}, was "
                 f"{first['timestamp_before']:.15g}",
-                remedy="Give the log that the data set was made from, grown; preprocess and train a corrected one anew.",
+                remedy="Give the log that the data set was made from, grown; train anew on a corrected one.",
             )
 
 
@@ -349,14 +350,18 @@ class _Knowledge:
                 )
             self._own.append(entity)
         triples = raw.triples[_TRIPLE].astype(str)
-        triples = triples.assign(**{end: triples[end].replace(called) for end in ("head", "tail")}) if called else triples
+        triples = (
+            triples.assign(**{end: triples[end].replace(called) for end in ("head", "tail")}) if called else triples
+        )
         return _in_known_bins(old, triples, report).drop_duplicates()
 
     @staticmethod
     def _joined(old: Dataset, before: pd.DataFrame, added: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:
         """Earlier and added triples; what is added of a relation of a known item replaces what was known of it."""
         marked = before.merge(added[_TRIPLE].assign(again=True), on=_TRIPLE, how="left")
-        told = before.merge(added[["head", "relation"]].drop_duplicates().assign(told=True), "left", ["head", "relation"])
+        told = before.merge(
+            added[["head", "relation"]].drop_duplicates().assign(told=True), "left", ["head", "relation"]
+        )
         replaced = told["told"].notna() & marked["again"].isna() & (before["head"] < old.n_items).to_numpy()
         report["facts_of_known_items_replaced"] = int(replaced.sum())
         kept = before[~replaced.to_numpy()]
@@ -372,15 +377,15 @@ def _in_known_bins(old: Dataset, triples: pd.DataFrame, report: dict[str, int]) 
     report["numbers_put_into_earlier_bins"] = 0
     for column in binned:
         before = old.entities["original_id"][old.n_items :]
-        before = before[before.str.match(rf"{_escaped(column)}=+")]
+        before = before[before.str.match(rf"{re.escape(column)}=+")]
         bounds = _bounds(before)
         if not bounds:
             continue
-        of_order = triples["head"].str.match(rf"{_escaped(column)}=+") & triples["tail"].str.match(
-            rf"{_escaped(column)}=+"
+        of_order = triples["head"].str.match(rf"{re.escape(column)}=+") & triples["tail"].str.match(
+            rf"{re.escape(column)}=+"
         )
         triples = triples[~of_order]
-        facts = (triples["relation"] == column) & triples["tail"].str.match(rf"{_escaped(column)}=+")
+        facts = (triples["relation"] == column) & triples["tail"].str.match(rf"{re.escape(column)}=+")
         triples = triples[~(facts & triples["head"].isin(items))]
         facts = facts.reindex(triples.index)
         found = _bounds(triples.loc[facts, "tail"].drop_duplicates())
@@ -388,12 +393,6 @@ def _in_known_bins(old: Dataset, triples: pd.DataFrame, report: dict[str, int]) 
         report["numbers_put_into_earlier_bins"] += int(triples.loc[facts, "tail"].isin(place).sum())
         triples = triples.assign(tail=triples["tail"].where(~facts, triples["tail"].replace(place)))
     return triples
-
-
-def _escaped(text: str) -> str:
-    import re
-
-    return re.escape(text)
 
 
 def _bounds(names: pd.Series[Any]) -> dict[str, tuple[float, float]]:
@@ -411,9 +410,7 @@ def _nearest(bounds: Mapping[str, tuple[float, float]], number: float) -> str:
     return min(bounds, key=lambda name: max(bounds[name][0] - number, number - bounds[name][1], 0.0))
 
 
-def _user_tables(
-    old: Dataset, raw: RawData, users: IdMap, entities: IdMap, report: dict[str, int]
-) -> dict[str, Any]:
+def _user_tables(old: Dataset, raw: RawData, users: IdMap, entities: IdMap, report: dict[str, int]) -> dict[str, Any]:
     """Facts and links of users: earlier and added ones, and the numbering of their relations."""
     facts, links = raw.user_facts, raw.user_links
     named = pd.concat([facts["relation"], links["relation"]]).astype(str)

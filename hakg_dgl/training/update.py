@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.growth import Growth
-from hakg_dgl.errors import CheckpointError, IntegrityError
+from hakg_dgl.errors import CheckpointError, ConfigError, IntegrityError
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.settings.training import TrainingSettings
@@ -48,6 +48,23 @@ def update_settings(run: str | Path, overrides: Mapping[str, Any] | None = None)
     if isinstance(training, TrainingSettings) and "patience" not in given:
         given["patience"] = min(PATIENCE, training.patience)
     return settings.replace(given)
+
+
+def settings_for_update(run: str | Path, assignments: Sequence[str]) -> Settings:
+    """As :func:`update_settings`, from texts ``KEY=VALUE``.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        As :func:`update_settings`, and if the model would be another one.
+    """
+    folder = RunFolder(run)
+    settings = folder.settings
+    changed = Settings.resolve(file=folder.config_file, overrides=list(assignments))
+    if changed.kind != settings.kind:
+        raise ConfigError(f"kind: {run} is a run of {settings.kind!r}, and cannot go on as {changed.kind!r}")
+    given = {entry.partition("=")[0].strip().rpartition(".")[2] for entry in assignments}
+    return update_settings(run, {key: changed.values()[key] for key in given if key in changed.values()})
 
 
 def make_updater(
