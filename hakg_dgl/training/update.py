@@ -26,7 +26,7 @@ from hakg_dgl.training.warm_start import warm_start
 
 SHARE, LEAST_EPOCHS, PATIENCE, FASTER = 9, 3, 1, 2.0
 """An update makes a ninth of the epochs that were best for the run, at least three, stops after one evaluation without
-a better one, and has twice the learning rate, unless settings are given; benchmarks/update.py measures what that is worth."""
+a better one, and has twice the learning rate, unless settings are given; benchmarks/update.py measures it."""
 KEPT = 0.3
 """Share of the earlier vectors in those that training begins with; the rest is drawn."""
 
