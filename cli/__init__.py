@@ -20,11 +20,13 @@ from .info import info_command
 from .plot import plot_command
 from .preprocess import preprocess_command
 from .progress import quiet_option
+from .quickstart import quickstart_command
 from .recommend import recommend_command
 from .report_command import report_command
 from .serve import serve_command
 from .train import train_command
 from .tune import tune_command
+from .update import update_command
 
 
 @click.group(
@@ -45,8 +47,10 @@ def main() -> None:
 
 
 _LONG = (
+    quickstart_command,
     preprocess_command,
     train_command,
+    update_command,
     tune_command,
     ablate_command,
     audit_command,

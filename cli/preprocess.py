@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import glob
 import json
@@ -377,3 +378,30 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
     if layout == "kgcn":
         return read_kgcn(folder, name=reading["name"])
     return read_kgat(folder, name=source if kind == "card" else reading["name"])
+
+
+def table_options(*others: str, without: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Add the options of this command that say which tables to read, and the others that are named."""
+    wanted = {*_READER_OPTIONS["tables"], *others} - set(without)
+
+    def add(command: Any) -> Any:
+        for parameter in reversed(preprocess_command.params):
+            if parameter.name in wanted:
+                of_command = copy.copy(parameter)
+                if isinstance(of_command, click.Option):
+                    text = (of_command.help or "").rpartition("Tables: ")[2]
+                    of_command.help = text[:1].upper() + text[1:]
+                command.params.insert(1, of_command)
+        return command
+
+    return add
+
+
+def read_given_tables(options: dict[str, Any]) -> RawData:
+    """Read the tables that the options of :func:`table_options` name; those options are taken out of the mapping."""
+    if not options["interactions"]:
+        raise click.UsageError("Missing option '--interactions'.")
+    if options["facts"] and not options["items"]:
+        raise click.UsageError("--facts says how to read a column of --items: give that too")
+    reading = {name: options.pop(name, None) for name in _READER_OPTIONS["tables"]}
+    return _read("tables", Path(), "tables", reading, 0)

@@ -22,6 +22,7 @@ from hakg_dgl.models.item_knn import ItemKNN, ItemKNNSettings
 from hakg_dgl.models.lightgcn import LightGCN, LightGCNSettings
 from hakg_dgl.models.recommender import (
     Abilities,
+    Axis,
     ClosedFormRecommender,
     GradientRecommender,
     Judge,
@@ -187,6 +188,10 @@ class _ByGradients(BesideFacts, GradientRecommender):
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """The model's."""
         return self.base.passes(training, random)
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """The model's."""
+        return {_BASE + name: axes for name, axes in self.base.axes().items()}
 
     def begin_epoch(self, number: int) -> None:
         """The model's."""

@@ -18,7 +18,7 @@ from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.triples import knowledge_triples
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
@@ -100,6 +100,11 @@ class CFKG(GradientRecommender):
     def idle_settings(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Settings of the other losses."""
         return idle_ranking_settings(values)
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations."""
+        relations = self.graph.relation_types[: self.graph.n_relations]
+        return {**super().axes(), "relation": (relations,)}
 
     def build(self) -> None:
         """A vector for each user, entity and relation, and for having bought."""

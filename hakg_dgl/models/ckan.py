@@ -22,7 +22,7 @@ from hakg_dgl.kernels.products import rows_of, sum_over_columns, weighted_sum_ov
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.triple_sets import Ids, TripleSets, draws, mixed, on, picked, salts_of_sets, triple_sets
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import stream_seed
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn
 from hakg_dgl.settings.run import GradientRunSettings
@@ -214,6 +214,11 @@ class CKAN(GradientRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """The vectors of :meth:`propagate`, whose inner products rank."""
         return self.propagate()
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of entities and of relations."""
+        relations = (*self.graph.relation_types, "none")[: len(self.relation)]
+        return {**super().axes(), "relation": (relations,)}
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""

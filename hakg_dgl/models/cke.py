@@ -17,7 +17,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.transr import transr_loss
 from hakg_dgl.layers.triples import knowledge_triples
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
@@ -99,6 +99,11 @@ class CKE(GradientRecommender):
     def idle_settings(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Settings of the other ranking loss."""
         return idle_ranking_settings(values)
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations."""
+        relations = self.graph.relation_types[: self.graph.n_relations]
+        return {**super().axes(), "relation": (relations,), "matrices": (relations,)}
 
     def build(self) -> None:
         """Vectors of users, items and entities; a translation and a matrix for each relation."""

@@ -32,7 +32,7 @@ from hakg_dgl.layers.fact_pairs import FactPairs
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.sampling import EpochBatches
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
@@ -212,6 +212,12 @@ class HyperKnow(GradientRecommender):
         if self.loss.adaptive:
             found["weights"] = adam(iter([self.importance]), lr, self.device)
         return found
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations, and a number an item."""
+        relations = (*self.graph.relation_types, "none")[: len(self.relation)]
+        found: dict[str, tuple[Axis, ...]] = {**super().axes(), "relation": (relations,)}
+        return found | {"importance": ("item",)} if self.loss.adaptive else found
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """A pass of the model over the interactions, then one of the weights over some of them."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.edge_types import EdgeType
-from hakg_dgl.graph.heterograph import INTERACTS, HeteroGraph
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
 from hakg_dgl.graph.packed import KnowledgePattern, join_edges
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
@@ -25,7 +25,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.transr import project_by_relation, transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -145,6 +145,11 @@ class KGAT(GradientRecommender):
     def idle_settings(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Settings of the other ranking loss."""
         return idle_ranking_settings(values)
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations, the two directions of interactions first."""
+        relations = (INTERACTED_BY, INTERACTS, *self.graph.relation_types)
+        return {**super().axes(), "relation": (relations,), "matrices": (relations,)}
 
     def build(self) -> None:
         """Vectors of nodes and relations, matrices of relations and of layers."""

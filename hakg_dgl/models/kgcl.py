@@ -24,7 +24,7 @@ from hakg_dgl.layers.transr import transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.layers.views import info_nce, light_layers, light_propagation, light_scales
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
 from hakg_dgl.settings.run import GradientRunSettings
@@ -261,6 +261,11 @@ class KGCL(GradientRecommender):
     def optimizers(self, lr: float) -> dict[str, torch.optim.Optimizer]:
         """One for each pass, as the gradients of the two differ in size."""
         return {name: adam(self.parameters(), lr, self.device) for name in ("interactions", "facts")}
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations, and a matrix a relation."""
+        relations = (*self.graph.relation_types, "none")[: len(self.relation)]
+        return {**super().axes(), "relation": (relations,), "matrices": (relations,)}
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """A pass over the interactions, then one over the facts of items, where there are any."""

@@ -23,6 +23,7 @@ from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import (
     Abilities,
+    Axis,
     GradientRecommender,
     Pass,
     Sections,
@@ -232,6 +233,11 @@ class KGIN(GradientRecommender):
         if settings.formulation == "released":
             self.key = self.parameter("key", settings.intents, settings.dim)
         self.graph_moved()
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of users, entities and relations; intents mix relations."""
+        relations = self.graph.relation_types
+        return {**super().axes(), "relation": (relations,), "mixture": (None, relations)}
 
     def graph_moved(self) -> None:
         """Choose the kernels for the graph's device."""

@@ -20,7 +20,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import numpy_generator
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.settings.run import GradientRunSettings
@@ -243,6 +243,11 @@ class KGNNLS(GradientRecommender):
         return _ItemsOfUsers(self)
 
     # --- losses -------------------------------------------------------------------------------------------------------
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations."""
+        relations = (*self.graph.relation_types, "none")[: len(self.relation)]
+        return {**super().axes(), "relation": (relations,)}
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""

@@ -25,7 +25,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.views import info_nce, light_propagation
 from hakg_dgl.models.kgin import mean_over_columns
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfUnitMeans
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
@@ -236,6 +236,11 @@ class KGRec(GradientRecommender):
         """The vectors of :meth:`propagate`, whose inner products rank."""
         users, entities = self.propagate()
         return users, entities[: self.graph.n_items].clone()
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes and of relations."""
+        relations = (*self.graph.relation_types, "none")[: len(self.relation)]
+        return {**super().axes(), "relation": (relations,)}
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""

@@ -22,7 +22,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
 from hakg_dgl.layers.transr import project_by_relation
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import numpy_generator
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
@@ -225,6 +225,11 @@ class LKGR(GradientRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """The vectors of :meth:`propagate`, whose inner products rank."""
         return self.propagate()
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of nodes, and a matrix a relation."""
+        relations = (*self.graph.relation_types, "none")[: len(self.matrices)]
+        return {**super().axes(), "matrices": (relations,)}
 
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""

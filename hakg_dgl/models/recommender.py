@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,11 @@ class Abilities:
     positions: bool = False
     records_steps: bool = False
     own_edge_types: bool = False
+
+
+NODE_TYPES = ("user", "item", "entity")
+Axis: TypeAlias = "str | Sequence[Hashable] | None"
+"""What the places along an axis of a parameter stand for; see :meth:`GradientRecommender.axes`."""
 
 
 @dataclass(frozen=True)
@@ -436,6 +441,15 @@ class GradientRecommender(Recommender):
         random
             A generator for each of :attr:`streams` and for ``batches``, on the model's device.
         """
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """What the places along the axes of parameters stand for, by the parameter's name, for training that goes on.
+
+        Where a data set has grown, the rows of known nodes and relations are taken from the earlier model. An axis is
+        ``"user"``, ``"item"`` or ``"entity"``, a sequence of labels such as edge types, or None where its places stay.
+        Axes at the end and parameters that are not named have the same shape in both models.
+        """
+        return {name: (name,) for name in NODE_TYPES if isinstance(getattr(self, name, None), nn.Parameter)}
 
     def begin_epoch(self, number: int) -> None:
         """Update what changes once an epoch, before epoch ``number``, counted from 1."""

@@ -254,7 +254,7 @@ def restart(folder: RunFolder, settings: Settings, dataset: Dataset, data_path: 
         folder.check_dataset(dataset)
     if folder.config_file.exists():
         refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), settings))
-    folder.create(settings, dataset, data_path)
+    folder.create(settings, dataset, data_path, keep_start=True)
 
 
 def copied(model: nn.Module) -> Weights:

@@ -22,6 +22,9 @@ def resume(session: Session) -> None:
         If it belongs to another data set.
     """
     folder = require_run(session.folder)
+    if folder.start_file.exists():
+        session.start = folder.load_tensors(folder.start_file)[0]
+        session.begin()
     if session.checkpoint is None or not folder.state_file.exists():  # stopped within the first epoch
         restart(folder, session.settings, session.dataset, session.data_path)
         return

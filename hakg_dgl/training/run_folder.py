@@ -2,7 +2,8 @@
 
 ``config.toml`` (all settings), ``run.json`` (the data set it belongs to), ``metrics.jsonl`` (a line an epoch),
 ``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming),
-``search.safetensors`` (the search for the best epoch, where a refit followed it) and, if asked for, ``tensorboard/``.
+``search.safetensors`` (the search for the best epoch, where a refit followed it), ``start.safetensors`` (what training
+began with, in a run that goes on from another one) and, if asked for, ``tensorboard/``.
 Nothing in it can run code.
 """
 
@@ -31,7 +32,7 @@ from hakg_dgl.settings.toml import read_toml
 
 RUN_FORMAT_VERSION = 1
 _TEMPORARY = re.compile(
-    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state|search)\.safetensors)\..+\.tmp|\.tmp.{6}"
+    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state|search|start)\.safetensors)\..+\.tmp|\.tmp.{6}"
 )
 
 
@@ -56,6 +57,7 @@ class RunFolder:
         self.model_file = self.path / "model.safetensors"
         self.state_file = self.path / "state.safetensors"
         self.search_file = self.path / "search.safetensors"
+        self.start_file = self.path / "start.safetensors"
         self.tensorboard = self.path / "tensorboard"
 
     @contextmanager
@@ -67,10 +69,32 @@ class RunFolder:
                 held.enter_context(locks.sole_writer(self.path))
             yield
 
-    def create(self, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
-        """Start the folder afresh: write settings and data set, and remove what an earlier run left."""
+    def create(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        data_path: str | Path | None,
+        *,
+        start: dict[str, Tensor] | None = None,
+        keep_start: bool = False,
+    ) -> None:
+        """Start the folder afresh: write settings and data set, and remove what an earlier run left.
+
+        Parameters
+        ----------
+        settings, dataset, data_path
+            Of the run.
+        start
+            What training begins with, if that is not drawn.
+        keep_start
+            Leave what an earlier start of the run wrote of it.
+        """
         with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            if start is not None:
+                self.save_tensors(self.start_file, start, {"data": dataset.digest})
+            elif not keep_start:
+                self.start_file.unlink(missing_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
             states = (self.state_file, self.search_file, self.model_file)

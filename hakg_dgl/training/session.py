@@ -32,6 +32,8 @@ class Session:
         Where the data set lies, noted in the run.
     recording
         Where epochs are recorded.
+    start
+        Values of parameters to begin with, also in the refit; None draws them.
 
     Attributes
     ----------
@@ -53,11 +55,12 @@ class Session:
         folder: RunFolder | None,
         data_path: str | Path | None,
         recording: Recording,
+        start: Weights | None = None,
     ) -> None:
         self.dataset, self.settings, self.device = dataset, settings, device
         self.folder, self.data_path, self.recording = folder, data_path, recording
         self.selection = Selection(dataset, settings.training)
-        self.stop_asked = False
+        self.stop_asked, self.start = False, start
         self.begin()
 
     def begin(self) -> None:
@@ -67,7 +70,7 @@ class Session:
 
     def set_up(self, splits: tuple[str, ...]) -> None:
         """Make what is trained on these splits, as it is before the first epoch."""
-        self.trainee = Trainee(self.dataset, self.settings, self.device, splits)
+        self.trainee = Trainee(self.dataset, self.settings, self.device, splits, self.start)
         self.checkpoint = None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
 
     # --- what phases ask for ----------------------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import ConfigError
+from hakg_dgl.errors import CheckpointError, ConfigError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.kernels.choice import explain_cuda_graphs
-from hakg_dgl.models.recommender import GradientRecommender, Pass, Recommender
+from hakg_dgl.models.recommender import GradientRecommender, Pass, Recommender, require_tensors
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.settings.training import TrainingSettings
@@ -34,6 +34,8 @@ class Trainee:
     ----------
     dataset, settings, device, splits
         What to train on, how, and where.
+    start
+        Values of parameters to begin with, by name, in place of those that are drawn.
 
     Attributes
     ----------
@@ -45,11 +47,20 @@ class Trainee:
         By name.
     """
 
-    def __init__(self, dataset: Dataset, settings: Settings, device: torch.device, splits: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        device: torch.device,
+        splits: tuple[str, ...],
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.settings, self.device, self.splits = settings, device, splits
         model = build_model(dataset, settings, device, splits)
         assert isinstance(model, GradientRecommender)
         self.model: GradientRecommender = model
+        if start is not None:
+            begin_with(model, start)
         model.prepare()
         training: TrainingSettings = settings.training
         streams = (BATCHES, *model.streams)
@@ -79,6 +90,24 @@ class Trainee:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the model."""
         return self.model.parameters()
+
+
+@torch.no_grad()
+def begin_with(model: GradientRecommender, start: Mapping[str, Tensor]) -> None:
+    """Give parameters the values of ``start``.
+
+    Raises
+    ------
+    CheckpointError
+        If they are not those of such a model on this graph.
+    """
+    parameters = dict(model.named_parameters())
+    try:
+        require_tensors(start, {name: (value.shape, value.dtype) for name, value in parameters.items()})
+    except ValueError as error:
+        raise CheckpointError(f"what training begins with does not fit the model: {error}; update again") from error
+    for name, value in start.items():
+        parameters[name].copy_(value)
 
 
 def records(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.models.recommender import ClosedFormRecommender, GradientRecommender
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.allocator import keep_freed_memory
-from hakg_dgl.training.checkpoint import require_run
+from hakg_dgl.training.checkpoint import Weights, require_run
 from hakg_dgl.training.circumstances import choose_device
 from hakg_dgl.training.closed_form import ClosedFormTrainer
 from hakg_dgl.training.phases import Refit, Search
@@ -41,6 +41,9 @@ class Trainer:
         Where the data set lies, noted in the run for later commands.
     on_progress
         Called after every step and every epoch.
+    start
+        Values of parameters to begin with, by name; drawn by default. :func:`~hakg_dgl.update` makes them from an
+        earlier run.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Trainer:
         run: str | Path | None = None,
         data_path: str | Path | None = None,
         on_progress: OnProgress | None = None,
+        start: Weights | None = None,
     ) -> None:
         self.dataset, self.settings = dataset, settings or Settings()
         if not issubclass(self.settings.model_class, GradientRecommender):
@@ -79,7 +83,7 @@ class Trainer:
             keep_freed_memory()
         self.folder = None if run is None else RunFolder(run)
         recording = Recording(self.folder, self.settings, on_progress)
-        self.session = Session(dataset, self.settings, self.device, self.folder, data_path, recording)
+        self.session = Session(dataset, self.settings, self.device, self.folder, data_path, recording, start)
         self.model.require_resources()
         self.warnings: list[str] = [*self.settings.idle(), *self.model.warnings()]
         """Settings that turned out to do nothing, also in ``result.json``."""
@@ -152,7 +156,7 @@ class Trainer:
         if resume:
             resume_session(session)
         elif self.folder is not None:
-            self.folder.create(self.settings, self.dataset, session.data_path)
+            self.folder.create(self.settings, self.dataset, session.data_path, start=session.start)
         session.recording.open(session.standing.epoch)
         try:
             Search(session).run()

@@ -30,6 +30,7 @@ from hakg_dgl.models.hakg.terms import POWER
 from hakg_dgl.models.positions import Float64, Positions, require_values
 from hakg_dgl.models.recommender import (
     Abilities,
+    Axis,
     Judge,
     Pass,
     Sections,
@@ -114,6 +115,10 @@ class HAKG(Network):
     def passes(self, training: TrainingSettings, random: Mapping[str, torch.Generator]) -> Sequence[Pass]:
         """One pass over the interactions."""
         return [Pass("interactions", interaction_batches(self.graph, training, random), Objective(self, random))]
+
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """Rows of users, items, entities and relations."""
+        return {**super().axes(), "relation": ((*self.graph.relation_types, *self.graph.user_types) or (None,),)}
 
     def warnings(self) -> list[str]:
         """Why the angle loss does nothing though it has a weight; empty where it does something."""

@@ -1,0 +1,122 @@
+"""``hakg quickstart`` goes from tables to lists and a report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hakg_dgl.models.registry import model_names
+
+from .failures import after_interrupt, stopping_gently
+from .preprocess import read_given_tables, table_options
+from .progress import epochs as epochs_bar
+from .progress import say
+from .report import counted, shown, table
+from .runs import list_length
+
+if TYPE_CHECKING:
+    from hakg_dgl.quickstart import QuickResult
+
+_OF_PREPROCESS = (
+    "min_user_interactions", "min_item_interactions", "rating_threshold", "drop_unlinked", "split", "valid", "test",
+    "seed",
+)  # fmt: skip
+
+
+@table_options(*_OF_PREPROCESS)
+@click.command(
+    "quickstart",
+    epilog="\b\nExamples:\n"
+    "  hakg quickstart --interactions orders.csv --items catalog.csv --out shop\n"
+    "  hakg quickstart --interactions 'orders-*.csv' --items catalog.csv --user-col customer --item-col sku \\\n"
+    "      --timestamp-col bought_at --split temporal --out shop\n",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for everything, new or empty.",
+)
+@click.option("--model", "kind", type=click.Choice(model_names()), help="Which model; hakg by default.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of training, by name; repeatable."
+)
+@click.option("--k", type=list_length(), default=20, show_default=True, help="Length of the lists.")
+@click.option("--resume", is_flag=True, help="Go on in OUT, where a quick start was stopped.")
+def quickstart_command(
+    out: Path, kind: str | None, assignments: tuple[str, ...], k: int, resume: bool, **options: Any
+) -> None:
+    """Go from an order log and a catalogue to lists and a report.
+
+    Writes the data set (OUT/data), the trained model (OUT/run), its metrics (OUT/evaluation.json), a list for every
+    user (OUT/lists.csv) and a page to look at (OUT/report.html). What takes part in each step, and more options, are
+    those of hakg preprocess, train, evaluate, recommend and report. docs/shop.md goes through an example.
+    """
+    from hakg_dgl.data.preprocess import PreprocessOptions
+    from hakg_dgl.models.settings import Settings
+    from hakg_dgl.quickstart import quickstart
+
+    given = [*assignments, *([f"kind={kind}"] if kind else [])]
+    settings = Settings.resolve(preset="default", overrides=given)
+    preparing = PreprocessOptions(**{name: options.pop(name) for name in _OF_PREPROCESS})
+    after_interrupt("Give the same command with --resume to go on.")
+    with epochs_bar(settings.training.select_by) as progress:
+        stop = _Stop()
+        with stopping_gently(stop.ask):
+            done = quickstart(
+                lambda: read_given_tables(options), out, preparing, settings, k=k, resume=resume,
+                begin=lambda step: stop.check(say, step), on_progress=progress, on_trainer=stop.take,
+            )  # fmt: skip
+    _tell(done)
+
+
+class _Stop:
+    """A signal that is passed on to the trainer, or ends the work before the next step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.trainer: Any = None
+
+    def take(self, trainer: Any) -> None:
+        """Know the trainer."""
+        self.trainer = trainer
+        for warning in trainer.warnings:
+            say(warning)
+
+    def ask(self) -> None:
+        """Stop soon."""
+        self.asked = True
+        if self.trainer is not None:
+            self.trainer.interrupt()
+
+    def check(self, tell: Any, step: str) -> None:
+        """Stop, or begin a step."""
+        if self.asked:
+            raise KeyboardInterrupt
+        tell(step)
+
+
+def _tell(done: QuickResult) -> None:
+    folder, dataset = done.folder, done.dataset
+    sizes = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in dataset.counts.items())
+    click.echo(f"{shown(dataset.name)}: {sizes}")
+    for line in counted(dataset.report):
+        click.echo(f"  {line}")
+    if done.metrics is not None:
+        names = next(iter(done.metrics.values()))
+        rows = ({"metric": name, **{who: values[name] for who, values in done.metrics.items()}} for name in names)
+        click.echo("\n" + table(rows))
+    for note in done.notes:
+        click.echo(f"Note: {note}", err=True)
+    run, user = shlex.quote(str(folder.run)), shlex.quote(str(dataset.users["original_id"].iloc[0]))
+    click.echo(
+        f"\nWrote {folder.lists}: {done.rows:,} rows, {dataset.n_users:,} users"
+        + (f"\nWrote {folder.report}: open it in a browser" if folder.report.exists() else "")
+        + f"\nNext:\n  hakg info {shlex.quote(str(folder.data))}        what the data set holds"
+        f"\n  hakg recommend {run} --user {user}   a list, with filters and for new users"
+        f"\n  hakg explain {run} --user {user}     why its first items are there"
+        f"\n  hakg update {run} --interactions ORDERS --items CATALOG --out RUN2   when the log has grown"
+    )

@@ -1,0 +1,170 @@
+"""Growing a data set and going on from a run: numbers stay, new rows are means, wrong logs are refused, runs resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bad_input import hakg
+from small_demo import small_settings
+
+from hakg_dgl import Dataset, PreprocessOptions, RawData, load_model, make_trainer, model_class, model_names, preprocess
+from hakg_dgl.data.growth import Growth, GrowthOptions, grow
+from hakg_dgl.data.readers.tables import read_tables
+from hakg_dgl.errors import DataError, HakgError, IntegrityError
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.training.progress import Progress
+from hakg_dgl.training.trainee import build_model
+from hakg_dgl.training.update import make_updater, update_settings
+from hakg_dgl.training.warm_start import warm_start
+
+BY_GRADIENTS = [name for name in model_names() if issubclass(model_class(name), GradientRecommender)]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a shop, earlier and now: with new users, items and a new relation."""
+    place, draw = tmp_path_factory.mktemp("shop"), np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{i}", 100 * t + u) for u in range(30) for t, i in enumerate(draw.permutation(40)[:12])]
+    log = pd.DataFrame(rows, columns=["user", "item", "time"]).sort_values("time")
+    earlier = log[:250]
+    earlier = earlier[~earlier["user"].isin(["u1", "u29"]) & ~earlier["item"].isin(["i2", "i39"])]
+    items = pd.DataFrame({"item": [f"i{i}" for i in range(40)], "brand": [f"b{i % 5}" for i in range(40)]})
+    log.to_csv(place / "log.csv", index=False)
+    earlier.to_csv(place / "earlier.csv", index=False)
+    log[~log.index.isin(earlier.index)].to_csv(place / "added.csv", index=False)
+    items[items["item"].isin(earlier["item"])].to_csv(place / "items-earlier.csv", index=False)
+    items.assign(color=[f"c{i % 3}" for i in range(40)]).to_csv(place / "items.csv", index=False)
+    return place
+
+
+def read(shop: Path, log: str, items: str = "items.csv") -> RawData:
+    return read_tables(shop / log, items=shop / items, timestamp_col="time")
+
+
+@pytest.fixture(scope="module")
+def before(shop: Path) -> Dataset:
+    return preprocess(read(shop, "earlier.csv", "items-earlier.csv"), PreprocessOptions(split="temporal"))
+
+
+@pytest.fixture(scope="module")
+def growth(shop: Path, before: Dataset) -> Growth:
+    return grow(before, read(shop, "log.csv"))
+
+
+def named(dataset: Dataset) -> set[tuple[str, str, str]]:
+    """Triples by original ids."""
+    entity, relation = dataset.entities["original_id"].to_numpy(), dataset.relations["original_id"].to_numpy()
+    t = dataset.triples
+    return set(zip(entity[t["head"]], relation[t["relation"]], entity[t["tail"]], strict=True))
+
+
+def test_what_was_known_keeps_its_number(before: Dataset, growth: Growth, shop: Path) -> None:
+    after = growth.dataset
+    for table in ("users", "items", "relations"):
+        known = getattr(before, table)["original_id"].tolist()
+        assert getattr(after, table)["original_id"].tolist()[: len(known)] == known
+    assert (after.n_users, after.n_items, after.n_relations) == (30, 40, 2)
+    assert after.entities["original_id"].to_numpy()[growth.entities].tolist() == before.entities["original_id"].tolist()
+    assert named(after) == named(preprocess(read(shop, "log.csv")))
+    assert {tuple(pair) for pair in before.pairs()} <= {tuple(pair) for pair in after.pairs("train")}
+    assert set(after.pairs("train")[:, 0]) == set(range(30))
+
+
+def test_the_latest_of_the_new_are_held_out(before: Dataset, growth: Growth) -> None:
+    rows = growth.dataset.interactions
+    known = {tuple(pair) for pair in before.pairs()}
+    new = rows[[pair not in known for pair in zip(rows["user"], rows["item"], strict=True)]]
+    test, valid = (new[new["split"] == split] for split in ("test", "valid"))
+    assert (len(test), len(valid)) == tuple(int(np.floor(len(new) * share + 0.5)) for share in (0.2, 0.1))
+    assert valid["timestamp"].max() <= test["timestamp"].min()
+
+
+def test_added_rows_alone_make_the_same_data_set(shop: Path, before: Dataset, growth: Growth) -> None:
+    added = grow(before, read(shop, "added.csv"), GrowthOptions(added=True))
+    assert added.dataset.digest == growth.dataset.digest
+
+
+def test_a_log_that_does_not_fit_is_refused(shop: Path, before: Dataset) -> None:
+    raw = read(shop, "log.csv")
+    moved = raw.interactions.assign(timestamp=raw.interactions["timestamp"] + 1)
+    wrong = {
+        "shrank": raw.interactions[20:],
+        "another timestamp": moved,
+        "no interaction that": read(shop, "earlier.csv").interactions,
+        "has none": raw.interactions.drop(columns="timestamp"),
+    }
+    for message, log in wrong.items():
+        with pytest.raises(DataError, match=message):
+            grow(before, dataclasses.replace(raw, interactions=log))
+
+
+@pytest.mark.parametrize("name", BY_GRADIENTS)
+def test_vectors_go_on(name: str, before: Dataset, growth: Growth) -> None:
+    settings, cpu = small_settings(name), torch.device("cpu")
+    earlier, model = (build_model(data, settings, cpu, ("train",)) for data in (before, growth.dataset))
+    assert isinstance(earlier, GradientRecommender)
+    assert isinstance(model, GradientRecommender)
+    start, trained = warm_start(earlier, model, growth), dict(earlier.named_parameters())
+    assert start.keys() == trained.keys()
+    prefix = "base." if "base.user" in start else ""
+    n = before.n_users
+    if name != "ckan":  # the only one whose users have no rows
+        assert torch.equal(start[prefix + "user"][:n], trained[prefix + "user"])
+        train = growth.dataset.pairs("train")
+        known = [train[(train[:, 1] == i) & (train[:, 0] < n), 0] for i in train[train[:, 0] == n, 1]]
+        means = [trained[prefix + "user"][users].mean(0) for users in known if len(users)]
+        torch.testing.assert_close(start[prefix + "user"][n], torch.stack(means).mean(0).detach())
+    if prefix + "entity" in start:
+        assert torch.equal(start[prefix + "entity"][growth.entities], trained[prefix + "entity"])
+    if name == "hakg":  # brand, color (new), their inverses: the inverse has moved
+        assert torch.equal(start["relation"][[0, 2]], trained["relation"][[0, 1]])
+
+
+def test_an_update_that_was_stopped_goes_on_to_the_same_end(before: Dataset, growth: Growth, tmp_path: Path) -> None:
+    make_trainer(before, small_settings(epochs=2), run=tmp_path / "run").fit()
+    settings = update_settings(tmp_path / "run", {"epochs": 3, "refit": True})
+    whole = make_updater(tmp_path / "run", before, growth, settings, out=tmp_path / "whole").fit()
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 1 and progress.step == 1:
+            raise KeyboardInterrupt
+
+    stopped = make_updater(tmp_path / "run", before, growth, settings, out=tmp_path / "stopped", on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    again = make_trainer(growth.dataset, settings, run=tmp_path / "stopped").fit(resume=True)
+    assert again["metrics"] == whole["metrics"]
+    ends = [load_model(tmp_path / run, growth.dataset).state_dict() for run in ("whole", "stopped")]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    with pytest.raises(IntegrityError):
+        make_updater(tmp_path / "run", growth.dataset, growth)
+    with pytest.raises(HakgError, match="the run itself"):
+        make_updater(tmp_path / "run", before, growth, out=tmp_path / "run")
+
+
+def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shop"
+    tables = ["--interactions", shop / "earlier.csv", "--items", shop / "items-earlier.csv", "--timestamp-col", "time"]
+    quick = ["quickstart", *tables, "--out", out, "--model", "ease", "--set", "device=cpu", "--k", "5"]
+    assert hakg(*quick).exit_code == 0
+    lists = pd.read_csv(out / "lists.csv")
+    had = set(pd.read_csv(shop / "earlier.csv")[["user", "item"]].itertuples(index=False, name=None))
+    assert lists.groupby("user").size().eq(5).all()
+    assert not had & set(lists[["user", "item"]].itertuples(index=False, name=None))
+    assert (out / "evaluation.json").exists()
+    again = hakg(*quick)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    assert hakg(*quick, "--resume").exit_code == 0
+    now = ["--interactions", shop / "log.csv", "--items", shop / "items.csv", "--timestamp-col", "time"]
+    updated = hakg("update", out / "run", *now, "--out", tmp_path / "run2")
+    assert updated.exit_code == 0, updated.stderr
+    assert hakg("recommend", tmp_path / "run2", "--user", "u29").exit_code == 0
+    shrunk = hakg("update", out / "run", "--interactions", shop / "added.csv", "--timestamp-col", "time", "--out", "x")
+    assert shrunk.exit_code == 2
+    assert "--added" in shrunk.stderr
