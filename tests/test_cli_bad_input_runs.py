@@ -289,7 +289,8 @@ def test_a_run_of_another_data_set(args: tuple[str, ...]) -> None:
     refuse(
         re.compile(
             f"R: the run was trained on data set 'src' .digest {about['D']}., not on 'src' .digest {about['other']}.\n"
-            r"Give the data set it was trained on \(--data DATA\), or train again on this one\."
+            r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
+            r"'hakg evaluate RUN --interactions FILE' measures a run on a later log\."
         ),
         *(args[0], *data, *args[1:]),
     )

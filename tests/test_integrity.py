@@ -91,7 +91,8 @@ def test_a_run_and_another_data_set(work: Path, args: tuple[str, ...]) -> None:
     place = ("D2",) if args[0] == "train" else ("--data", "D2")
     message = re.compile(
         r"R: the run was trained on data set 'src' \(digest [0-9a-f]{12}\), not on 'src' \(digest [0-9a-f]{12}\)\n"
-        r"Give the data set it was trained on \(--data DATA\), or train again on this one\."
+        r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
+        r"'hakg evaluate RUN --interactions FILE' measures a run on a later log\."
     )
     refuse(message, args[0], *place, *args[1:])
 

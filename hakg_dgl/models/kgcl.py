@@ -26,7 +26,7 @@ from hakg_dgl.layers.views import info_nce, light_layers, light_propagation, lig
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -310,4 +310,5 @@ class KGCL(GradientRecommender):
         item = self.attentive(self.logits())
         sent = [item for _, item in light_layers(self.backend, interactions, self.user, item, layers)][:-1]
         table = light_scales(interactions, self.dtype)[1] * torch.stack(sent).sum(0) / (layers + 1)
-        return EmbeddingFoldIn([SumOfRows(table, 0.5)], self.ranking_vectors()[1])
+        own = self.user.detach() / (layers + 1)
+        return EmbeddingFoldIn([WithOwnRows(SumOfRows(table, 0.5), own)], self.ranking_vectors()[1])

@@ -26,7 +26,7 @@ from hakg_dgl.layers.views import info_nce, light_propagation
 from hakg_dgl.models.kgin import mean_over_columns
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfUnitMeans
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfUnitMeans, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -334,7 +334,8 @@ class KGRec(GradientRecommender):
         for _ in range(self.settings.layers):
             layers.append(entity[: self.graph.n_items].clone())
             entity = self._after_layer(self.gather(self.edges.pattern, entity), None)
-        return EmbeddingFoldIn([SumOfUnitMeans(layers, unit=False)], self.ranking_vectors()[1])
+        found = SumOfUnitMeans(layers, unit=False)
+        return EmbeddingFoldIn([WithOwnRows(found, self.user.detach())], self.ranking_vectors()[1])
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

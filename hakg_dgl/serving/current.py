@@ -19,7 +19,7 @@ class CurrentRun:
 
     Parameters
     ----------
-    load
+    read_run
         Reads the run from its folder, and raises HakgError or OSError if it is broken.
     pause
         Seconds between the beginnings of two reloads that :meth:`reload` allows.
@@ -30,14 +30,14 @@ class CurrentRun:
         If the run is broken.
     """
 
-    def __init__(self, load: Callable[[], ServedRun], *, pause: float = 0.0) -> None:
-        self._load, self._pause = load, pause
+    def __init__(self, read_run: Callable[[], ServedRun], *, pause: float = 0.0) -> None:
+        self._read_run, self._pause = read_run, pause
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hakg-reload")
         self._reloading = False
         self._begun = -float("inf")
         self.reloads = {"done": 0, "refused": 0}
         self.loaded_at = time.time()
-        self.run = load()
+        self.run = read_run()
 
     async def reload(self, *, at_once: bool = False) -> ServedRun:
         """Read the run again; if it is whole it takes the place of the one that answered until now.
@@ -59,7 +59,7 @@ class CurrentRun:
             raise later("a reload began just now", f"Wait {self._pause:g} seconds between two.")
         self._reloading, self._begun = True, time.monotonic()
         try:
-            run = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+            run = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_run)
         except (HakgError, OSError, MemoryError) as error:
             self.reloads["refused"] += 1
             reason = str(error) or type(error).__name__

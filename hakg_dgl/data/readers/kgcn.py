@@ -102,7 +102,7 @@ def _array(path: Path, data: bytes, remedy: str) -> Int64:
         if math.prod(shape) * kind.itemsize != len(data) - stream.tell():
             raise ValueError(f"it says {math.prod(shape):,} values, and holds {len(data) - stream.tell():,} bytes")
         stream.seek(0)
-        values = np.load(stream, allow_pickle=False)
+        values = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
         problem = f"not a readable NumPy file: {str(error).partition(chr(10))[0][:160]}"
         raise DataError(problem, path=path, remedy="Write it again by numpy.save.") from error
