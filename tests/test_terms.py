@@ -266,3 +266,25 @@ def test_the_softmax_draws_among_items_with_interactions() -> None:
             objective.generators["negatives"].manual_seed(1)
             losses.append(objective.ranking_loss(one, users, positives))
         assert torch.equal(*losses)
+
+
+def test_new_items_that_nobody_wants_are_not_put_above_others() -> None:
+    """Whatever weight ranks them best among themselves, the full ranking loses nothing to speak of."""
+
+    class OfKnownItems:
+        """Likes lists without new items."""
+
+        def worth(self, scorer: Scorer) -> float:
+            best = scorer.scores(torch.arange(scorer.n_users)).topk(5).indices
+            return 1.0 - float(torch.isin(best, torch.tensor(NEW)).double().mean())
+
+        def worth_of_new_items(self, scorer: Scorer) -> float | None:
+            return 1.0
+
+    model, judge = model_of(RENEWED, new_items_weight=[3.0], linear_weight=0.0), OfKnownItems()
+    chosen = model.choose(judge)
+    assert chosen["new_items_weight"] == 3.0
+    assert chosen["new_items_bias"] < 0.0
+    assert judge.worth(model.scorer()) >= 0.998
+    model.set_terms({**chosen, "new_items_bias": 0.0})
+    assert judge.worth(model.scorer()) < 0.9

@@ -17,6 +17,10 @@ from hakg_dgl.models.recommender import Judge
 
 FREE = 0.002
 """The share of the selecting metric that a bias for new items may cost."""
+LOWER = (-32.0, -8.0, -4.0, -2.0, -1.0)
+"""Biases that are tried beside those of the settings, as facts that say little may put new items above all others."""
+NEAR = 0.02
+"""Of weights that rank new items nearly as well, within this share, the smallest is taken."""
 EASY = 2
 """Values in a row without a gain after which a list of values is not followed further."""
 KEPT_SCORES = 1 << 25
@@ -149,7 +153,10 @@ class Chooser:
         return self.chosen
 
     def _choose_for_new_items(self) -> None:
-        """λ and weight that rank them best among themselves, then the largest bias that costs nothing to speak of."""
+        """λ and weight that rank them best among themselves, then the largest bias that costs nothing to speak of.
+
+        What it costs is measured from the lowest bias on, with which none of them is listed.
+        """
         s = self.terms.settings
         self.chosen["new_items_weight"] = middle(s.new_items_weight)
         for key, values in (("new_items_l2", s.facts_l2), ("new_items_weight", s.new_items_weight)):
@@ -159,8 +166,10 @@ class Chooser:
                 self.chosen["new_items_weight"] = 0.0
                 return
             self.chosen[key] = max(known, key=lambda value: known[value])
+            if key == "new_items_weight":
+                self.chosen[key] = min(v for v, worth in known.items() if worth >= max(known.values()) * (1.0 - NEAR))
         worths: dict[float, float] = {}
-        for value in sorted({0.0, *s.new_items_bias}):
+        for value in sorted({0.0, *LOWER, *s.new_items_bias}):
             worth = self._worth("new_items_bias", value)
             assert worth is not None
             worths[value] = worth
