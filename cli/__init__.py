@@ -29,6 +29,16 @@ from .tune import tune_command
 from .update import update_command
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from hakg_dgl import __version__
+    from hakg_dgl.checkout import commit
+
+    click.echo(f"hakg_dgl {__version__} (commit {commit() or 'unknown'})")
+    context.exit()
+
+
 @click.group(
     cls=HakgGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -38,7 +48,14 @@ from .update import update_command
     "  hakg evaluate demo/run\n"
     "  hakg recommend demo/run --user user_7\n",
 )
-@click.version_option(package_name="hakg_dgl", message="%(package)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version, and the commit where it is known.",
+)
 def main() -> None:
     """Recommend with a knowledge graph in hyperbolic space (HAKG, SIGIR 2022).
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import hakg_dgl
+from hakg_dgl.checkout import commit
 from hakg_dgl.data.cards import list_cards
 from hakg_dgl.data.splits import STRATEGIES
 from hakg_dgl.models.hakg import HAKG
@@ -66,7 +67,8 @@ def test_arguments_go_by_the_names_of_the_documentation() -> None:
 
 def test_version() -> None:
     result = CliRunner().invoke(cli.main, ["--version"])
-    assert (result.exit_code, result.output.strip()) == (0, f"hakg_dgl {hakg_dgl.__version__}")
+    expected = f"hakg_dgl {hakg_dgl.__version__} (commit {commit() or 'unknown'})"
+    assert (result.exit_code, result.output.strip()) == (0, expected)
 
 
 def test_help_of_all_commands_loads_neither_torch_nor_dgl_nor_pandas() -> None:
