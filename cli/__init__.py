@@ -32,10 +32,10 @@ from .update import update_command
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from hakg_dgl import __version__
+    import hakg_dgl
     from hakg_dgl.checkout import commit
 
-    click.echo(f"hakg_dgl {__version__} (commit {commit() or 'unknown'})")
+    click.echo(f"hakg_dgl {hakg_dgl.__version__} (commit {commit() or 'unknown'})")
     context.exit()
 
 
