@@ -145,6 +145,13 @@ def test_an_update_that_was_stopped_goes_on_to_the_same_end(before: Dataset, gro
         make_updater(tmp_path / "run", growth.dataset, growth)
     with pytest.raises(HakgError, match="the run itself"):
         make_updater(tmp_path / "run", before, growth, out=tmp_path / "run")
+    first = update_settings(tmp_path / "run")
+    assert first.training.lr == 2 * small_settings().training.lr
+    make_updater(tmp_path / "run", before, growth, first, out=tmp_path / "first").fit()
+    assert update_settings(tmp_path / "first") == first  # an update of an update is no faster
+    foreign = make_trainer(before, settings, run=tmp_path / "stopped")
+    with pytest.raises(IntegrityError, match="was trained on data set"):
+        foreign.fit(resume=True)
 
 
 def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> None:

@@ -250,11 +250,16 @@ def require_run(folder: RunFolder | None) -> RunFolder:
 
 def restart(folder: RunFolder, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
     """Begin a run in the folder again, if it is of this data set and these settings."""
+    refuse_other_run(folder, settings, dataset)
+    folder.create(settings, dataset, data_path, keep_start=True)
+
+
+def refuse_other_run(folder: RunFolder, settings: Settings, dataset: Dataset) -> None:
+    """Raise IntegrityError if the run is of another data set, CheckpointError if it has other settings."""
     if folder.about_file.exists():
         folder.check_dataset(dataset)
     if folder.config_file.exists():
         refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), settings))
-    folder.create(settings, dataset, data_path, keep_start=True)
 
 
 def copied(model: nn.Module) -> Weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hakg_dgl.errors import CheckpointError
-from hakg_dgl.training.checkpoint import require_run, restart
+from hakg_dgl.training.checkpoint import refuse_other_run, require_run, restart
 from hakg_dgl.training.protocol import REFIT_SPLITS
 from hakg_dgl.training.session import Session
 
@@ -23,6 +23,7 @@ def resume(session: Session) -> None:
     """
     folder = require_run(session.folder)
     if folder.start_file.exists():
+        refuse_other_run(folder, session.settings, session.dataset)  # whose tensors would not fit
         session.start = folder.load_tensors(folder.start_file)[0]
         session.begin()
     if session.checkpoint is None or not folder.state_file.exists():  # stopped within the first epoch

@@ -34,6 +34,8 @@ KEPT = 0.3
 def update_settings(run: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a run, with epochs, patience and learning rate for a training that begins near its end.
 
+    A run that is an update itself has them already, and they stay as they are.
+
     Parameters
     ----------
     run
@@ -50,7 +52,7 @@ def update_settings(run: str | Path, overrides: Mapping[str, Any] | None = None)
     """
     settings, given = RunFolder(run).settings, dict(overrides or {})
     training = settings.training
-    if isinstance(training, TrainingSettings):
+    if isinstance(training, TrainingSettings) and not RunFolder(run).start_file.exists():
         best = int(RunFolder(run).result["best_epoch"])
         epochs = given.get("epochs", max(LEAST_EPOCHS, math.ceil(best / SHARE)))
         own = {"epochs": epochs, "patience": min(PATIENCE, training.patience), "lr": FASTER * training.lr}
