@@ -14,7 +14,7 @@ from .failures import Failure, after_interrupt, stopping_gently
 from .preprocess import read_given_tables, table_options
 from .progress import epochs as epochs_bar
 from .progress import say, stages
-from .report import counted, table
+from .report import counted, shown, table
 from .runs import open_run
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def update_command(
 
     growing = GrowthOptions(added=added, split=split, valid=valid, test=test, seed=seed)
     place = data_out or out.with_name(out.name + "-data")
+    if out.resolve() == run.resolve():
+        raise Failure(f"{out}: is the run itself; give another folder for the updated one")
     _refuse_occupied(RunFolder(out), overwrite)
     refuse_foreign(place)
     with stages(3) as begin:
@@ -99,7 +101,8 @@ def update_command(
     click.echo("\n" + table(rows, ["metric", *splits]))
     click.echo(
         f"\nBest of {result['epochs_run']}: {result['best_epoch']} ({result['stopped']}), "
-        f"{result['seconds']:,.1f} s on {result['device']}\nWrote {out}. Next: hakg recommend {out} --out lists.csv"
+        f"{result['seconds']:,.1f} s on {result['device']}\n"
+        f"Wrote {out}. Next: hakg recommend {shlex.quote(str(out))} --out lists.csv"
     )
 
 
@@ -124,7 +127,9 @@ def _refuse_same_place(place: Path, noted: Path | None, data: Path | None) -> No
 
 def _tell(growth: Growth, place: Path) -> None:
     counts = growth.dataset.counts
-    click.echo(f"{growth.dataset.name}: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
+    click.echo(
+        f"{shown(growth.dataset.name)}: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items())
+    )
     for line in counted(growth.dataset.report):
         click.echo(f"  {line}")
     if counts["valid"] < 100:

@@ -17,7 +17,7 @@ from hakg_dgl.atomic_files import replace_file, write_json, write_text
 from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.errors import ConfigError, DataError, MissingDependencyError
+from hakg_dgl.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from hakg_dgl.figures.report import report_page
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.settings import Settings
@@ -27,7 +27,7 @@ from hakg_dgl.ranking.yardsticks import PopularityScorer
 from hakg_dgl.training.closed_form import ClosedFormTrainer
 from hakg_dgl.training.loading import load_scorer
 from hakg_dgl.training.progress import OnProgress
-from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.run_folder import RunFolder, settings_differences
 from hakg_dgl.training.trainer import Trainer, make_trainer
 
 _NAMES = {"data", "run", "evaluation.json", "lists.csv", "report.html"}
@@ -146,14 +146,19 @@ def quickstart(
         If the folder holds something already (and ``resume`` is not given), the log or a table is wrong, or, on
         resuming, the data set was made from other files or with other options.
     ConfigError
-        If there is nothing to validate on, or a setting is wrong.
+        If there is nothing to validate on, ``k`` is below 1, or a setting is wrong.
+    CheckpointError
+        If, on resuming, the run that is there has other settings, or it is damaged.
 
     Examples
     --------
     >>> quickstart(lambda: read_tables("orders.csv", items="catalog.csv"), "shop").folder.lists
     """
     folder, settings, notes = QuickFolder(Path(out)), settings or Settings(), []
+    if k < 1:
+        raise ConfigError(f"k = {k} is not allowed; a list has at least one item")
     folder.refuse_occupied(resume=resume)
+    _refuse_other_settings(RunFolder(folder.run), settings)
     dataset = _dataset(folder, read, options or PreprocessOptions(), begin)
     run = RunFolder(folder.run)
     done = resume and run.exists() and run.result_file.exists()
@@ -185,6 +190,18 @@ def quickstart(
     return QuickResult(folder, dataset, metrics, len(lists), tuple(notes))
 
 
+def _refuse_other_settings(run: RunFolder, settings: Settings) -> None:
+    """Raise CheckpointError if the run that is there was made with other settings."""
+    if not run.config_file.exists():
+        return
+    different = settings_differences(run.settings.to_dict(), settings, {"device", "tensorboard", "cuda_graphs"})
+    if different:
+        raise CheckpointError(
+            f"{run.path}: the run has other settings: {', '.join(different)}; "
+            "resume with its own, or choose another folder"
+        )
+
+
 def _dataset(
     folder: QuickFolder, read: Callable[[], RawData], options: PreprocessOptions, begin: Callable[[str], None]
 ) -> Dataset:
@@ -206,8 +223,6 @@ def _dataset(
 
 def _lists(dataset: Dataset, scorer: Any, k: int) -> pd.DataFrame:
     """Lists of all users by original ids, without what a user has."""
-    if k < 1:
-        raise ConfigError(f"k = {k} is not allowed; a list has at least one item")
     users, items = dataset.users["original_id"].to_numpy(), dataset.items
     blocks = iter_recommendations(scorer, np.arange(dataset.n_users), min(k, dataset.n_items), dataset.positives())
     table = pd.concat(list(blocks), ignore_index=True)

@@ -15,7 +15,7 @@ from small_demo import small_settings
 from hakg_dgl import Dataset, PreprocessOptions, RawData, load_model, make_trainer, model_class, model_names, preprocess
 from hakg_dgl.data.growth import Growth, GrowthOptions, grow
 from hakg_dgl.data.readers.tables import read_tables
-from hakg_dgl.errors import DataError, HakgError, IntegrityError
+from hakg_dgl.errors import ConfigError, DataError, HakgError, IntegrityError
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.trainee import build_model
@@ -103,6 +103,38 @@ def test_a_log_that_does_not_fit_is_refused(shop: Path, before: Dataset) -> None
             grow(before, dataclasses.replace(raw, interactions=log))
 
 
+def test_too_little_to_validate_on_is_said_as_it_is(shop: Path, before: Dataset) -> None:
+    with pytest.raises(ConfigError, match="valid = 0 is not allowed"):
+        GrowthOptions(valid=0)
+    with pytest.raises(DataError, match=r"a share of 0\.001 of \d+ new interactions leaves none"):
+        grow(before, read(shop, "log.csv"), GrowthOptions(valid=0.001))
+
+
+def test_two_new_items_are_not_one_entity(shop: Path, before: Dataset) -> None:
+    raw = read(shop, "log.csv")
+    links = raw.item_entity
+    same = links.assign(entity=links["entity"].mask(links["item"].isin(["i2", "i39"]), "the same"))
+    with pytest.raises(
+        DataError, match="the new item 'i39' is linked to entity 'the same', which is item 'i2' already"
+    ):
+        grow(before, dataclasses.replace(raw, item_entity=same))
+
+
+def test_a_changed_attribute_of_a_user_replaces_the_earlier_one(shop: Path, tmp_path: Path) -> None:
+    people = pd.DataFrame(
+        {"user": [f"u{u}" for u in range(30)], "city": ["Paris", "Rome"] * 15, "plan": ["free", "paid", "free"] * 10}
+    )
+    people.to_csv(tmp_path / "people.csv", index=False)
+    people.assign(city=people["city"].mask(people["user"] == "u2", "Oslo")).to_csv(tmp_path / "now.csv", index=False)
+    options = {"items": shop / "items.csv", "timestamp_col": "time"}
+    old = preprocess(read_tables(shop / "earlier.csv", users=tmp_path / "people.csv", **options))
+    grown = grow(old, read_tables(shop / "log.csv", users=tmp_path / "now.csv", **options)).dataset
+    facts = grown.user_facts[grown.user_facts["user"] == grown.users["original_id"].tolist().index("u2")]
+    assert sorted(grown.entities["name"].iloc[facts["entity"]]) == ["Oslo", "free"]
+    assert grown.report["facts_of_known_users_replaced"] == 1
+    assert len(grown.user_facts) == 60
+
+
 @pytest.mark.parametrize("name", BY_GRADIENTS)
 def test_vectors_go_on(name: str, before: Dataset, growth: Growth) -> None:
     settings, cpu = small_settings(name), torch.device("cpu")
@@ -168,7 +200,15 @@ def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> 
     assert again.exit_code == 2
     assert "--resume" in again.stderr
     assert hakg(*quick, "--resume").exit_code == 0
+    for option, message in {"--model=rp3beta": "kind (was 'ease'", "--set=ease_l2=7": "ease_l2 (was"}.items():
+        other = hakg(*quick, "--resume", option)
+        assert other.exit_code == 2
+        assert message in other.stderr
     now = ["--interactions", shop / "log.csv", "--items", shop / "items.csv", "--timestamp-col", "time"]
+    itself = hakg("update", out / "run", *now, "--out", out / "run", "--overwrite")
+    assert itself.exit_code == 2
+    assert "the run itself" in itself.stderr
+    assert not (out / "run-data").exists()
     updated = hakg("update", out / "run", *now, "--out", tmp_path / "run2")
     assert updated.exit_code == 0, updated.stderr
     assert hakg("recommend", tmp_path / "run2", "--user", "u29").exit_code == 0

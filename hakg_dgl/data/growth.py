@@ -39,7 +39,7 @@ class GrowthOptions:
         Which new interactions are held out: the latest (``temporal``), or drawn (``random``); None is ``temporal``
         where there are timestamps, otherwise ``random``.
     valid, test
-        Fractions of the new interactions.
+        Fractions of the new interactions; that for validation is not 0.
     seed
         Of the random choices.
 
@@ -62,6 +62,8 @@ class GrowthOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value!r} is not allowed; it is a fraction, at least 0 and below 1")
+        if not self.valid:
+            raise ConfigError("valid = 0 is not allowed; the grown data set needs interactions to validate on")
         if self.valid + self.test >= 1:
             raise ConfigError(f"valid = {self.valid:g} and test = {self.test:g} leave no new interaction to train on")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -93,8 +95,8 @@ def grow(old: Dataset, raw: RawData, options: GrowthOptions | None = None) -> Gr
     All earlier interactions are training interactions of the grown data set, since a model of the earlier one has been
     trained or selected by them; validation and test are parts of the new ones, and the first interaction of a new user
     always trains. The rating threshold and the k-core of the earlier data set hold for new interactions too. Facts are
-    added; where a table has other values of a relation for a known item, they take the place of the earlier ones.
-    Numbers of new items come into the bins that there are.
+    added; where a table has other values of a relation for a known item or user, they take the place of the earlier
+    ones. Numbers of new items come into the bins that there are.
 
     Parameters
     ----------
@@ -259,6 +261,11 @@ def _split(old: Dataset, log: pd.DataFrame, options: GrowthOptions) -> tuple[str
     free = order if strategy == "temporal" else generator.permutation(len(log))
     free = free[~(first & (user >= old.n_users))[free]]
     n_test, n_valid = (int(np.floor(len(log) * share + 0.5)) for share in (options.test, options.valid))
+    if not n_valid:
+        raise DataError(
+            f"a share of {options.valid:g} of {len(log):,} new interactions leaves none to validate on",
+            remedy="Raise --valid, or wait until there are more.",
+        )
     if n_test + n_valid > len(free):
         n_test, n_valid = (int(len(free) * share) for share in (options.test, options.valid))
     if not n_valid:
@@ -332,7 +339,8 @@ class _Knowledge:
                 remedy="Give the links between items and entities as before (--links).",
             )
         called = dict(zip(of_known[differs], was[differs], strict=True))
-        taken = {*known, *raw.triples["tail"].astype(str)}
+        taken = {*known, *raw.triples["tail"].astype(str), *linked}
+        holders = dict(zip(known[: old.n_items], old.items["original_id"], strict=True))
         new = items.original_ids[old.n_items :]
         self._own = []
         for item in new:
@@ -342,12 +350,13 @@ class _Knowledge:
                 while entity in taken:
                     entity = f"item:{entity}"
                 taken.add(entity)
-            elif entity in set(known[: old.n_items]):
-                whose = old.items["original_id"][int(np.flatnonzero(known[: old.n_items] == entity)[0])]
+            elif entity in holders:
+                whose = holders[entity]
                 raise DataError(
                     f"the new item {item!r} is linked to entity {entity!r}, which is item {whose!r} already",
                     remedy="An entity is one item at most: correct the links.",
                 )
+            holders[entity] = item
             self._own.append(entity)
         triples = raw.triples[_TRIPLE].astype(str)
         triples = (
@@ -436,8 +445,12 @@ def _user_tables(old: Dataset, raw: RawData, users: IdMap, entities: IdMap, repo
     )
     place = entities.indices(old.entities["original_id"])
     before = old.user_facts.assign(entity=place[old.user_facts["entity"]])
+    fact, told = list(facts.columns), ["user", "relation"]
+    again = pd.MultiIndex.from_frame(before[fact]).isin(pd.MultiIndex.from_frame(facts))
+    replaced = pd.MultiIndex.from_frame(before[told]).isin(pd.MultiIndex.from_frame(facts[told])) & ~again
+    report["facts_of_known_users_replaced"] = int(replaced.sum())
     return {
-        "user_facts": pd.concat([before, facts], ignore_index=True).drop_duplicates(),
+        "user_facts": pd.concat([before[~replaced], facts], ignore_index=True).drop_duplicates(),
         "user_links": pd.concat([old.user_links, links], ignore_index=True).drop_duplicates(),
         "user_relations": relations,
     }
