@@ -14,9 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hakg_dgl import PreprocessOptions, Settings, make_trainer, preprocess, read_tables
-from hakg_dgl.data.growth import grow
-from hakg_dgl.training.update import make_updater
+from hakg_dgl import PreprocessOptions, Settings, grow, make_trainer, make_updater, preprocess, read_tables
 
 NEW, LAST_USERS = 0.2, 0.05
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hakg_dgl.data.cards import list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.downloads import fetch
+    from hakg_dgl.data.growth import grow
     from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.later_log import LaterLog, read_later_log
     from hakg_dgl.data.new_items import NewItems, read_new_items
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from hakg_dgl.training.progress import Progress
     from hakg_dgl.training.run_folder import RunFolder
     from hakg_dgl.training.trainer import Trainer, make_trainer
+    from hakg_dgl.training.update import make_updater
 
     __version__: str
 
@@ -67,6 +69,7 @@ _HOMES = {
     "data.cards": ("list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.downloads": ("fetch",),
+    "data.growth": ("grow",),
     "data.id_files": ("NewUsers", "read_new_users"),
     "data.later_log": ("LaterLog", "read_later_log"),
     "data.new_items": ("NewItems", "read_new_items"),
@@ -102,6 +105,7 @@ _HOMES = {
     "training.progress": ("Progress",),
     "training.run_folder": ("RunFolder",),
     "training.trainer": ("Trainer", "make_trainer"),
+    "training.update": ("make_updater",),
     "studies.benchmark": ("BenchmarkStudy",),
     "studies.benchmark_steps": ("BenchmarkProgress",),
     "studies.search_space": ("SearchSpace",),
@@ -158,6 +162,7 @@ __all__ = [
     "fetch",
     "from_dgl",
     "generate_demo",
+    "grow",
     "items_where",
     "list_cards",
     "load_card",
@@ -167,6 +172,7 @@ __all__ = [
     "load_scorer",
     "load_trained",
     "make_trainer",
+    "make_updater",
     "model_class",
     "model_names",
     "preprocess",

@@ -17,6 +17,7 @@ from hakg_dgl.data.growth import Growth, GrowthOptions, grow
 from hakg_dgl.data.readers.tables import read_tables
 from hakg_dgl.errors import ConfigError, DataError, HakgError, IntegrityError
 from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.quickstart import quickstart
 from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.trainee import build_model
 from hakg_dgl.training.update import make_updater, update_settings
@@ -184,6 +185,15 @@ def test_an_update_that_was_stopped_goes_on_to_the_same_end(before: Dataset, gro
     foreign = make_trainer(before, settings, run=tmp_path / "stopped")
     with pytest.raises(IntegrityError, match="was trained on data set"):
         foreign.fit(resume=True)
+
+
+def test_a_quick_start_refuses_an_empty_list_before_it_reads(tmp_path: Path) -> None:
+    def read_nothing() -> RawData:
+        raise AssertionError("read")
+
+    with pytest.raises(ConfigError, match="k = 0 is not allowed"):
+        quickstart(read_nothing, tmp_path / "shop", k=0)
+    assert not (tmp_path / "shop").exists()
 
 
 def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Trainer:
     on_progress
         Called after every step and every epoch.
     start
-        Values of parameters to begin with, by name; drawn by default. :func:`~hakg_dgl.update` makes them from an
+        Values of parameters to begin with, by name; drawn by default. :func:`~hakg_dgl.make_updater` makes them from an
         earlier run.
 
     Raises
