@@ -165,3 +165,22 @@ def test_the_scale_of_the_logarithm_has_no_seam() -> None:
     (gradient,) = torch.autograd.grad(scale.sum(), product)
     assert gradient[0] == 0 or float(gradient[0]) == pytest.approx(1 / 3)
     assert float(gradient[1]) == pytest.approx(float(gradient[2]), rel=1e-4)
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-12, 0.1, 0.88, 3.0, 6.0])
+def test_what_is_received_keeps_its_digits_far_from_the_origin(length: float) -> None:
+    drawn, found = tangents(3, 1.0, torch.float64, n=40), {}
+    own, other = length * drawn[:20] / drawn[:20].norm(dim=1, keepdim=True), drawn[20:]
+    for dtype in (torch.float32, torch.float64):
+        leaf = own.to(dtype).requires_grad_()
+        x, y = lorentz.expmap0(leaf), lorentz.expmap0(other.to(dtype))
+        tangent = 0.5 * lorentz.logmap(x, y)
+        plain = lorentz.inner(tangent, tangent).clamp_min(0.0).sqrt()
+        if dtype == torch.float64:
+            torch.testing.assert_close(lorentz.tangent_norm(x, tangent)[:, 0], plain, rtol=1e-7, atol=0)
+        total = lorentz.logmap0(lorentz.add(x, lorentz.expmap(x, tangent)))
+        gradient = torch.autograd.grad(total.square().sum(), leaf)[0]
+        found[dtype] = total.detach().double(), gradient.double()
+    for rough, exact in zip(*found.values(), strict=True):
+        apart = (rough - exact).norm(dim=1)
+        assert float(apart.max()) <= 5e-3 * float(exact.norm(dim=1).max())

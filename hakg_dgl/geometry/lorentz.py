@@ -76,8 +76,25 @@ def expmap(x: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
 
     Inverse of :func:`logmap` where the length of v, times :math:`\sqrt c`, is at most 15.
     """
-    length = (math.sqrt(c) * sqrt_floored(inner(v, v))).unsqueeze(-1)
+    length = math.sqrt(c) * tangent_norm(x, v, c=c)
     return cosh(length) * x + sinh(length) / length * v
+
+
+def tangent_norm(x: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
+    r"""Length of a tangent vector at x, axis kept: ``[..., d + 1] -> [..., 1]``. Gradient 0 at 0.
+
+    .. math:: \|v\|_L^2 = \|v' - \langle v', e \rangle e\|^2 + \langle v', e \rangle^2 \frac{1 + q - q^2}{c\, x_0^2},
+              \qquad e = \frac{x'}{\max(\|x'\|, 1 / \sqrt c)}, \quad q = \|e\|^2
+
+    As v is orthogonal to x that is :math:`\langle v, v \rangle_L`, whose two terms grow with :math:`x_0^2` and cancel
+    each other: far from the origin float32 would keep none of its digits.
+    """
+    space = x[..., 1:]
+    e = space / norm(space).clamp_min(1.0 / math.sqrt(c))
+    q = e.square().sum(-1, keepdim=True)
+    along = (v[..., 1:] * e).sum(-1, keepdim=True)
+    across = (v[..., 1:] - along * e).square().sum(-1, keepdim=True)
+    return sqrt_floored(across + (along / x[..., :1]).square() * (1.0 + q - q.square()) / c)
 
 
 def log_scale(product: Tensor, *, c: float = 1.0) -> Tensor:
