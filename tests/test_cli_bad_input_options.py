@@ -57,7 +57,7 @@ ELSEWHERE = "Choose another place, or empty it yourself."
         ),
         (
             "--format ampligraph",
-            usage("preprocess", "Invalid value for '--format': 'ampligraph' is not one of 'kgat', 'recbole'."),
+            usage("preprocess", "Invalid value for '--format': 'ampligraph' is not one of 'kgat', 'kgcn', 'recbole'."),
         ),
         ("--links l.csv", usage("preprocess", "--links is an option for tables, and 'src' is a folder")),
     ],

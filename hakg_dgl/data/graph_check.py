@@ -107,9 +107,9 @@ def _require_linked(raw: RawData, interactions: pd.DataFrame) -> None:
     own = entity.reindex(chosen)
     if own.isin(named).any():
         return
-    heads = ", ".join(map(repr, sorted(raw.triples["head"].unique().astype(str))[:3]))
+    heads = ", ".join(repr(str(head)) for head in sorted(raw.triples["head"].astype(str).unique())[:3])
     raise DataError(
         f"none of the {len(chosen):,} items of the interactions occurs in the facts: items are called "
-        f"{', '.join(map(repr, sorted(chosen)[:3]))}, heads of facts {heads}",
+        f"{', '.join(repr(str(item)) for item in sorted(chosen)[:3])}, heads of facts {heads}",
         remedy="Write the ids alike in both (0007 is not 7, and 12.0 is not 12), or give the table that links them.",
     )
