@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hakg_dgl import cli, load_dataset
 from hakg_dgl.data.facts import FOLLOWS, KINDS, PART_OF, facts_of_columns
-from hakg_dgl.errors import ConfigError
+from hakg_dgl.data.readers.tables import read_tables
+from hakg_dgl.errors import ConfigError, DataError
 
 ITEMS = pd.Series([f"p{number}" for number in range(40)], dtype=object)
 
@@ -250,3 +251,14 @@ def test_what_is_wrong_with_a_catalogue_is_named(shop: Path, content: str, messa
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("data").exists()
+
+
+def test_a_catalogue_given_as_triples_is_told_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("orders.csv").write_text("user,item\nann,1\nbob,2\nann,2\n")
+    Path("products.csv").write_text("item,title,brand\n1,Pot,Acme\n2,Pan,Acme\n")
+    with pytest.raises(DataError) as caught:
+        read_tables("orders.csv", triples="products.csv")
+    assert caught.value.line == 1
+    assert "no column 'head'; there are: 'item', 'title', 'brand'" in str(caught.value)
+    assert "is read by --items" in str(caught.value)

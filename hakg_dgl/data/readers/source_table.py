@@ -230,6 +230,10 @@ class SourceTable:
             raise DataError(problem, path=self.path, line=1, remedy=_NO_HEADER)
         return False
 
+    def looks_headerless(self) -> bool:
+        """Whether the first line of a text is a row rather than a header, though nobody said so."""
+        return self.text is not None and not self.headerless and self._first_is_data()
+
     def _first_is_data(self) -> bool:
         rows = [record for _, _, record in itertools.islice(self._records(), SNIFFED_LINES) if record]
         return looks_like_data(self.columns, rows)
@@ -346,7 +350,7 @@ class SourceTable:
 
     def _column(self, column: str) -> Any:
         if column not in self.columns:
-            if self.text is not None and not self.headerless and self._first_is_data():
+            if self.looks_headerless():
                 shown_columns = listed(self.columns)
                 problem = (
                     f"no column {column!r}, and the first line looks like a row, not like a header: {shown_columns}"

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 import pandas as pd
 
+from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import Catalogue, read_items, with_catalogue
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
 from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf
@@ -244,6 +245,7 @@ def _triples_of_table(source: Source, columns: Mapping[str, str], reading: Readi
         len(table.columns) == 2 if table.headerless else not table.has("relation") and table.has(columns["head"])
     )
     if not pairs or not isinstance(source, (str, Path)):
+        _refuse_catalogue(table, columns)
         found = _ids(table, columns, {}, reading, "triples_without_id_dropped")
         return some_rows(found.dropna(), table.path)
     ends = {new: columns[new] for new in ("head", "tail")}
@@ -251,6 +253,24 @@ def _triples_of_table(source: Source, columns: Mapping[str, str], reading: Readi
     relation = table.path.name.split(".")[0]
     reading.note(f"{table.path.name}: all its facts have the relation {relation!r}, since no column names one")
     return some_rows(found.assign(relation=relation)[["head", "relation", "tail"]].dropna(), table.path)
+
+
+def _refuse_catalogue(table: SourceTable, columns: Mapping[str, str]) -> None:
+    """DataError that says where a table of items belongs: it has a header, and no column of a triple."""
+    if (
+        len(table.columns) < 2
+        or table.headerless
+        or table.looks_headerless()
+        or any(table.has(column) for column in columns.values())
+    ):
+        return
+    raise DataError(
+        f"no column {columns['head']!r}; there are: {listed(table.columns)}",
+        path=table.path,
+        line=None if table.text is None else 1,
+        remedy="A table with a row an item and a column an attribute is read by --items. Of a table of triples, name "
+        "the columns (--head-col, --relation-col, --tail-col), or rename them.",
+    )
 
 
 def _own_entities(items: pd.Series[Any], catalogue: Catalogue | None) -> pd.DataFrame:
