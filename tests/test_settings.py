@@ -121,6 +121,7 @@ def test_every_value_can_be_set_by_an_override(value):
 OTHER = {
     "formulation": "released", "dim": 32, "layers": 5, "geometry": "euclidean", "curvature": 0.5, "gate": False,
     "dual_item_embeddings": False, "score": "fused", "linear_weight": (0.0,), "linear_l2": (20.0,), "linear_rank": 3,
+    "linear_exponent": (0.5,),
     "kg_edge_dropout": 0.1, "ranking_loss": "hinge", "temperature": 0.2, "candidates": 9, "interaction_dropout": 0.2,
     "message_dropout": 0.0, "kernels": "dgl", "precision": "bf16", "negatives": 7, "margin": -0.5, "angle_weight": 0.0,
     "angle_direction": "attribute", "angle_dropout": 0.25, "angle_mask": "edge", "aperture": 0.2,

@@ -19,6 +19,7 @@ from hakg_dgl.layers import item_item, losses
 from hakg_dgl.layers.item_item import fact_spectrum, item_item_factors
 from hakg_dgl.layers.losses import softmax_loss
 from hakg_dgl.models.ease import ease_weights
+from hakg_dgl.models.hakg.choice import climb
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.training.loading import load_model
@@ -116,6 +117,33 @@ def test_with_all_singular_vectors_the_linear_term_is_ease(n_users: int, n_items
     off = ~torch.eye(n_items, dtype=torch.bool)
     torch.testing.assert_close(mine[off], expected[off], rtol=1e-8, atol=1e-10)
     assert not left[0].any()
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(30, 12), (12, 30)])
+def test_with_an_exponent_it_is_ease_on_evened_interactions(n_users: int, n_items: int) -> None:
+    has = torch.rand(n_users, n_items, generator=torch.Generator().manual_seed(n_items)) < 0.3
+    has[:, 0] = False  # an item without interaction
+    left, right = item_item_factors(pattern(has), 7.0, 100, 0.25)
+    x = has.double()
+    quiet = x.sum(1, keepdim=True).clamp(min=1.0) ** -0.25
+    sent = x.sum(0).clamp(min=1.0) ** -0.25
+    evened = quiet * x * sent
+    evened *= (x.sum() / evened.square().sum()).sqrt()
+    expected = (sent * x.sum() / (x.sum(0) @ sent)).unsqueeze(1) * ease_weights(evened.T @ evened, 7.0)
+    off = ~torch.eye(n_items, dtype=torch.bool)
+    torch.testing.assert_close((left @ right.T)[off], expected[off], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(4.0, 8.0), (16.0, 8.0), (1.0, 8.0), (8.0, 8.0)])
+def test_a_climb_ends_at_the_top_from_either_side(start: float, expected: float) -> None:
+    seen: list[float] = []
+
+    def worth(value: float) -> float:
+        seen.append(value)
+        return -abs(value - 8.0)
+
+    assert climb((16.0, 1.0, 2.0, 4.0, 8.0), start, worth) == (expected, 0.0)
+    assert len(seen) == len(set(seen))
 
 
 def test_the_leading_singular_vectors_are_the_same_by_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:

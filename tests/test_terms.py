@@ -95,7 +95,9 @@ def test_items_without_interactions_have_a_weight_and_a_bias_of_their_own() -> N
 
 
 @pytest.mark.parametrize("wanted", [
-    {"linear_weight": 16.0, "linear_l2": 50.0}, {"facts_weight": 0.2, "facts_l2": 30.0}, {"facts_weight": 0.0},
+    {"linear_weight": 16.0, "linear_l2": 50.0, "linear_exponent": 0.0},
+    {"linear_weight": 8.0, "linear_l2": 200.0, "linear_exponent": 0.25},
+    {"facts_weight": 0.2, "facts_l2": 30.0}, {"facts_weight": 0.0},
 ], ids=str)  # fmt: skip
 def test_the_values_that_rank_best_are_chosen(wanted: dict[str, float]) -> None:
     model = model_of(linear_weight=[4.0, 8.0, 16.0] if "linear_weight" in wanted else 0.0)
@@ -187,7 +189,11 @@ def test_a_data_set_without_facts_has_no_term_over_them() -> None:
     bare = dataclasses.replace(DEMO, triples=DEMO.triples.head(0))
     model = model_of(bare)
     assert model.terms.facts.shape == (DEMO.n_items, 0)
-    assert set(model.choose(Selection(bare, small_settings().training))) == {"linear_weight", "linear_l2"}
+    assert set(model.choose(Selection(bare, small_settings().training))) == {
+        "linear_weight",
+        "linear_l2",
+        "linear_exponent",
+    }
 
 
 def test_the_choice_is_made_again_where_a_finished_search_goes_on(tmp_path: Path) -> None:

@@ -36,10 +36,13 @@ class Spectrum:
         :math:`S^2`, float64 ``[r]``, the largest first.
     vectors
         V, float64 ``[n_items, r]``; zero rows for items whose columns are zero.
+    sent
+        What a user's item counts, float64 ``[n_items]``; None where each counts 1.
     """
 
     squared: Tensor
     vectors: Tensor
+    sent: Tensor | None = None
 
     def shares(self, l2: float) -> Tensor:
         r""":math:`D = S^2 / (S^2 + \lambda)`, float64 ``[r]``."""
@@ -48,10 +51,13 @@ class Spectrum:
     def ease_factors(self, l2: float) -> tuple[Tensor, Tensor]:
         """``left`` and ``right`` of :func:`item_item_factors`, for another λ without another decomposition."""
         left = self.vectors * self.shares(l2)
-        return left, self.vectors / (1.0 - (left * self.vectors).sum(1, keepdim=True))
+        right = self.vectors / (1.0 - (left * self.vectors).sum(1, keepdim=True))
+        return left if self.sent is None else left * self.sent.unsqueeze(1), right
 
 
-def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tuple[Tensor, Tensor]:
+def item_item_factors(
+    interactions: SparsePattern, l2: float, rank: int, exponent: float = 0.0
+) -> tuple[Tensor, Tensor]:
     r"""Factors of the weights of EASE: :math:`B_{ij} = \langle left_i, right_j\rangle` for i ≠ j.
 
     EASE scores by :math:`x_u B` with :math:`B = I - P \,\mathrm{diag}(P)^{-1}`,
@@ -61,6 +67,10 @@ def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tupl
     :math:`S^2 \ll \lambda` hardly count, and the leading ``rank`` of them suffice; with all of them it is EASE itself.
     The diagonal differs, but concerns only items a user has, which are not ranked for the user.
 
+    With an exponent α > 0, X is :math:`c\, d_u^{-\alpha} X_{ui} d_i^{-\alpha}` with the numbers of interactions d and a
+    c that leaves the sum of squares what it was, and an item of the user counts :math:`d_i^{-\alpha}`, scaled to a mean
+    of 1 over interactions: popular items and busy users say less.
+
     Parameters
     ----------
     interactions
@@ -69,6 +79,8 @@ def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tupl
         λ, above 0.
     rank
         Singular vectors used, fewer where there are fewer users or items.
+    exponent
+        α, at least 0.
 
     Returns
     -------
@@ -76,10 +88,10 @@ def item_item_factors(interactions: SparsePattern, l2: float, rank: int) -> tupl
         ``left`` and ``right``, float64 ``[n_items, r]`` on the pattern's device, r = min(rank, n_users, n_items).
         Zero rows for items without interaction.
     """
-    return interaction_spectrum(interactions, rank).ease_factors(l2)
+    return interaction_spectrum(interactions, rank, exponent).ease_factors(l2)
 
 
-def interaction_spectrum(interactions: SparsePattern, rank: int) -> Spectrum:
+def interaction_spectrum(interactions: SparsePattern, rank: int, exponent: float = 0.0) -> Spectrum:
     """Of the interactions, users x items, on the pattern's device; r = min(rank, n_users, n_items)."""
     pattern = interactions
     n_users, n_items = pattern.n_rows, pattern.n_cols
@@ -87,7 +99,15 @@ def interaction_spectrum(interactions: SparsePattern, rank: int) -> Spectrum:
     matrix = sparse.csr_matrix((np.ones(len(cols)), cols, indptr), (n_users, n_items))
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
-    return _spectrum(matrix, min(rank, n_users, n_items), pattern.cols.device)
+    r, device = min(rank, n_users, n_items), pattern.cols.device
+    if exponent == 0.0 or not matrix.nnz:
+        return _spectrum(matrix, r, device)
+    quiet, sent = (np.maximum(matrix.sum(axis), 1.0).A1 ** -exponent for axis in (1, 0))
+    sent *= matrix.nnz / float(matrix.sum(0).A1 @ sent)
+    evened = (sparse.diags(quiet) @ matrix @ sparse.diags(sent)).tocsr()
+    evened *= np.sqrt(matrix.nnz / np.square(evened.data).sum())
+    found = _spectrum(evened, r, device)
+    return Spectrum(found.squared, found.vectors, torch.from_numpy(sent).to(device))
 
 
 def fact_spectrum(facts: sparse.csr_matrix, rank: int, device: torch.device) -> Spectrum:

@@ -42,7 +42,7 @@ class RankingLossSettings(Section):
 
     ranking_loss: Ranking = "softmax"
     temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
-    candidates: Annotated[int, Range(1, 10_000_000)] = 4096
+    candidates: Annotated[int, Range(1, 10_000_000)] = 16384
     weight_decay: Annotated[float, Range(0.0, 1e3)] = 0.02
 
 

@@ -26,6 +26,26 @@ EASY = 2
 KEPT_SCORES = 1 << 25
 """Scores of one term that are kept, at most: 128 MiB of float32."""
 
+_SOLVED_FOR = ("linear_l2", "linear_exponent", "facts_l2", "new_items_l2")
+"""What the factors of the terms depend on."""
+_OF_FACTS = ("facts_weight", "new_items_weight", "new_items_bias")
+"""Of a choice in which all of these are 0, facts are no part."""
+
+
+def climb(values: tuple[float, ...], start: float, worth: Callable[[float], float]) -> tuple[float, float]:
+    """From a value, go up while that is better, and if it never is, down; the best value seen and its worth."""
+    ordered = sorted(set(values))
+    first = ordered.index(start)
+    best = ordered[first], worth(start)
+    for step in (1, -1):
+        place = first + step
+        while 0 <= place < len(ordered) and (found := worth(ordered[place])) > best[1]:
+            best = ordered[place], found
+            place += step
+        if best[0] != start:
+            break
+    return best
+
 
 class TermScores:
     """Inner products of the columns of one term, which are kept for the next time while there is room.
@@ -138,8 +158,7 @@ class Chooser:
         """The choice, which the terms then have."""
         s = self.terms.settings
         if "linear_l2" in self.chosen:
-            self._pick("linear_l2", s.linear_l2)
-            self._pick("linear_weight", s.linear_weight)
+            self._choose_for_pairs_of_items()
         if "facts_l2" in self.chosen:
             self.chosen |= {"new_items_weight": 0.0, "new_items_bias": 0.0}
             self._pick("facts_weight", s.facts_weight)
@@ -152,6 +171,28 @@ class Chooser:
         self.terms.forget()
         return self.chosen
 
+    def _choose_for_pairs_of_items(self) -> None:
+        """λ, and for each λ the weight, for each exponent; of all what ranks best, of equal ones the first."""
+        s, start = self.terms.settings, dict(self.chosen)
+        start |= {key: 0.0 for key in ("new_items_weight", "new_items_bias") if key in start}
+        best: tuple[float, dict[str, float]] | None = None
+        for exponent in sorted(set(s.linear_exponent)):
+            weight = start["linear_weight"]
+
+            def by_l2(l2: float, exponent: float = exponent) -> float:
+                nonlocal best, weight
+                trial = start | {"linear_exponent": exponent, "linear_l2": l2}
+                weight, worth = climb(
+                    s.linear_weight, weight, lambda value: self._judged(trial | {"linear_weight": value})
+                )
+                if best is None or worth > best[0]:
+                    best = worth, trial | {"linear_weight": weight}
+                return worth
+
+            climb(s.linear_l2, start["linear_l2"], by_l2)
+        assert best is not None
+        self.chosen = best[1]
+
     def _choose_for_new_items(self) -> None:
         """λ and weight that rank them best among themselves, then the largest bias that costs nothing to speak of.
 
@@ -160,7 +201,7 @@ class Chooser:
         s = self.terms.settings
         self.chosen["new_items_weight"] = middle(s.new_items_weight)
         for key, values in (("new_items_l2", s.facts_l2), ("new_items_weight", s.new_items_weight)):
-            measured = {value: self._worth(key, value, alone=True) for value in values}
+            measured = {value: self._judged_among_new(self.chosen | {key: value}) for value in values}
             known = {value: worth for value, worth in measured.items() if worth is not None}
             if not known:
                 self.chosen["new_items_weight"] = 0.0
@@ -170,9 +211,7 @@ class Chooser:
                 self.chosen[key] = min(v for v, worth in known.items() if worth >= max(known.values()) * (1.0 - NEAR))
         worths: dict[float, float] = {}
         for value in sorted({0.0, *LOWER, *s.new_items_bias}):
-            worth = self._worth("new_items_bias", value)
-            assert worth is not None
-            worths[value] = worth
+            worths[value] = self._judged(self.chosen | {"new_items_bias": value})
             if len(worths) > EASY and all(w < max(worths.values()) * (1 - FREE) for w in list(worths.values())[-EASY:]):
                 break
         best = max(worths.values())
@@ -182,8 +221,7 @@ class Chooser:
         """The best of the values, in order, of equal ones the first."""
         best, since = None, 0
         for value in sorted(set(values)):
-            worth = self._worth(key, value)
-            assert worth is not None
+            worth = self._judged(self.chosen | {key: value})
             if best is None or worth > best[0]:
                 best, since = (worth, value), 0
             elif (since := since + 1) >= EASY:
@@ -191,19 +229,22 @@ class Chooser:
         assert best is not None
         self.chosen[key] = best[1]
 
-    def _worth(self, key: str, value: float, *, alone: bool = False) -> float | None:
-        scorer = self._scorer({**self.chosen, key: value}, alone=alone)
-        return self.judge.worth_of_new_items(scorer) if alone else self.judge.worth(scorer)
+    def _judged(self, trial: dict[str, float]) -> float:
+        return self.judge.worth(self._scorer(trial))
 
-    def _scorer(self, trial: dict[str, float], *, alone: bool) -> WeightedSum:
+    def _judged_among_new(self, trial: dict[str, float]) -> float | None:
+        return self.judge.worth_of_new_items(self._scorer(trial, alone=True))
+
+    def _scorer(self, trial: dict[str, float], *, alone: bool = False) -> WeightedSum:
         """What scores by a choice; ``alone``: only items without interactions."""
         self._solve(trial)
         others: list[tuple[TermScores, float | Tensor]] = []
         if self._linear is not None:
             others.append((self._linear, trial["linear_weight"]))
         bias = None
-        if self._facts is not None:
-            base = self._spread_of("base", trial, "linear_l2", "linear_weight")
+        self.terms.set_weights(trial, 0.0, 0.0, 0.0)
+        if self._facts is not None and any(trial[key] for key in _OF_FACTS):
+            base = self._spread_of("base", trial, "linear_l2", "linear_exponent", "linear_weight")
             unit, new_unit = (ratio(base, self._spread_of(key, trial, key)) for key in ("facts_l2", "new_items_l2"))
             self.terms.set_weights(trial, unit, new_unit, base)
             _, known, unknown, more = self.terms.weights
@@ -213,11 +254,12 @@ class Chooser:
 
     def _solve(self, trial: dict[str, float]) -> None:
         """Have the terms' factors, and the scores that are kept, belong to the λ of a choice."""
-        wanted = {key: value for key, value in trial.items() if key in ("linear_l2", "facts_l2", "new_items_l2")}
+        wanted = {key: value for key, value in trial.items() if key in _SOLVED_FOR}
         if wanted == self._solved:
             return
         self.terms.solve(self.graph, trial)
-        if "linear_l2" in wanted and wanted["linear_l2"] != self._solved.get("linear_l2"):
+        of_pairs = ("linear_l2", "linear_exponent")
+        if "linear_l2" in wanted and any(wanted.get(key) != self._solved.get(key) for key in of_pairs):
             self._linear = TermScores((self.past(self.terms.linear_left, 0.0), self.terms.linear_right.clone()))
         if any(wanted.get(key) != self._solved.get(key) for key in ("facts_l2", "new_items_l2")):
             self._facts = TermScores((self.past(self.terms.facts, POWER), self.terms.scaled_facts(self._new)))

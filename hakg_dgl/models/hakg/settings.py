@@ -47,10 +47,11 @@ class HAKGSettings(Section):
     score
         ``fused``: cosine(u, e_i + v_i); ``separate``: cos(u, e_i) + cos(u, v_i), which is what the hinge trains;
         ``inner``: the inner product of u with the mean of e_i and v_i.
-    linear_weight, linear_l2, linear_rank
-        Weight of the linear item-item term in the score (0: none), λ of its closed form and the singular vectors it
-        uses; see :func:`~hakg_dgl.layers.item_item.item_item_factors`. Of several values the one that selects best is
-        kept, and the middle one is used until then.
+    linear_weight, linear_l2, linear_exponent, linear_rank
+        Weight of the linear item-item term in the score (0: none), λ of its closed form, the power of degrees that
+        interactions are divided by in it, and the singular vectors it uses; see
+        :func:`~hakg_dgl.layers.item_item.item_item_factors`. Of several values the one that selects best is kept; until
+        then it is the middle one, and the smallest power.
     facts_weight, facts_l2, facts_rank
         Weight of the term over facts in the score, in standard deviations of the other terms (0: none), λ that damps
         its rare directions and the singular vectors it uses; see :mod:`hakg_dgl.models.hakg.terms`. Of several values
@@ -76,7 +77,7 @@ class HAKGSettings(Section):
     gate: bool = True
     dual_item_embeddings: bool = True
     score: Score = "inner"
-    linear_weight: Annotated[tuple[float, ...], Range(0.0, 1e6)] = (4.0, 8.0, 16.0)
+    linear_weight: Annotated[tuple[float, ...], Range(0.0, 1e6)] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     linear_l2: Annotated[tuple[float, ...], Range(1e-3, 1e9), TrainingOnly()] = (
         50.0,
         100.0,
@@ -86,6 +87,7 @@ class HAKGSettings(Section):
         1600.0,
         3200.0,
     )
+    linear_exponent: Annotated[tuple[float, ...], Range(0.0, 2.0), TrainingOnly()] = (0.0, 0.25)
     linear_rank: Annotated[int, Range(1, 4096), TrainingOnly()] = 256
     facts_weight: Annotated[tuple[float, ...], Range(0.0, 1e3)] = (
         0.0,
@@ -170,7 +172,7 @@ class HAKGLossSettings(Section):
 
     ranking_loss: RankingLoss = "softmax"
     temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
-    candidates: Annotated[int, Range(1, 10_000_000)] = 4096
+    candidates: Annotated[int, Range(1, 10_000_000)] = 16384
     negatives: Annotated[int, Range(1, 100_000)] = 200
     margin: Annotated[float, Range(-1.0, 1.0)] = 0.6
     gate_l2: Annotated[float, Range(0.0, 1e3)] = 1e-3
@@ -258,7 +260,7 @@ def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:
         of_facts = ("facts_l2", "facts_rank", "new_items_weight", "new_items_bias")
         idle |= dict.fromkeys(of_facts, "with a facts_weight above 0")
     if not any(values["linear_weight"]):
-        idle |= dict.fromkeys(("linear_l2", "linear_rank"), "with a linear_weight above 0")
+        idle |= dict.fromkeys(("linear_l2", "linear_exponent", "linear_rank"), "with a linear_weight above 0")
     if values["angle_weight"] == 0.0:
         of_angles = ("angle_pairs", "angle_direction", "angle_dropout", "angle_mask", "hierarchical_relations")
         idle |= dict.fromkeys(of_angles, "with an angle_weight above 0")

@@ -3,7 +3,8 @@ r"""The terms of HAKG's score that are solved for, not learned: items by items, 
 Both are :math:`w \sum_{j \in N_u} K_{ji}` with a matrix K between items of low rank, so that the score stays one inner
 product.
 
-**Items by items.** K is EASE's B of the interactions (:mod:`hakg_dgl.layers.item_item`).
+**Items by items.** K is EASE's B of the interactions, as they are or divided by a power of their degrees
+(:mod:`hakg_dgl.layers.item_item`).
 
 **Facts.** With the facts F of items (:func:`~hakg_dgl.graph.matrices.fact_matrix`) and its singular value
 decomposition :math:`F = U S V^\top`, :math:`K = U D U^\top`, :math:`D = S^2 / (S^2 + \lambda)`: the prediction of a
@@ -95,7 +96,7 @@ class ClosedTerms(nn.Module):
     def __init__(self, settings: HAKGSettings, graph: HeteroGraph, dtype: torch.dtype) -> None:
         super().__init__()
         self.settings = settings
-        self._spectra: dict[str, Spectrum] = {}
+        self._spectra: dict[str | float, Spectrum] = {}
         self._facts = fact_matrix(graph) if settings.has_facts_term else None
         linear = min(settings.linear_rank, graph.n_users, graph.n_items) if settings.has_linear_term else 0
         facts = 0 if self._facts is None else min(settings.facts_rank, *self._facts.shape)
@@ -114,9 +115,11 @@ class ClosedTerms(nn.Module):
     def solve(self, graph: HeteroGraph, chosen: Mapping[str, float]) -> None:
         """Compute the factors for the chosen λ; decompositions are kept for the next choice until :meth:`forget`."""
         if self.linear_left.shape[1]:
-            if "linear" not in self._spectra:
-                self._spectra["linear"] = interaction_spectrum(graph.packed.interactions, self.linear_left.shape[1])
-            left, right = self._spectra["linear"].ease_factors(chosen["linear_l2"])
+            exponent = chosen.get("linear_exponent", 0.0)
+            if exponent not in self._spectra:
+                interactions, rank = graph.packed.interactions, self.linear_left.shape[1]
+                self._spectra[exponent] = interaction_spectrum(interactions, rank, exponent)
+            left, right = self._spectra[exponent].ease_factors(chosen["linear_l2"])
             self.linear_left.copy_(left)
             self.linear_right.copy_(right)
         if self.facts.shape[1]:
@@ -146,6 +149,7 @@ class ClosedTerms(nn.Module):
         s = self.settings
         chosen: dict[str, float] = {}
         if self.linear_left.shape[1]:
+            chosen |= {"linear_exponent": min(s.linear_exponent)}
             chosen |= {"linear_weight": middle(s.linear_weight), "linear_l2": middle(s.linear_l2)}
         if self.facts.shape[1]:
             chosen |= {"facts_weight": 0.0, "facts_l2": middle(s.facts_l2), "new_items_l2": middle(s.facts_l2)}
