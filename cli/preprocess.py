@@ -35,6 +35,8 @@ _TABLE_COLUMNS = {
     "tail_col": "tail",
     "link_item_col": "item",
     "link_entity_col": "entity",
+    "items_id_col": None,
+    "users_id_col": None,
     "name_item_col": "item",
     "name_col": "name",
     "fact_user_col": "user",
@@ -44,7 +46,19 @@ _TABLE_COLUMNS = {
     "friend_col": "friend",
     "link_relation_col": None,
 }
-_FORMS = ("delimiter", "encoding", "no_header", "date_order")
+_HELP = {
+    "items_id_col": "column of the ids in --items (default: that of --item-col, or item, item_id or id).",
+    "users_id_col": "column of the ids in --users (default: that of --user-col, or user, user_id or id).",
+}
+_TABLE_OF = {
+    "items_id_col": "items", "users_id_col": "users", "head_col": "triples", "relation_col": "triples",
+    "tail_col": "triples", "link_item_col": "links", "link_entity_col": "links", "name_item_col": "item_names",
+    "name_col": "item_names", "fact_user_col": "user_facts", "fact_relation_col": "user_facts",
+    "fact_entity_col": "user_facts", "link_user_col": "user_links", "friend_col": "user_links",
+    "link_relation_col": "user_links", "facts": "items", "user_columns": "users",
+}  # fmt: skip
+"""Option -> the table that it is about, where that is not the interactions."""
+_FORMS = ("delimiter", "encoding", "no_header", "date_order", "decimal")
 _ATOMIC_COLUMNS = ("user_col", "item_col", "rating_col", "timestamp_col")
 _USES = {"valid": "validate on, which 'hakg train' needs", "test": "test on"}
 _COLUMNS = ("column", "kind", "facts", "entities", "why")
@@ -61,7 +75,8 @@ def _table_options(command: Any) -> Any:
     """Add the options that name columns of tables."""
     for name, default in reversed(_TABLE_COLUMNS.items()):
         flag, what = "--" + name.replace("_", "-"), name.removesuffix("_col").replace("_", " ")
-        help_text = f"Tables: column of the {what}" + (f" (default {default!r})." if default else ", if there is one.")
+        usual = f"column of the {what}" + (f" (default {default!r})." if default else ", if there is one.")
+        help_text = f"Tables: {_HELP.get(name, usual)}"
         command = click.option(flag, default=default, metavar="COLUMN", help=help_text)(command)
     return command
 
@@ -142,6 +157,11 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
     "--date-order",
     type=click.Choice(["day-first", "month-first"]),
     help="Tables: what 03/04/2024 means, where no date of the column shows it.",
+)
+@click.option(
+    "--decimal",
+    type=click.Choice(["comma", "point"]),
+    help="Tables: what 1,299 means, where no number of the column shows it.",
 )
 @_table_options
 @click.option("--mirror", metavar="URL|DIR", help="Card: take the files from elsewhere.")
@@ -290,15 +310,16 @@ def _refuse_idle_options(source: str, kind: str) -> None:
     if kind == "tables" and not ctx.params["interactions"]:
         raise click.UsageError("SOURCE 'tables' needs --interactions")
     if kind == "tables":
-        _refuse_forms_of_tables_not_given(ctx)
-    if kind == "tables" and ctx.params["facts"] and not ctx.params["items"]:
-        raise click.UsageError("--facts says how to read a column of --items: give that too")
-    if ctx.params["user_columns"] and not ctx.params["users"]:
-        raise click.UsageError("--user-columns says how to read a column of --users: give that too")
+        _refuse_options_of_tables_not_given(ctx)
 
 
-def _refuse_forms_of_tables_not_given(ctx: click.Context) -> None:
-    """Raise UsageError for a separator, an encoding or a missing header of a table that is not given."""
+def _refuse_options_of_tables_not_given(ctx: click.Context) -> None:
+    """Raise UsageError for a column, a separator, an encoding or a missing header of a table that is not given."""
+    for name, table_name in _TABLE_OF.items():
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and not ctx.params.get(table_name):
+            option, whose = (f"--{text.replace('_', '-')}" for text in (name, table_name))
+            raise click.UsageError(f"{option} is about a column of {whose}: give that too")
     named: dict[str, Any] = {
         "delimiter": _by_table("delimiter", ctx.params["delimiter"]) or {},
         "encoding": _by_table("encoding", ctx.params["encoding"]) or {},
@@ -354,6 +375,7 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
             encoding=_by_table("encoding", reading["encoding"]),
             no_header=[name.replace("-", "_") for name in reading["no_header"]],
             date_order=reading["date_order"],
+            decimal=reading["decimal"],
         )
     if not folder.exists() and os.sep not in source:
         known = ["tables", "demo", *list_cards()]
@@ -401,7 +423,6 @@ def read_given_tables(options: dict[str, Any]) -> RawData:
     """Read the tables that the options of :func:`table_options` name; those options are taken out of the mapping."""
     if not options["interactions"]:
         raise click.UsageError("Missing option '--interactions'.")
-    if options["facts"] and not options["items"]:
-        raise click.UsageError("--facts says how to read a column of --items: give that too")
+    _refuse_options_of_tables_not_given(click.get_current_context())
     reading = {name: options.pop(name, None) for name in _READER_OPTIONS["tables"]}
     return _read("tables", Path(), "tables", reading, 0)

@@ -19,6 +19,7 @@ from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.text import decoded
 from hakg_dgl.data.values import USER_MARK, ValuesOfColumn, facts_of_rows
+from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import ConfigError, DataError
 
 Int64 = npt.NDArray[np.int64]
@@ -135,7 +136,7 @@ def read_new_users(
             _count(report, "attributes_without_a_relation_left_out", len(others))
         if mine:
             who = table.ids({"user": user_col}, {}, "")
-            about.append(pd.concat([who, *(table.texts(name).rename(name) for name in mine)], axis=1))
+            about.append(pd.concat([who, *(plainly(table.texts(name)).texts.rename(name) for name in mine)], axis=1))
             found += mine
     rows = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame({"user": [], "item": []}, dtype=object)
     described = pd.concat(about, ignore_index=True).dropna(subset=["user"]) if about else None

@@ -16,6 +16,7 @@ from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import ID_COLUMNS, NAME_COLUMNS
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.values import ValuesOfColumn, facts_of_rows
+from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import DataError
 
 
@@ -167,7 +168,7 @@ def _rows(table: SourceTable, item_col: str) -> pd.DataFrame:
         dtype=object,
     )
     others = [column for column in table.columns if column not in (ids, name, "item", "name")]
-    return pd.concat([frame, *(table.texts(column).rename(column) for column in others)], axis=1)
+    return pd.concat([frame, *(plainly(table.texts(column)).texts.rename(column) for column in others)], axis=1)
 
 
 def _relations(dataset: Dataset, name: str) -> list[int]:

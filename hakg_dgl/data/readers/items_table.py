@@ -14,6 +14,7 @@ from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
 from hakg_dgl.data.readers.table_form import Reading, alias
+from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import ConfigError, DataError
 
 ID_COLUMNS, NAME_COLUMNS = ("item", "item_id", "id"), ("name", "title")
@@ -40,6 +41,7 @@ class Catalogue:
 
 def read_items(
     sources: Sequence[Source],
+    id_col: str | None,
     item_col: str,
     kinds: Mapping[str, str],
     reading: Reading,
@@ -56,11 +58,12 @@ def read_items(
         If ``kinds`` names a column or a kind that does not exist.
     """
     unread: dict[str, str] = {}
-    frames = [
-        _frame(read_table(source, reading.digests, reading.form("items"), name=f"items-{at}"), item_col, unread)
-        for at, source in enumerate(sources, start=1)
-    ]
-    rows = pd.concat(frames, ignore_index=True)
+    frames = []
+    for at, source in enumerate(sources, start=1):
+        table = read_table(source, reading.digests, reading.form("items"), name=f"items-{at}")
+        frames.append(_frame(table, id_col, item_col, unread))
+        reading.take_notes(table.notes)
+    rows = put_plainly(pd.concat(frames, ignore_index=True), kinds, "items", reading)
     asked = next((column for column in unread if column in kinds and column not in rows), None)
     if asked is not None:
         raise ConfigError(f"column {asked!r} holds {unread[asked]}, which no kind reads")
@@ -90,32 +93,104 @@ def first_path(sources: Sequence[Source], what: str) -> Path:
     return Path(sources[0]) if isinstance(sources[0], (str, Path)) else Path(what)
 
 
-def _frame(table: SourceTable, item_col: str, unread: dict[str, str]) -> pd.DataFrame:
+def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequence[str], what: str) -> str:
+    """The column of ids in a table with a row an item or a user.
+
+    Parameters
+    ----------
+    asked
+        What the caller named, None for nothing.
+    usual
+        What the column of the log is called; ``others`` will do too.
+    what
+        ``item`` or ``user``.
+
+    Raises
+    ------
+    DataError
+        If there is none; the message lists the columns and names the option.
+    """
+    known = (asked,) if asked is not None else dict.fromkeys((usual, *others))
+    found = next((name for name in known if name in table.columns), None)
+    if found is None and asked is None and table.headerless and usual == what:
+        found = "1"
+    if found is None and asked is None:
+        found = alias(what, table.columns, table.path)
+    if found is not None:
+        return found
+    if table.looks_headerless():
+        problem, remedy = "the first line looks like a row, not like a header", table.form.headerless_remedy
+    else:
+        problem = f"there are: {listed(table.columns)}"
+        remedy = f"Name it: --{what}s-id-col COLUMN. Without, it is {', '.join(dict.fromkeys((usual, *others)))}."
+    raise DataError(
+        f"no column {asked or usual!r} with the ids of {what}s; {problem}",
+        path=table.path,
+        line=None if table.text is None else 1,
+        remedy=remedy,
+    )
+
+
+def _frame(table: SourceTable, id_col: str | None, item_col: str, unread: dict[str, str]) -> pd.DataFrame:
     """``item``, ``name`` and the other columns, as text; notes in ``unread`` the columns of other kinds."""
-    ids = next((name for name in dict.fromkeys((item_col, *ID_COLUMNS)) if name in table.columns), None)
-    if ids is None and table.headerless and item_col == ID_COLUMNS[0]:
-        ids = "1"
-    if ids is None and item_col == ID_COLUMNS[0]:
-        ids = alias("item", table.columns, table.path)
-    if ids is None:
-        raise DataError(
-            f"no column {item_col!r} with the ids of items; there are: {listed(table.columns)}",
-            path=table.path,
-            line=None if table.text is None else 1,
-            remedy="Name it as the column of items in the interactions, or item, item_id or id.",
-        )
-    name = next((name for name in NAME_COLUMNS if name in table.columns), None)
+    ids = id_column(table, id_col, item_col, ID_COLUMNS, "item")
+    name = name_column(table, ids)
     found = table.ids({"item": ids}, {}, "")
     frame = pd.DataFrame({"item": found["item"], "name": None if name is None else table.texts(name)}, dtype=object)
-    others = [column for column in table.columns if column not in (ids, name)]
-    clash = next((column for column in others if column in ("item", "name")), None)
+    return pd.concat([frame, *attribute_columns(table, (ids, name), "item", unread)], axis=1)
+
+
+def name_column(table: SourceTable, ids: str) -> str | None:
+    """The column of names: ``name``, ``title``, or one that another common name tells apart; None if there is none."""
+    others = [column for column in table.columns if column != ids]
+    found = next((name for name in NAME_COLUMNS if name in others), None)
+    if found is not None:
+        return found
+    try:
+        found = alias("name", others, table.path)
+    except DataError:  # several could be meant, and none needs to be
+        return None
+    if found is not None:
+        table.notes.append(f"{table.path.name}: column {found!r} is read as the name")
+    return found
+
+
+def attribute_columns(
+    table: SourceTable, taken: Sequence[str | None], what: str, unread: dict[str, str]
+) -> list[pd.Series[Any]]:
+    """The columns other than id and name, as text; notes in ``unread`` those whose kind is not read.
+
+    Raises
+    ------
+    DataError
+        If one is called as the id or the name.
+    """
+    others = [column for column in table.columns if column not in taken]
+    clash = next((column for column in others if column in (what, "name")), None)
     if clash is not None:
-        problem = f"column {clash!r} is neither the id nor the name of items"
+        problem = f"column {clash!r} is neither the id nor the name of {what}s"
         raise DataError(problem, path=table.path, remedy="Rename it.")
     kinds = {column: table.unread_kind(column) for column in others}
     unread |= {column: kind for column, kind in kinds.items() if kind is not None}
-    read = [column for column in others if kinds[column] is None]
-    return pd.concat([frame, *(table.texts(column).rename(column) for column in read)], axis=1)
+    return [table.texts(column).rename(column) for column in others if kinds[column] is None]
+
+
+def put_plainly(rows: pd.DataFrame, kinds: Mapping[str, str], what: str, reading: Reading) -> pd.DataFrame:
+    """Columns of numbers with decimal commas or currencies, and of dates, as :mod:`hakg_dgl.data.written` has them.
+
+    Columns that are to be read as values, lists or paths, and the first two, id and name, stay as they are. What was
+    done becomes a note.
+    """
+    changed = {}
+    for column in rows.columns[2:]:
+        if kinds.get(column) in ("values", "list", "path", "out"):
+            continue
+        found = plainly(rows[column], reading.form(what).decimal, reading.form(what).date_order)
+        if found.note is not None:
+            option = "--decimal" if "comma" in found.note else "--date-order"
+            reading.note(f"column {column!r} of {what}: {found.note}" + (f"; {option} says it" * found.unclear))
+            changed[column] = found.texts
+    return rows.assign(**changed) if changed else rows
 
 
 def with_catalogue(raw: RawData, catalogue: Catalogue) -> RawData:

@@ -46,6 +46,7 @@ from hakg_dgl.data.readers.text import (
     refuse_empty,
     shown,
 )
+from hakg_dgl.data.written import DAY_MONTH_YEAR, plain_numbers
 from hakg_dgl.errors import DataError
 
 Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table"
@@ -79,7 +80,7 @@ def read_table(
     if not isinstance(source, (str, Path)):
         table = frame_table(source, name)
         digests[name] = frame_digest(table)
-        return SourceTable(Path(name), table, date_order=form.date_order)
+        return SourceTable(Path(name), table, form=form)
     path = Path(source)
     on_disk, data = read_file(path)
     digests[path.name] = on_disk
@@ -89,7 +90,7 @@ def read_table(
         data = recoded(path, data, form.encoding)
     if any(suffix in _JSON for suffix in path.suffixes):
         table, lines = json_table(path, data)
-        return SourceTable(path, table, lines=lines, date_order=form.date_order)
+        return SourceTable(path, table, lines=lines, form=form)
     try:
         header = header_line(path, data)
     except DataError as error:
@@ -123,8 +124,7 @@ def _text_table(path: Path, data: bytes, header: str, form: TableForm) -> Source
         data = delimiter.join(columns).encode() + b"\n" + data
     else:
         columns = [column.strip() for column in first]
-    table = SourceTable.from_text(path, data, delimiter=delimiter, quoted=quoted, columns=columns)
-    return replace(table, headerless=form.headerless, date_order=form.date_order)
+    return SourceTable.from_text(path, data, delimiter=delimiter, quoted=quoted, columns=columns, form=form)
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,8 @@ class SourceTable:
     text: bytes | None = None  # of text files, to find the line of a row
     delimiter: str = ","
     quoted: bool = True
-    headerless: bool = False
+    form: TableForm = TableForm()
     lines: npt.NDArray[np.int64] | None = None  # of JSON lines, the line of each row
-    date_order: str | None = None
     types: Mapping[str, str] = field(default_factory=dict)  # of typed headers
     notes: list[str] = field(default_factory=list)  # what was decided while columns were read
 
@@ -148,18 +147,32 @@ class SourceTable:
         return list(self.table.column_names)
 
     @property
+    def headerless(self) -> bool:
+        """Whether the first line is a row."""
+        return self.text is not None and self.form.headerless
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return int(self.table.rows if isinstance(self.table, ParquetColumns) else self.table.num_rows)
 
     @classmethod
-    def from_text(cls, path: Path, data: bytes, *, delimiter: str, quoted: bool, columns: list[str]) -> SourceTable:
+    def from_text(
+        cls,
+        path: Path,
+        data: bytes,
+        *,
+        delimiter: str,
+        quoted: bool,
+        columns: list[str],
+        form: TableForm = TableForm(),  # noqa: B008
+    ) -> SourceTable:
         """Parse text with a header line, every value as a string; an empty value is missing."""
         data = normalised(data)
         body = data.partition(b"\n")[2]
         if not body.strip():
             raise DataError("there is no row below the header", path=path, remedy=WHOLE)
-        empty = cls(path, pa.table({}), data, delimiter, quoted)
+        empty = cls(path, pa.table({}), data, delimiter, quoted, form)
         _refuse_repeats(path, columns, line=1)
         try:
             table = pa_csv.read_csv(
@@ -177,7 +190,7 @@ class SourceTable:
             )
         except pa.ArrowException as error:
             raise empty._ragged(columns, error) from error
-        return cls(path, table, data, delimiter, quoted)
+        return cls(path, table, data, delimiter, quoted, form)
 
     @classmethod
     def from_parquet(cls, path: Path, data: bytes, form: TableForm | None = None) -> SourceTable:
@@ -185,7 +198,7 @@ class SourceTable:
         refuse_empty(path, data)
         table = ParquetColumns(path, data, remedy="Write or download it again.")
         _refuse_repeats(path, table.column_names)
-        return cls(path, table, date_order=None if form is None else form.date_order)
+        return cls(path, table, form=form or TableForm())
 
     def find(self, wanted: str, *, default: str, place: int | None = None, name: str | None = None) -> str:
         """The column to read where ``wanted`` is asked for.
@@ -227,7 +240,7 @@ class SourceTable:
             return False
         if all(re.fullmatch(r"-?\d+(\.\d+)?", column) for column in self.columns) and self._first_is_data():
             problem = f"column {wanted!r} is named by a value: the first line looks like a row, not like a header"
-            raise DataError(problem, path=self.path, line=1, remedy=_NO_HEADER)
+            raise DataError(problem, path=self.path, line=1, remedy=self.form.headerless_remedy)
         return False
 
     def looks_headerless(self) -> bool:
@@ -260,7 +273,7 @@ class SourceTable:
             numbers = _seconds(values)
         else:
             written = values.to_pandas()
-            numbers = pd.to_numeric(written, errors="coerce").astype("float64")
+            numbers = pd.to_numeric(self._plain(column, written), errors="coerce").astype("float64")
             dates = dates and bool(numbers.isna().all())
             if dates:
                 numbers = self._moments(column, written)
@@ -274,14 +287,29 @@ class SourceTable:
             self._fail(int(wrong[0]), f"{column} {what}")
         return numbers
 
+    def _plain(self, column: str, written: pd.Series[Any]) -> pd.Series[Any]:
+        """Numbers with a point before their decimals; a column in which a comma may be either is an error."""
+        if not _is_text(self._column(column).type):
+            return written
+        found = plain_numbers(written, self.form.decimal)
+        if found.unclear:
+            row = int(np.flatnonzero(pd.to_numeric(written, errors="coerce").isna() & written.notna())[0])
+            remedy = "Say which: --decimal comma, or --decimal point."
+            if self.form.table is None:
+                remedy = "Write it with a point before the decimals, and nothing between thousands."
+            self._fail(row, f"{column}: {found.note}", remedy=remedy)
+        if found.note is not None:
+            self.notes.append(f"{self.path.name}: {column!r} holds {found.note}")
+        return found.texts
+
     def _moments(self, column: str, written: pd.Series[Any]) -> pd.Series[float]:
         """Dates as seconds since 1970: ISO 8601, or day, month and year where their order is known; NaN otherwise."""
-        if self.date_order is None and not written.astype("str").str.fullmatch(r"\s*\d{1,2}[./-]\d.*").any():
+        if self.form.date_order is None and not written.astype("str").str.fullmatch(r"\s*\d{1,2}[./-]\d.*").any():
             moments = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
             return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         parts = written.astype("str").str.extract(DAY_MONTH_YEAR)
         first, second = (pd.to_numeric(parts[at], errors="coerce") for at in (0, 1))
-        order = self.date_order
+        order = self.form.date_order
         if order is None:
             may_be = [name for name, month in (("day-first", second), ("month-first", first)) if not (month > 12).any()]
             if len(may_be) == 2 and not (first == second)[first.notna()].all():
@@ -298,7 +326,7 @@ class SourceTable:
         time = parts[3].fillna("00:00:00")
         text = parts[2] + "-" + _two_digits(month) + "-" + _two_digits(day) + "T" + time
         moments = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
-        if self.date_order is not None:  # the order is asked for; ISO 8601 dates need none
+        if self.form.date_order is not None:  # the order is asked for; ISO 8601 dates need none
             whole = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
             moments = moments.where(parts[0].notna(), whole)
         return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
@@ -355,7 +383,7 @@ class SourceTable:
                 problem = (
                     f"no column {column!r}, and the first line looks like a row, not like a header: {shown_columns}"
                 )
-                raise DataError(problem, path=self.path, line=1, remedy=_NO_HEADER)
+                raise DataError(problem, path=self.path, line=1, remedy=self.form.headerless_remedy)
             raise DataError(
                 f"no column {column!r}; there are: {listed(self.columns)}",
                 path=self.path,
@@ -433,10 +461,6 @@ class SourceTable:
             yield last + 1, last + 1, None
 
 
-DAY_MONTH_YEAR = r"^\s*(\d{1,2})[./-](\d{1,2})[./-](\d{4})(?:[T ,]+(\d{1,2}:\d{2}(?::\d{2})?))?\s*$"
-"""Dates of which day or month comes first, with a time of the day or without."""
-
-_NO_HEADER = "If there is no header, say so: --no-header TABLE; columns are then called 1, 2 and so on."
 _BINARY_DIGITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> binary digits of the integers that it holds exactly."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hakg_dgl.data.readers.text import counted, shown
+from hakg_dgl.data.written import DECIMALS
 from hakg_dgl.errors import ConfigError, DataError
 
 PAIR = "::"
@@ -46,6 +47,19 @@ ALL = "all"
 """Name of an option's value for all tables."""
 
 
+FIRST_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "interactions": ("user", "item"),
+    "triples": ("head", "relation", "tail"),
+    "links": ("link-item", "link-entity"),
+    "item_names": ("name-item", "name"),
+    "items": ("items-id",),
+    "users": ("users-id",),
+    "user_facts": ("fact-user", "fact-relation", "fact-entity"),
+    "user_links": ("link-user", "friend"),
+}
+"""Table -> what the options call its first columns."""
+
+
 @dataclass(frozen=True)
 class TableForm:
     """How one table is written; None and False: as it looks.
@@ -60,6 +74,10 @@ class TableForm:
         The first line is a row; columns are called ``1``, ``2`` and so on.
     date_order
         ``day-first`` or ``month-first``, for dates such as ``03/04/2024``.
+    decimal
+        ``comma`` or ``point``, for numbers such as ``1,299``.
+    table
+        What options call the table; None where no option is about its form.
 
     Raises
     ------
@@ -71,6 +89,8 @@ class TableForm:
     encoding: str | None = None
     headerless: bool = False
     date_order: str | None = None
+    decimal: str | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
@@ -79,6 +99,18 @@ class TableForm:
             _require_text_encoding(self.encoding)
         if self.date_order is not None and self.date_order not in DATE_ORDERS:
             raise ConfigError(f"date order {self.date_order!r} is not one of {', '.join(DATE_ORDERS)}")
+        if self.decimal is not None and self.decimal not in DECIMALS:
+            raise ConfigError(f"decimal {self.decimal!r} is not one of {', '.join(DECIMALS)}")
+
+    @property
+    def headerless_remedy(self) -> str:
+        """What to do about a table whose first line is a row."""
+        if self.table is None:
+            return "Give the file a header: a first line that names its columns."
+        columns = FIRST_COLUMNS.get(self.table, ())
+        named = "".join(f" --{column}-col {at}" for at, column in enumerate(columns, start=1))
+        option = f"--no-header {self.table.replace('_', '-')}{named}"
+        return f"If there is no header, say so: {option}; columns are then called 1, 2 and so on."
 
 
 def forms_of(
@@ -88,6 +120,7 @@ def forms_of(
     encoding: str | Mapping[str, str] | None,
     headerless: tuple[str, ...],
     date_order: str | None,
+    decimal: str | None = None,
 ) -> dict[str, TableForm]:
     """The form of each table, from options that are about all tables or, as a mapping, about those it names.
 
@@ -109,8 +142,9 @@ def forms_of(
             raise ConfigError(f"{what}: there is no table {unknown[0]!r}; choose from {', '.join((ALL, *tables))}")
     return {
         table: TableForm(
-            of(delimiter, table), of(encoding, table), ALL in headerless or table in headerless, date_order
-        )
+            of(delimiter, table), of(encoding, table), ALL in headerless or table in headerless, date_order, decimal,
+            table,
+        )  # fmt: skip
         for table in tables
     }
 
@@ -127,6 +161,11 @@ class Reading:
     def form(self, table: str) -> TableForm:
         """How this table is written."""
         return self.forms.get(table, TableForm())
+
+    def take_notes(self, notes: list[str]) -> None:
+        """Keep the remarks of a table."""
+        for text in notes:
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Keep a remark, each once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_link
 from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf
 from hakg_dgl.data.readers.repairs import one_to_one, some_rows, without_repeats
 from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
-from hakg_dgl.data.readers.table_form import Reading, called, forms_of
+from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of
 from hakg_dgl.data.readers.users_table import read_users, with_people
 from hakg_dgl.errors import DataError
 
@@ -24,6 +26,9 @@ Files: TypeAlias = "Source | Sequence[Source]"
 
 TABLES = ("interactions", "triples", "links", "item_names", "items", "users", "user_facts", "user_links")
 """Names of the tables, as options about their form have them."""
+
+FEW_ROWS = 10
+"""Rows of facts up to which a column of words may be their relation even if no word comes twice."""
 
 DEFAULT_LINK = "linked_to"
 """Relation of the links between users, where the file names none."""
@@ -56,14 +61,17 @@ def read_tables(
     friend_col: str = "friend",
     link_relation_col: str | None = None,
     items: Files | None = None,
+    items_id_col: str | None = None,
     facts: Mapping[str, str] | None = None,
     users: Files | None = None,
+    users_id_col: str | None = None,
     user_columns: Mapping[str, str] | None = None,
     name: str | None = None,
     delimiter: str | Mapping[str, str] | None = None,
     encoding: str | Mapping[str, str] | None = None,
     no_header: Sequence[str] = (),
     date_order: str | None = None,
+    decimal: str | None = None,
 ) -> RawData:
     """Read tables: text such as CSV and TSV, JSON lines, Parquet, ``pandas.DataFrame`` or ``pyarrow.Table``.
 
@@ -79,16 +87,17 @@ def read_tables(
 
     Ids are text, whatever their type in the file. Timestamps are numbers, ISO 8601 dates, or dates such as
     ``31/12/2024`` if the column shows whether day or month comes first, or ``date_order`` says it (``day-first``,
-    ``month-first``). Without ``links`` the id of an item is the id of its entity. ``user_facts`` holds what is known
+    ``month-first``). Numbers may have decimal commas (``3,5``), where the column shows it, or ``decimal`` (``comma``,
+    ``point``) says it. Without ``links`` the id of an item is the id of its entity. ``user_facts`` holds what is known
     of users, with entities as ``triples`` names them; ``user_links`` holds pairs of users. A link's relation stands in
     ``link_relation_col``, by default in a column ``relation`` if there is one; otherwise it is :data:`DEFAULT_LINK`.
 
-    ``items`` is a table with a row an item: its id in the column ``item_col`` (or ``item``, ``item_id`` or ``id``), its
-    name in ``name`` or ``title``, and facts in the other columns, as :func:`~hakg_dgl.data.facts.facts_of_columns` has
+    ``items`` is a table with a row an item: its id in ``items_id_col``, by default ``item_col`` (or ``item``,
+    ``item_id`` or ``id``), its name in ``name`` or ``title``, and facts in the other columns, as :func:`~hakg_dgl.data.facts.facts_of_columns` has
     them; ``facts`` says how to read a column. Its items are items also where nobody has chosen them. Without ``items``
     and ``triples`` nothing is known of the items, which is enough for models without facts. ``users`` is such a table
-    with a row a user: its id in the column ``user_col`` (or ``user``, ``user_id`` or ``id``); its columns become facts
-    of users, and ``user_columns`` says how to read one. Each option takes several files.
+    with a row a user: its id in ``users_id_col``, by default ``user_col`` (or ``user``, ``user_id`` or ``id``); its
+    columns become facts of users, and ``user_columns`` says how to read one. Each option takes several files.
 
     Repairs, counted in the report: rows without an id are dropped; of links between items and entities the first of an
     item and of an entity is kept. A rating or timestamp that is missing or is not a finite number is an error, since no
@@ -103,14 +112,17 @@ def read_tables(
     MissingDependencyError
         For N-Triples and Turtle, if their parser is not installed.
     """
-    forms = forms_of(TABLES, delimiter=delimiter, encoding=encoding, headerless=tuple(no_header), date_order=date_order)
+    forms = forms_of(
+        TABLES, delimiter=delimiter, encoding=encoding, headerless=tuple(no_header), date_order=date_order,
+        decimal=decimal,
+    )  # fmt: skip
     reading = Reading(forms)
     columns = {"user": user_col, "item": item_col}
     optional = {"rating": rating_col, "timestamp": timestamp_col, "split": split_col}
     frame = _each(interactions, lambda source: _interactions(source, columns, optional, reading))
     of_triples = {"head": head_col, "relation": relation_col, "tail": tail_col}
     graph = Graph.empty() if triples is None else _triples(triples, of_triples, reading)
-    catalogue = None if items is None else read_items(_listed(items), item_col, facts or {}, reading)
+    catalogue = None if items is None else read_items(_listed(items), items_id_col, item_col, facts or {}, reading)
     of_links = {"item": link_item_col, "entity": link_entity_col}
     if links is not None:
         item_entity = one_to_one(_each(links, lambda source: _links(source, of_links, reading)), reading.report)
@@ -128,7 +140,7 @@ def read_tables(
     if user_links is not None:
         known_links = _each(user_links, lambda source: _user_links(source, of_friends, link_relation_col, reading))
     raw = RawData(
-        name=name or _name_of(_listed(interactions)[0]),
+        name=name or _name_of(_listed(interactions)),
         interactions=frame,
         triples=graph.triples,
         item_entity=item_entity,
@@ -144,12 +156,19 @@ def read_tables(
     if graph.entities is not None:
         raw = _with_labels(raw, graph.entities)
     if users is not None:
-        raw = with_people(raw, read_users(_listed(users), user_col, user_columns or {}, reading))
+        raw = with_people(raw, read_users(_listed(users), users_id_col, user_col, user_columns or {}, reading))
     return raw if catalogue is None else with_catalogue(raw, catalogue)
 
 
-def _name_of(source: Source) -> str:
-    return Path(source).name.split(".")[0] if isinstance(source, (str, Path)) else "tables"
+def _name_of(sources: Sequence[Source]) -> str:
+    """What to call the data set: as the file of the log, or the files together."""
+    names = [Path(source).name.split(".")[0] for source in sources if isinstance(source, (str, Path))]
+    if len(names) < 2:
+        return names[0] if names else "tables"
+    common = os.path.commonprefix(names).rstrip("-_ 0123456789")
+    if len(common) > 2:
+        return common
+    return "+".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _with_labels(raw: RawData, labels: pd.DataFrame) -> RawData:
@@ -202,13 +221,8 @@ def _ids(
         for new, column in columns.items()
     }
     frame = table.ids(found, reading.report if key else {}, key)
-    _take_notes(table, reading)
+    reading.take_notes(table.notes)
     return frame
-
-
-def _take_notes(table: SourceTable, reading: Reading) -> None:
-    for note in table.notes:
-        reading.note(note)
 
 
 def _interactions(
@@ -222,7 +236,7 @@ def _interactions(
             frame[what] = table.splits(column)
         elif column is not None:
             frame[what] = table.floats(column, dates=what == "timestamp")
-    _take_notes(table, reading)
+    reading.take_notes(table.notes)
     return some_rows(frame.dropna(subset=["user", "item"]), table.path)
 
 
@@ -248,29 +262,54 @@ def _triples_of_table(source: Source, columns: Mapping[str, str], reading: Readi
         _refuse_catalogue(table, columns)
         found = _ids(table, columns, {}, reading, "triples_without_id_dropped")
         return some_rows(found.dropna(), table.path)
+    _refuse_catalogue(table, {end: columns[end] for end in ("head", "tail")})
     ends = {new: columns[new] for new in ("head", "tail")}
     found = _ids(table, ends, {}, reading, "triples_without_id_dropped")
+    _refuse_nameless_relation(table, ends)
     relation = table.path.name.split(".")[0]
     reading.note(f"{table.path.name}: all its facts have the relation {relation!r}, since no column names one")
     return some_rows(found.assign(relation=relation)[["head", "relation", "tail"]].dropna(), table.path)
 
 
+def _refuse_nameless_relation(table: SourceTable, ends: Mapping[str, str]) -> None:
+    """DataError if a column beside the ends of facts may be their relation: it holds words, some of them repeatedly."""
+    known = {table.find(column, default=end) for end, column in ends.items()} if not table.headerless else set()
+    for column in table.columns if known else ():
+        values = None if column in known or table.unread_kind(column) else table.texts(column).dropna()
+        if values is None or pd.to_numeric(values, errors="coerce").notna().all():
+            continue
+        if values.nunique() < len(values) or len(values) < FEW_ROWS:
+            raise DataError(
+                f"no column 'relation', and column {column!r} may be it; there are: {listed(table.columns)}",
+                path=table.path,
+                line=None if table.text is None else 1,
+                remedy=f"Say that it is (--relation-col {shlex.quote(column)}). If all facts have one relation, which "
+                "the file is called by, take the column out.",
+            )
+
+
 def _refuse_catalogue(table: SourceTable, columns: Mapping[str, str]) -> None:
-    """DataError that says where a table of items belongs: it has a header, and no column of a triple."""
-    if (
-        len(table.columns) < 2
-        or table.headerless
-        or table.looks_headerless()
-        or any(table.has(column) for column in columns.values())
-    ):
+    """DataError that says where a table of items belongs: it has a header, and lacks both ends of a triple, or one."""
+    if len(table.columns) < 2 or table.headerless or table.looks_headerless():
+        return
+    missing = [end for end in ("head", "tail") if columns[end] not in table.columns and not _may_be(table, end)]
+    if not missing:
         return
     raise DataError(
-        f"no column {columns['head']!r}; there are: {listed(table.columns)}",
+        f"no column {columns[missing[0]]!r}; there are: {listed(table.columns)}",
         path=table.path,
         line=None if table.text is None else 1,
         remedy="A table with a row an item and a column an attribute is read by --items. Of a table of triples, name "
         "the columns (--head-col, --relation-col, --tail-col), or rename them.",
     )
+
+
+def _may_be(table: SourceTable, end: str) -> bool:
+    """Whether a column has another common name of ``end``; several are an error of their own, told later."""
+    try:
+        return alias(end, table.columns, table.path) is not None
+    except DataError:
+        return True
 
 
 def _own_entities(items: pd.Series[Any], catalogue: Catalogue | None) -> pd.DataFrame:

@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 
 from hakg_dgl.data.facts import ItemFacts, facts_of_columns
-from hakg_dgl.data.parquet import listed
-from hakg_dgl.data.readers.items_table import NAME_COLUMNS, first_path
+from hakg_dgl.data.readers.items_table import attribute_columns, first_path, id_column, name_column, put_plainly
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
-from hakg_dgl.data.readers.table_form import Reading, alias
+from hakg_dgl.data.readers.table_form import Reading
 from hakg_dgl.data.values import USER_MARK
 from hakg_dgl.errors import DataError
 
@@ -41,6 +40,7 @@ class People:
 
 def read_users(
     sources: Sequence[Source],
+    id_col: str | None,
     user_col: str,
     kinds: Mapping[str, str],
     reading: Reading,
@@ -56,12 +56,14 @@ def read_users(
     ConfigError
         If ``kinds`` names a column or a kind that does not exist.
     """
-    report, form = reading.report, reading.form("users")
-    frames = [
-        _frame(read_table(source, reading.digests, form, name=f"users-{at}"), user_col)
-        for at, source in enumerate(sources, start=1)
-    ]
-    rows = pd.concat(frames, ignore_index=True)
+    report, unread, frames = reading.report, dict[str, str](), []
+    for at, source in enumerate(sources, start=1):
+        table = read_table(source, reading.digests, reading.form("users"), name=f"users-{at}")
+        frames.append(_frame(table, id_col, user_col, unread))
+        reading.take_notes(table.notes)
+    rows = put_plainly(pd.concat(frames, ignore_index=True), kinds, "users", reading)
+    for column, kind in unread.items():
+        reading.note(f"column {column!r} of users holds {kind}, which are not read")
     missing = rows["user"].isna()
     report["users_rows_without_id_dropped"] = int(missing.sum())
     rows = rows[~missing].reset_index(drop=True)
@@ -72,31 +74,15 @@ def read_users(
     return people_of(rows, kinds)
 
 
-def _frame(table: SourceTable, user_col: str) -> pd.DataFrame:
-    """``user``, ``name`` and the other columns, as text."""
-    ids = next((column for column in (user_col, *ID_COLUMNS) if column in table.columns), None)
-    if ids is None and table.headerless and user_col == ID_COLUMNS[0]:
-        ids = "1"
-    if ids is None and user_col == ID_COLUMNS[0]:
-        ids = alias("user", table.columns, table.path)
-    if ids is None:
-        raise DataError(
-            f"no column {user_col!r} with the ids of users; there are: {listed(table.columns)}",
-            path=table.path,
-            line=None if table.text is None else 1,
-            remedy="Name it as the column of users in the interactions, or user, user_id or id.",
-        )
-    name = next((column for column in NAME_COLUMNS if column in table.columns and column != ids), None)
-    others = [column for column in table.columns if column not in (ids, name)]
-    clash = next((column for column in others if column in ("user", "name")), None)
-    if clash is not None:
-        problem = f"column {clash!r} is neither the id nor the name of users"
-        raise DataError(problem, path=table.path, remedy="Rename it.")
+def _frame(table: SourceTable, id_col: str | None, user_col: str, unread: dict[str, str]) -> pd.DataFrame:
+    """``user``, ``name`` and the other columns, as text; notes in ``unread`` the columns of other kinds."""
+    ids = id_column(table, id_col, user_col, ID_COLUMNS, "user")
+    name = name_column(table, ids)
     frame = pd.DataFrame(
         {"user": table.ids({"user": ids}, {}, "")["user"], "name": None if name is None else table.texts(name)},
         dtype=object,
     )
-    return pd.concat([frame, *(table.texts(column).rename(column) for column in others)], axis=1)
+    return pd.concat([frame, *attribute_columns(table, (ids, name), "user", unread)], axis=1)
 
 
 def people_of(rows: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> People:
