@@ -11,7 +11,7 @@ import click
 
 from .files import ResultPath, table_path, write_json, write_tables
 from .progress import stages
-from .report import counted, table
+from .report import counted, number_of, table
 from .runs import OpenedRun, device_option, list_length, open_run
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def evaluate_command(
     _refuse_idle_options(interactions, split)
     with stages(3) as begin:
         begin("loading")
-        opened = open_run(run, data)
+        opened = open_run(run, data, instead=_INSTEAD)
         if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
         dataset, later = _with_later_log(opened, interactions, user_col, item_col, rating_col)
@@ -136,6 +136,7 @@ def evaluate_command(
         click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold")]))
 
 
+_INSTEAD = "'hakg evaluate RUN --interactions FILE' measures the run on a later log."
 SAMPLED = (
     "Relevant items are ranked among {n:,} sampled items of each user. Compare with tables that do the same only: such "
     "numbers are higher, and may order models otherwise."
@@ -178,8 +179,9 @@ def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list
     """All metrics of each scorer, and then some of them by group, at the first cut."""
     model = results["model"]
     masked = f"; items of {' and '.join(model.mask)} masked" if model.mask else ""
-    among = f"; {model.n_candidates:,} cold items ranked" if cold else ""
-    heading = f"{model.split}: {model.n_users:,} users, {model.n_relevant:,} relevant items{masked}{among}"
+    among = f"; {number_of(model.n_candidates, 'cold items')} ranked" if cold else ""
+    measured = f"{number_of(model.n_users, 'users')}, {number_of(model.n_relevant, 'relevant items')}"
+    heading = f"{model.split}: {measured}{masked}{among}"
     rows: list[dict[str, Any]] = [
         {"metric": metric, **{name: result.metrics[metric] for name, result in results.items()}}
         for metric in model.metrics

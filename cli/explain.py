@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .files import ResultPath, write_json
-from .newcomers import load_with, newcomer_options, newcomers
+from .newcomers import NEWER_DATA, load_with, newcomer_options, newcomers
 from .notes import font_notes
 from .progress import stages
 from .report import shown, table
@@ -62,7 +62,7 @@ def explain_command(
         require_matplotlib(instead="leave --picture out")
     with stages(2) as begin:
         begin("loading")
-        opened = open_run(run, data)
+        opened = open_run(run, data, instead=NEWER_DATA)
         require_explained(opened.folder.settings.model_class)
         items = new.read_items(opened.dataset)
         dataset = opened.dataset if items is None else items.dataset
@@ -102,14 +102,20 @@ def _sections(about: dict[str, Any]) -> list[str]:
         f"rank {about['rank']:,} of {about['ranked_items']:,} items"
     )
     components = [{"part of the score": row["component"], **_amount(row)} for row in about["components"]]
+    has_shares = about["components"][0]["share"] is not None
+    if not has_shares:
+        heading += "\nShares are left out: the score is near zero, since its parts cancel out."
     sections = [heading, table(components), _past_items(about)]
     if about["user_facts"]["all"]["count"]:
         sections.append(_item_side("facts and links of the user", about["user_facts"], _user_fact))
     if gate["collaborative_weight"]:
         sections.append(
-            f"Gate: collaborative embeddings of the past items weigh {gate['collaborative_weight']:.0%} on average. "
-            f"Of the score, {_percent(gate['collaborative'])} come from them and "
-            f"{_percent(gate['knowledge'])} from the knowledge embeddings."
+            f"Gate: collaborative embeddings of the past items weigh {gate['collaborative_weight']:.0%} on average."
+            + (
+                f" Of the score, {_percent(gate['collaborative'])} come from them and "
+                f"{_percent(gate['knowledge'])} from the knowledge embeddings."
+            )
+            * has_shares
         )
     sections.append(_item_side("facts of the item", about["facts"], _fact))
     sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
@@ -182,7 +188,7 @@ def _paths(kinds: dict[str, Any]) -> list[str]:
         every, few = part["all"], part["shown"]
         shown_ones = "This path makes" if few["count"] == 1 else f"These {few['count']:,} make"
         total = f"{shown_ones} up {_percent(few)} of the score, all {every['count']:,} {_percent(every)}."
-        sections.append(table(rows) + (f"\n{total}" if part["rows"] else ""))
+        sections.append(table(rows) + (f"\n{total}" if few["share"] is not None and part["rows"] else ""))
     return sections
 
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from hakg_dgl import Dataset, NewItems, NewUsers
     from hakg_dgl.training.loading import TrainedModel
 
+NEWER_DATA = (
+    "Users, items and interactions that the run does not know need no other data set: give them with --new-users, "
+    "--new-items and --new-interactions. 'hakg update RUN --interactions LOG --out RUN2' trains on with them."
+)
+"""What to do with what a run was not trained on."""
+
 _FILES = click.Path(path_type=Path)
 
 

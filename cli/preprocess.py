@@ -15,7 +15,7 @@ import click
 
 from .failures import after_interrupt
 from .progress import downloads, stages
-from .report import counted, shown, table
+from .report import counted, shown, sizes, table
 
 if TYPE_CHECKING:
     from hakg_dgl import RawData
@@ -237,9 +237,7 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
         begin(f"writing {out}")
         dataset.save(out)
     counts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["counts"]
-    click.echo(
-        f"{shown(dataset.name)}: " + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
-    )
+    click.echo(f"{shown(dataset.name)}: {sizes(counts)}")
     empty = [
         f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
     ]

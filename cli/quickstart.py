@@ -14,7 +14,7 @@ from .failures import after_interrupt, stopping_gently
 from .preprocess import read_given_tables, table_options
 from .progress import epochs as epochs_bar
 from .progress import say
-from .report import counted, shown, table
+from .report import counted, number_of, shown, sizes, table
 from .runs import list_length
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class _Stop:
 
 def _tell(done: QuickResult) -> None:
     folder, dataset = done.folder, done.dataset
-    sizes = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in dataset.counts.items())
-    click.echo(f"{shown(dataset.name)}: {sizes}")
+    click.echo(f"{shown(dataset.name)}: {sizes(dataset.counts)}")
     for line in counted(dataset.report):
         click.echo(f"  {line}")
     if done.metrics is not None:
@@ -113,7 +112,7 @@ def _tell(done: QuickResult) -> None:
         click.echo(f"Note: {note}", err=True)
     run, user = shlex.quote(str(folder.run)), shlex.quote(str(dataset.users["original_id"].iloc[0]))
     click.echo(
-        f"\nWrote {folder.lists}: {done.rows:,} rows, {dataset.n_users:,} users"
+        f"\nWrote {folder.lists}: {number_of(done.rows, 'rows')}, {number_of(dataset.n_users, 'users')}"
         + (f"\nWrote {folder.report}: open it in a browser" if folder.report.exists() else "")
         + f"\nNext:\n  hakg info {shlex.quote(str(folder.data))}        what the data set holds"
         f"\n  hakg recommend {run} --user {user}   a list, with filters and for new users"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .files import table_path, write_tables
-from .newcomers import Newcomers, load_with, newcomer_options, newcomers
+from .newcomers import NEWER_DATA, Newcomers, load_with, newcomer_options, newcomers
 from .progress import bar, stages
-from .report import counted, shown, table
+from .report import counted, number_of, shown, table
 from .runs import OpenedRun, device_option, list_length, open_run
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def recommend_command(
         raise click.UsageError(f"--out {out} is a folder: name a file, or give --shards for a folder of files")
     with stages(1) as begin:
         begin("loading")
-        opened = open_run(run, data)
+        opened = open_run(run, data, instead=NEWER_DATA)
         if pairs is not None:
             lists, rows = _Lists.empty(), _scored_pairs(opened, pairs, new, device)
         else:
@@ -130,7 +130,7 @@ def recommend_command(
     named = lists.named(_served(lists.blocks(lists.users, length, include_seen), waiting))
     if out is not None:
         count = write_tables(_joined(named), out)
-        click.echo(f"Wrote {out}: {count:,} rows, {len(lists.users):,} {lists.of}s")
+        click.echo(f"Wrote {out}: {number_of(count, 'rows')}, {number_of(len(lists.users), lists.of + 's')}")
     else:
         for block in named:
             _print(block, as_json, lists.of)
@@ -206,9 +206,8 @@ def _items_of(file: Path, dataset: Dataset, new: Newcomers, notes: list[str]) ->
         more = "" if skipped is not None else " Or skip them (--unknown-items skip)."
         raise DataError(error.problem, path=file, remedy=f"{error.remedy}{more}") from error
     if skipped:
-        notes.append(
-            f"{file}: {len(skipped):,} items that are not in the data set skipped, such as {shown(skipped[0])}."
-        )
+        unknown = number_of(len(skipped), "items that are not in the data set")
+        notes.append(f"{file}: {unknown} skipped, such as {shown(skipped[0])}.")
     return found
 
 
@@ -375,7 +374,7 @@ def _scored_pairs(opened: OpenedRun, file: Path, new: Newcomers, device: str) ->
 
 def _deliver_pairs(rows: pd.DataFrame, out: Path | None, as_json: bool) -> None:
     if out is not None:
-        click.echo(f"Wrote {out}: {write_tables([rows], out):,} pairs")
+        click.echo(f"Wrote {out}: {number_of(write_tables([rows], out), 'pairs')}")
     elif as_json:
         click.echo(rows.to_json(orient="records", lines=True, force_ascii=False), nl=False)
     else:
@@ -412,7 +411,8 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
         lambda users: lists.named(_served(lists.blocks(users, length, include_seen), waiting)), about, schema,
     )  # fmt: skip
     kept = f", {done.kept:,} of them were there already" if done.kept else ""
-    click.echo(f"Wrote {out}: {done.shards:,} files{kept}; {done.rows:,} rows, {done.users:,} {lists.of}s now")
+    made = f"{number_of(done.rows, 'rows')}, {number_of(done.users, lists.of + 's')} now"
+    click.echo(f"Wrote {out}: {number_of(done.shards, 'files')}{kept}; {made}")
 
 
 def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,35 @@ def counted(report: Mapping[str, int]) -> list[str]:
     """A line for each repair or remark while reading, such as ``192,701 test repeats dropped``."""
     from hakg_dgl.data.graph_check import REMEDIES
 
-    lines = {what: f"{count:,} {what.replace('_', ' ')}" for what, count in report.items() if count and what != _SEED}
+    lines = {
+        what: number_of(count, what.replace("_", " ")) for what, count in report.items() if count and what != _SEED
+    }
     return [line + (f": {REMEDIES[what]}" if what in REMEDIES else "") for what, line in lines.items()]
+
+
+def sizes(counts: Mapping[str, int]) -> str:
+    """Counts in a row: ``24 users, 1 relation``."""
+    return ", ".join(number_of(count, what.replace("_", " ")) for what, count in counts.items())
+
+
+def number_of(count: int, what: str) -> str:
+    """A number and what it counts, words of which the first in the plural is put in the singular for one."""
+    if count == 1:
+        what = _PLURAL.sub(lambda found: _singular(found[0]), what, count=1)
+        what = re.sub(
+            r"\bthat (are|were)\b", lambda found: f"that {'is' if found[1] == 'are' else 'was'}", what, count=1
+        )
+    return f"{count:,} {what}"
+
+
+_PLURAL = re.compile(
+    r"\b(attribute|column|entitie|fact|file|hub|interaction|item|line|link|list|number|pair|rating|relation|repeat|row|"
+    r"triple|user|id|value)s\b"
+)
+
+
+def _singular(plural: str) -> str:
+    return plural[:-3] + "y" if plural.endswith("ies") else plural[:-1]
 
 
 _SEED = "generated_with_seed"  # stands in a report, but counts nothing

@@ -57,11 +57,14 @@ class OpenedRun:
         return load_trained(self.folder.path, self.dataset, device=choose_device(device))
 
 
-def open_run(path: Path, data: Path | None) -> OpenedRun:
-    """Open a run folder with the data set it names, or with the one at ``data``."""
+def open_run(path: Path, data: Path | None, instead: str = "") -> OpenedRun:
+    """Open a run folder with the data set it names, or with the one at ``data``.
+
+    ``instead`` is what this command offers people who give a data set other than that of the run.
+    """
     from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.errors import CheckpointError
-    from hakg_dgl.training.run_folder import RunFolder
+    from hakg_dgl.training.run_folder import WITH_ITS_DATA, RunFolder
 
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder\nMake a run with 'hakg train DATA --out RUN'.")
@@ -71,7 +74,10 @@ def open_run(path: Path, data: Path | None) -> OpenedRun:
         raise CheckpointError(f"{path}: the run does not say where its data set is\nAdd --data DATA.")
     if data is None and not place.is_dir():
         raise CheckpointError(f"{path}: its data set is no longer at {place}\nAdd --data DATA, if it has moved.")
-    return OpenedRun(folder, load_dataset(place))
+    dataset = load_dataset(place)
+    if instead:
+        folder.check_dataset(dataset, f"{WITH_ITS_DATA} {instead}")
+    return OpenedRun(folder, dataset)
 
 
 def protocol_notes(note: str | None) -> list[str]:

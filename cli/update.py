@@ -14,7 +14,7 @@ from .failures import Failure, after_interrupt, stopping_gently
 from .preprocess import read_given_tables, table_options
 from .progress import epochs as epochs_bar
 from .progress import say, stages
-from .report import counted, shown, table
+from .report import counted, number_of, shown, sizes, table
 from .runs import open_run
 
 if TYPE_CHECKING:
@@ -127,11 +127,9 @@ def _refuse_same_place(place: Path, noted: Path | None, data: Path | None) -> No
 
 def _tell(growth: Growth, place: Path) -> None:
     counts = growth.dataset.counts
-    click.echo(
-        f"{shown(growth.dataset.name)}: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items())
-    )
+    click.echo(f"{shown(growth.dataset.name)}: {sizes(counts)}")
     for line in counted(growth.dataset.report):
         click.echo(f"  {line}")
     if counts["valid"] < 100:
-        click.echo(f"  remark: {counts['valid']:,} interactions to validate on are few; see --valid")
+        click.echo(f"  remark: {number_of(counts['valid'], 'interactions')} to validate on is little; see --valid")
     click.echo(f"Wrote {place}")

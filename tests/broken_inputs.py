@@ -149,14 +149,14 @@ def kgat_cases() -> Iterator[Case]:
     yield kgat("user list of nonsense", r"src/user_list.txt: 3 of 3 lines", user_list_txt=b"org_id remap_id\na\nb\nc\n")
     yield kgat(
         "user list with an endless id",
-        r"1 user list lines skipped",
-        "1 user list lines skipped",
+        r"1 user list line skipped",
+        "1 user list line skipped",
         user_list_txt=b"org_id remap_id\na 0\nb " + b"9" * 5000 + b"\nc 1\n",
     )
     yield kgat(
         "repeats and overlap",
         "",
-        "1 train repeats dropped(.|\n)*1 train test overlap dropped from test",
+        "1 train repeat dropped(.|\n)*1 train test overlap dropped from test",
         train_txt=b"0 0 0 1\n1 1\n",
         test_txt=b"0 1 2\n",
     )
@@ -321,17 +321,17 @@ def recbole_cases() -> Iterator[Case]:
     )
     yield recbole("other line ends", "src/x.kg: the file is empty", {"x.kg": b"\r\r\n\r"})
     yield recbole(
-        "ids of blanks", "", {"x.link": b"item_id:token\tentity_id:token\na\t \nb\tQ2\n"}, "1 links without id dropped"
+        "ids of blanks", "", {"x.link": b"item_id:token\tentity_id:token\na\t \nb\tQ2\n"}, "1 link without id dropped"
     )
     yield recbole(
         "no link at all", "none of the 2 items of the interactions occurs in the facts",
         {"x.link": b"item_id:token\tentity_id:token\na\t \n"},
     )  # fmt: skip
     yield recbole(
-        "links twice", "", {"x.link": RECBOLE["x.link"] + b"a\tQ2\nc\tQ1\n"}, "links of an item linked twice dropped"
+        "links twice", "", {"x.link": RECBOLE["x.link"] + b"a\tQ2\nc\tQ1\n"}, "link of an item linked twice dropped"
     )
     yield recbole(
-        "triples without ids", "", {"x.kg": RECBOLE["x.kg"] + b"\tgenre\tQ9\n"}, "1 triples without id dropped"
+        "triples without ids", "", {"x.kg": RECBOLE["x.kg"] + b"\tgenre\tQ9\n"}, "1 triple without id dropped"
     )
     yield recbole("name outside the folder", "there is no ../x.inter", {}, None, "--name", "../x")
     yield recbole(
@@ -405,8 +405,8 @@ def table_cases() -> Iterator[Case]:
     )
     yield table("ids of blanks alone", "src/i.csv: no row has all its ids", b"user,item\n , \n ,\n")
     yield table("missing ids", "", rows + b",a,1,1\ncy,,1,1\n", repaired="2 interactions without id dropped")
-    yield table("repeated pairs", "", rows + b"ann,a,1,1\n", repaired="1 repeated interactions dropped")
-    yield table("unlinked items", "", rows + b"ann,zzz,1,1\n", repaired="1 items without entity")
+    yield table("repeated pairs", "", rows + b"ann,a,1,1\n", repaired="1 repeated interaction dropped")
+    yield table("unlinked items", "", rows + b"ann,zzz,1,1\n", repaired="1 item without entity")
     yield Case(
         "tables: a device for a file",
         tuple("/dev/zero" if arg == "src/i.csv" else arg for arg in CSV_ARGS),

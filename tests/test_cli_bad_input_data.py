@@ -183,7 +183,7 @@ def test_kgat_files_of_another_kind(changed: dict[str, Content], message: str) -
 def test_a_list_line_with_a_long_run_of_blanks_takes_no_quadratic_time() -> None:
     write(Path("src"), KGAT | {"item_list.txt": "org_id remap_id freebase_id\n" + "a" + " " * 200_000 + "b\nc 0 d\n"})
     assert told(*FOLDER_ARGS)[-2:] == [
-        "1 item list lines skipped",
+        "1 item list line skipped",
         "remark: no interaction is left to validate on, which 'hakg train' needs; see --valid",
     ]
 
@@ -316,7 +316,8 @@ def test_ratings_that_are_no_finite_numbers(value: str) -> None:
     changed: dict[str, Content] = {"x.inter": f"{_INTER}cy\ta\t{value}\t5\n"}
     refuse_folder(RECBOLE, changed, f"src/x.inter, line 6: rating {what}\n{CORRECT}")
     quoted = f'{TABLES["i.csv"]}cy,a,"{value}",5\n'
-    refuse_tables({"i.csv": quoted}, f"src/i.csv, line 6: rating {what}\n{CORRECT}", "--rating-col", "rating")
+    remedy = f"{CORRECT} If it has a decimal comma, say so: --decimal comma." if value == "5,0" else CORRECT
+    refuse_tables({"i.csv": quoted}, f"src/i.csv, line 6: rating {what}\n{remedy}", "--rating-col", "rating")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -766,8 +767,8 @@ NO_TEST = "remark: no interaction is left to test on; see --test"
                 "kg_final.txt": "0 0 3\n0 0 3\n0 0 3\n2 1 4\n",
             },
             [
-                "1 train repeats dropped",
-                "1 test repeats dropped",
+                "1 train repeat dropped",
+                "1 test repeat dropped",
                 "1 train test overlap dropped from test",
                 "2 triple repeats dropped",
             ],
@@ -775,16 +776,16 @@ NO_TEST = "remark: no interaction is left to test on; see --test"
         (
             {"train.txt": "0 0 1\n1\n2 2\n", "test.txt": "0 2\n1 0\n"},
             [
-                "1 train lines with user alone",
-                "1 test users without training items",
+                "1 train line with user alone",
+                "1 test user without training items",
             ],
         ),
         (
             {"test.txt": "0 7\n9 0\n1\n"},
             [
-                "1 test lines with user alone",
-                "1 test users without training items",
-                "1 test items without training users",
+                "1 test line with user alone",
+                "1 test user without training items",
+                "1 test item without training users",
             ],
         ),
     ],
@@ -805,13 +806,13 @@ def test_repairs_of_the_kgat_layout(changed: dict[str, Content], report: list[st
             },
             (),
             [
-                "1 interactions without id dropped",
-                "1 triples without id dropped",
-                "1 triple repeats dropped",
-                "1 links without id dropped",
-                "1 links of an item linked twice dropped",
-                "1 links to an entity already taken dropped",
-                "1 repeated interactions dropped",
+                "1 interaction without id dropped",
+                "1 triple without id dropped",
+                "1 triple repeat dropped",
+                "1 link without id dropped",
+                "1 link of an item linked twice dropped",
+                "1 link to an entity already taken dropped",
+                "1 repeated interaction dropped",
                 NO_VALID,
                 NO_TEST,
             ],
@@ -819,16 +820,16 @@ def test_repairs_of_the_kgat_layout(changed: dict[str, Content], report: list[st
         (
             {"l.csv": "item,entity\na,Q1\n"},
             (),
-            ["1 items without entity", "1 items without triples", NO_VALID, NO_TEST],
+            ["1 item without entity", "1 item without triples", NO_VALID, NO_TEST],
         ),
         (
             {"i.csv": "user,item,part\nann,a,train\nann,y,test\nbob,a,test\n"},
             ("--split-col", "part"),
             [
-                "1 items without entity",
-                "1 items without triples",
-                "1 test users without training items",
-                "1 test items without training users",
+                "1 item without entity",
+                "1 item without triples",
+                "1 test user without training items",
+                "1 test item without training users",
                 NO_VALID,
             ],
         ),

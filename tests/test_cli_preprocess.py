@@ -72,10 +72,10 @@ def test_a_kgat_folder_keeps_its_split_and_repairs_are_told_with_counts(tmp_path
     assert dataset.split_strategy == "given"
     told = [line.strip() for line in result.stdout.splitlines()]
     for line in (
-        "1 train repeats dropped",
+        "1 train repeat dropped",
         "1 train test overlap dropped from test",
-        "1 train lines with user alone",
-        "1 triple repeats dropped",
+        "1 train line with user alone",
+        "1 triple repeat dropped",
     ):
         assert line in told
     assert not any(line.startswith("0 ") for line in told)
@@ -140,7 +140,7 @@ def test_tables_with_every_column_named(tmp_path: Path, suffix: str) -> None:
     assert dataset.items["name"].tolist() == ["Heat", "Alien", "c"]
     assert dataset.pairs("test").tolist() == [[0, 0], [1, 1]]  # the latest of each
     assert "1 below rating threshold dropped" in result.stdout
-    assert "1 items without entity" in result.stdout
+    assert "1 item without entity" in result.stdout
 
 
 @pytest.fixture
@@ -246,9 +246,9 @@ def test_info_says_what_the_data_set_is_like(tmp_path: Path) -> None:
     text = succeed("info", tmp_path / "data").stdout
     for part in (
         "3 of 3 items occur",
-        "1 users have no training",
+        "users without training interactions",
         "relation_1",
-        "1 triple repeats dropped",
+        "1 triple repeat dropped",
         "hierarchical",
         "orders_attributes",
     ):
@@ -292,10 +292,10 @@ def test_friends_and_facts_of_users(tmp_path: Path) -> None:
     said = succeed("preprocess", "tables", *args, *extra, "--out", tmp_path / "data").stdout
     assert "3 user facts, 2 user links, 3 user relations" in said
     for line in (
-        "1 user links to oneself dropped",
-        "1 user link repeats dropped",
-        "1 user links with users without interactions dropped",
-        "1 user facts of users without interactions dropped",
+        "1 user link to oneself dropped",
+        "1 user link repeat dropped",
+        "1 user link with users without interactions dropped",
+        "1 user fact of users without interactions dropped",
     ):
         assert f"  {line}\n" in said
     data = load_dataset(tmp_path / "data")

@@ -75,7 +75,7 @@ def test_the_test_split_as_a_later_log_has_the_numbers_of_the_test_split(work: P
     }  # fmt: skip
     told = hakg("evaluate", "R", *log, "--per-user", "users.csv", "--sampled", 2)
     assert told.exit_code == 0, told.output
-    assert "1 unknown users" in told.stdout
+    assert "1 unknown user" in told.stdout
     assert "sampled items" in told.stdout
     assert len(pd.read_csv("users.csv")) == rows["who"].nunique()
 

@@ -253,7 +253,7 @@ TABLE = "user,item\nann,item_4\nbob,item_9\nann,item_2\nann,item_4\n"
 def test_lists_of_new_users_are_those_of_the_fold_in(place: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "new.csv", TABLE)
     result = succeed(place / "R", "--new-users", file, "--k", 4, "--json")
-    assert f"{file}: 1 repeats dropped." in result.stderr
+    assert f"{file}: 1 repeat dropped." in result.stderr
     new = read_new_users(file, DEMO)
     assert new.ids.tolist() == ["ann", "bob"]
     assert [new.indptr.tolist(), new.items.tolist()] == [[0, 2, 3], [2, 4, 9]]
@@ -286,8 +286,8 @@ def test_unknown_items_of_new_users_are_refused_or_skipped_with_a_count(place: P
     assert "skip them (--unknown-items skip)" in message
     result = succeed(place / "R", "--new-users", file, "--unknown-items", "skip", "--k", 1)
     for note in (
-        "2 rows without id dropped", "2 rows of unknown items skipped", "1 users without known item left out",
-        "1 users known by the data set whose past counts",
+        "2 rows without id dropped", "2 rows of unknown items skipped", "1 user without known item left out",
+        "1 user known by the data set whose past counts",
     ):  # fmt: skip
         assert f"Note: {file}: {note}." in result.stderr
     assert [line for line in result.stdout.splitlines() if line[:1] in "U"] == ["User ann", "", "User user_1", ""]

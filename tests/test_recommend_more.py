@@ -201,7 +201,7 @@ def test_lists_leave_items_out_and_stock_lists_may_hold_others(place: Path, tmp_
     stock = write(tmp_path / "stock.csv", "sku\nitem_3\nitem_5\nnew\n")
     options = (place / "R", "--user", "user_1", "--include-seen", "--item-col", "sku")
     result = succeed("recommend", *options, "--items", stock, "--unknown-items", "skip", "--json")
-    assert "1 items that are not in the data set skipped, such as new" in result.stderr
+    assert "1 item that is not in the data set skipped, such as new" in result.stderr
     assert {json.loads(line)["item"] for line in result.stdout.splitlines()} == {"item_3", "item_5"}
     assert "--unknown-items skip" in refused(*options, "--items", stock)
     rest = listed(*options, "--not-in", stock, "--unknown-items", "skip", "--k", 99)
@@ -216,7 +216,7 @@ def test_lists_leave_items_out_and_stock_lists_may_hold_others(place: Path, tmp_
 
 def test_pairs_of_a_file_are_scored_in_their_order(place: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "pairs.csv", "user,item\nuser_9,item_4\nuser_1,item_7\nuser_9,item_4\nwho,item_1\n")
-    assert "1 rows are of 1 users that are not known, such as 'who'" in refused(place / "R", "--pairs", file)
+    assert "1 row is of a user that is not known, such as 'who'" in refused(place / "R", "--pairs", file)
     found = listed(place / "R", "--pairs", file, "--unknown-items", "skip")
     users = [int(np.flatnonzero(DEMO.users["original_id"] == user)[0]) for user in found["user"]]
     matrix = load_scorer(place / "R", DEMO).scores(np_users(DEMO.n_users)).numpy()
@@ -232,7 +232,7 @@ def test_every_pair_has_the_score_of_the_matrix() -> None:
     scorer = Matrix(draw.standard_normal((7, 5)))
     users, items = draw.integers(0, 7, 40), draw.integers(0, 5, 40)
     np.testing.assert_allclose(score_pairs(scorer, users, items), scorer.matrix[users, items])
-    with pytest.raises(DataError, match="there are 1 users and 2 items"):
+    with pytest.raises(DataError, match="there are 1 user and 2 items"):
         score_pairs(scorer, users[:1], items[:2])
 
 
@@ -380,7 +380,7 @@ def test_items_of_a_bin_on_both_sides_are_left_out_and_counted() -> None:
     assert undecided(data, "size<7", "name=a") == [
         "'size<7': 2 items are left out whose size (number) may be on either side, since the data set keeps a range for them"  # noqa: E501
     ]
-    with pytest.raises(DataError, match="'size<3' is true of no item, but 1 items have a range"):
+    with pytest.raises(DataError, match="'size<3' is true of no item, but 1 item has a range"):
         items_where(data, "size<3")
     with pytest.raises(DataError, match="'name<3' compares '3' with what are not numbers"):
         items_where(data, "name<3")

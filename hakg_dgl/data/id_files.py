@@ -290,7 +290,7 @@ def read_pairs(
     if not skip and (user < 0).any():
         some = rows.loc[user < 0, "user"].drop_duplicates()
         raise DataError(
-            f"{int((user < 0).sum()):,} rows are of {len(some):,} users that are not known, such as "
+            f"{_rows_of(int((user < 0).sum()), len(some), 'user')} not known, such as "
             f"{', '.join(map(repr, some.head(5)))}",
             path=path,
             remedy="Take the rows out, skip them (--unknown-items skip), or say what they have (--new-users).",
@@ -333,10 +333,17 @@ def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:
 def _unknown_items(path: str | Path, items: pd.Series[str], dataset: Dataset) -> DataError:
     some = items.drop_duplicates()
     return DataError(
-        f"{len(items):,} rows are of {len(some):,} items that are not in the data set, such as "
-        f"{', '.join(map(repr, some.head(5)))}",
+        f"{_rows_of(len(items), len(some), 'item')} not in the data set, such as {', '.join(map(repr, some.head(5)))}",
         path=path,
         remedy=f"{_ids_look_like(dataset)} Take the rows out, or skip them (--unknown-items skip).",
+    )
+
+
+def _rows_of(rows: int, things: int, what: str) -> str:
+    one = things == 1
+    return (
+        f"{rows:,} {'row is' if rows == 1 else 'rows are'} of {'an ' * one if what == 'item' else 'a ' * one}"
+        f"{'' if one else f'{things:,} '}{what}{'' if one else 's'} that {'is' if one else 'are'}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pandas as pd
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.shared_items import SharedItems
 
-_SHARELESS = 1e-9
-"""Scores of a smaller size have no shares."""
+_SHARELESS = 5.0
+"""Scores have no shares if a single row contributes more than this many times their size: the rows cancel out."""
 _ALSO_OF = 2
 """Number of items that are named to say what an entity is."""
 
@@ -97,9 +98,17 @@ class Explanation:
             "item_side": self.score - item_side,
         }
 
+    @cached_property
+    def has_shares(self) -> bool:
+        """Whether shares of the score say something: it is neither zero nor small beside what adds up to it."""
+        tables = (self.components, self.past_items, self.user_facts, self.facts, self.users, self.other_terms)
+        largest = max((float(table["contribution"].abs().max()) for table in tables if len(table)), default=0.0)
+        largest = max(largest, abs(self.user_own), *map(abs, self.item_own.values()), 0.0)
+        return self.score != 0 and largest <= _SHARELESS * abs(self.score)
+
     def share(self, contribution: float) -> float | None:
-        """The share of a contribution in the score; None if the score is zero."""
-        return contribution / self.score if abs(self.score) > _SHARELESS else None
+        """The share of a contribution in the score; None without :attr:`has_shares`."""
+        return contribution / self.score if self.has_shares else None
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """JSON values with original ids and names; each table has its first ``rows`` and the sum of the ``others``.

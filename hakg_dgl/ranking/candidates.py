@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hakg_dgl.data.readers.text import counted
 from hakg_dgl.data.shared_items import SharedItems, unnamed_entities
 from hakg_dgl.data.values import Span, date, number
 from hakg_dgl.errors import DataError
@@ -67,9 +68,10 @@ def undecided(dataset: Dataset, *conditions: str) -> list[str]:
         if comparison is not None:
             _, unsure, shown = comparison.items(dataset, condition)
             if len(unsure):
+                left_out = f"{counted(len(unsure), 'item')} {'is' if len(unsure) == 1 else 'are'} left out"
                 notes.append(
-                    f"{condition!r}: {len(unsure):,} items are left out whose {shown} may be on either side, since the "
-                    "data set keeps a range for them"
+                    f"{condition!r}: {left_out} whose {shown} may be on either side, since the data set keeps a range "
+                    "for them"
                 )
     return notes
 
@@ -157,11 +159,8 @@ class _Comparison:
         """The items of which it is true; DataError if there are none."""
         found, unsure, shown = self.items(dataset, condition)
         if not len(found):
-            why = (
-                f", but {len(unsure):,} items have a range that lies on both sides, such as those in a bin"
-                if len(unsure)
-                else ""
-            )
+            having = f"{counted(len(unsure), 'item')} {'has' if len(unsure) == 1 else 'have'}"
+            why = f", but {having} a range that lies on both sides, such as those in a bin" if len(unsure) else ""
             raise DataError(f"{condition!r} is true of no item{why}", remedy=f"Compare {shown} with another value.")
         return found
 

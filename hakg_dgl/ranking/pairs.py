@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hakg_dgl.data.readers.text import counted
 from hakg_dgl.errors import DataError
 from hakg_dgl.ranking.topk import SCORES_PER_BLOCK, IdArray, Scorer, checked_ids
 
@@ -28,7 +29,10 @@ def score_pairs(scorer: Scorer, users: IdArray, items: IdArray) -> NDArray[np.fl
     """
     user, item = checked_ids(users, scorer.n_users, "user").cpu(), checked_ids(items, scorer.n_items, "item").cpu()
     if len(user) != len(item):
-        raise DataError(f"there are {len(user)} users and {len(item)} items", remedy="Give a user and an item a pair.")
+        raise DataError(
+            f"there are {counted(len(user), 'user')} and {counted(len(item), 'item')}",
+            remedy="Give a user and an item a pair.",
+        )
     distinct, place = torch.unique(user, return_inverse=True)
     order = torch.argsort(place, stable=True)
     bounds = torch.bincount(place, minlength=len(distinct)).cumsum(0).tolist()

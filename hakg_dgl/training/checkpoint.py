@@ -248,6 +248,13 @@ def require_run(folder: RunFolder | None) -> RunFolder:
     return folder
 
 
+ONLY_ITS_DATA = (
+    "--resume goes on with the data set that the run was trained on. With a grown log, new users or new items, "
+    "'hakg update RUN --interactions LOG --out RUN2' goes on from what it has learnt."
+)
+"""What to do about a run of another data set that is to be continued."""
+
+
 def restart(folder: RunFolder, settings: Settings, dataset: Dataset, data_path: str | Path | None) -> None:
     """Begin a run in the folder again, if it is of this data set and these settings."""
     refuse_other_run(folder, settings, dataset)
@@ -257,7 +264,7 @@ def restart(folder: RunFolder, settings: Settings, dataset: Dataset, data_path: 
 def refuse_other_run(folder: RunFolder, settings: Settings, dataset: Dataset) -> None:
     """Raise IntegrityError if the run is of another data set, CheckpointError if it has other settings."""
     if folder.about_file.exists():
-        folder.check_dataset(dataset)
+        folder.check_dataset(dataset, ONLY_ITS_DATA)
     if folder.config_file.exists():
         refuse_changed_settings(folder, changed_settings(folder.settings.to_dict(), settings))
 

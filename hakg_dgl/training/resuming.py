@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hakg_dgl.errors import CheckpointError
-from hakg_dgl.training.checkpoint import refuse_other_run, require_run, restart
+from hakg_dgl.training.checkpoint import ONLY_ITS_DATA, refuse_other_run, require_run, restart
 from hakg_dgl.training.protocol import REFIT_SPLITS
 from hakg_dgl.training.session import Session
 
@@ -29,7 +29,7 @@ def resume(session: Session) -> None:
     if session.checkpoint is None or not folder.state_file.exists():  # stopped within the first epoch
         restart(folder, session.settings, session.dataset, session.data_path)
         return
-    folder.check_dataset(session.dataset)
+    folder.check_dataset(session.dataset, ONLY_ITS_DATA)
     if session.checkpoint.saved_standing().refit_from is None or not _search_goes_on(session):
         session.standing, session.best = session.checkpoint.restore()
     _refuse_fewer_epochs(session)

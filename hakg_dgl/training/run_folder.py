@@ -36,6 +36,10 @@ _TEMPORARY = re.compile(
 )
 
 
+WITH_ITS_DATA = "Give the data set it was trained on (--data DATA), or train again on this one."
+"""What to do about a run of another data set."""
+
+
 class RunFolder:
     """A run on disk.
 
@@ -262,15 +266,14 @@ class RunFolder:
         except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
             raise damaged(file, error) from error
 
-    def check_dataset(self, dataset: Dataset) -> None:
-        """Raise IntegrityError if the run belongs to another data set."""
+    def check_dataset(self, dataset: Dataset, remedy: str = WITH_ITS_DATA) -> None:
+        """Raise IntegrityError, with this remedy, if the run belongs to another data set."""
         if dataset.digest != self.data_digest:
             raise IntegrityError(
                 f"the run was trained on data set {self.about['data']['name']!r} (digest {self.data_digest[:12]}), "
                 f"not on {dataset.name!r} (digest {dataset.digest[:12]})",
                 path=self.path,
-                remedy="Give the data set it was trained on (--data DATA), or train again on this one. "
-                "'hakg evaluate RUN --interactions FILE' measures a run on a later log.",
+                remedy=remedy,
             )
 
     @contextmanager

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -136,7 +136,7 @@ class SourceTable:
     text: bytes | None = None  # of text files, to find the line of a row
     delimiter: str = ","
     quoted: bool = True
-    form: TableForm = TableForm()
+    form: TableForm = field(default_factory=TableForm)
     lines: npt.NDArray[np.int64] | None = None  # of JSON lines, the line of each row
     types: Mapping[str, str] = field(default_factory=dict)  # of typed headers
     notes: list[str] = field(default_factory=list)  # what was decided while columns were read
@@ -165,13 +165,14 @@ class SourceTable:
         delimiter: str,
         quoted: bool,
         columns: list[str],
-        form: TableForm = TableForm(),  # noqa: B008
+        form: TableForm | None = None,
     ) -> SourceTable:
         """Parse text with a header line, every value as a string; an empty value is missing."""
         data = normalised(data)
         body = data.partition(b"\n")[2]
         if not body.strip():
             raise DataError("there is no row below the header", path=path, remedy=WHOLE)
+        form = form or TableForm()
         empty = cls(path, pa.table({}), data, delimiter, quoted, form)
         _refuse_repeats(path, columns, line=1)
         try:
@@ -284,13 +285,17 @@ class SourceTable:
                 "neither a number nor an ISO 8601 date" if dates else "not a finite number",
             )
             what = "is missing" if value is None else f"is {shown(str(value))}, {wanted}"
-            self._fail(int(wrong[0]), f"{column} {what}")
+            comma = value is not None and self.delimiter == "," and re.fullmatch(r"\s*-?\d*,\d+\s*", str(value))
+            remedy = "Correct or drop this line. If it has a decimal comma, say so: --decimal comma."
+            self._fail(int(wrong[0]), f"{column} {what}", remedy=remedy if comma and self.form.table else None)
         return numbers
 
     def _plain(self, column: str, written: pd.Series[Any]) -> pd.Series[Any]:
         """Numbers with a point before their decimals; a column in which a comma may be either is an error."""
-        if not _is_text(self._column(column).type):
-            return written
+        if self.types or not _is_text(self._column(column).type):
+            return written  # a typed header promises numbers as programs write them
+        if self.text is not None and self.delimiter == "," and self.form.decimal is None:
+            return written  # between commas, one within a number may be a slip
         found = plain_numbers(written, self.form.decimal)
         if found.unclear:
             row = int(np.flatnonzero(pd.to_numeric(written, errors="coerce").isna() & written.notna())[0])

@@ -142,9 +142,13 @@ def forms_of(
             raise ConfigError(f"{what}: there is no table {unknown[0]!r}; choose from {', '.join((ALL, *tables))}")
     return {
         table: TableForm(
-            of(delimiter, table), of(encoding, table), ALL in headerless or table in headerless, date_order, decimal,
+            of(delimiter, table),
+            of(encoding, table),
+            ALL in headerless or table in headerless,
+            date_order,
+            decimal,
             table,
-        )  # fmt: skip
+        )
         for table in tables
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -93,11 +92,12 @@ def read_tables(
     ``link_relation_col``, by default in a column ``relation`` if there is one; otherwise it is :data:`DEFAULT_LINK`.
 
     ``items`` is a table with a row an item: its id in ``items_id_col``, by default ``item_col`` (or ``item``,
-    ``item_id`` or ``id``), its name in ``name`` or ``title``, and facts in the other columns, as :func:`~hakg_dgl.data.facts.facts_of_columns` has
-    them; ``facts`` says how to read a column. Its items are items also where nobody has chosen them. Without ``items``
-    and ``triples`` nothing is known of the items, which is enough for models without facts. ``users`` is such a table
-    with a row a user: its id in ``users_id_col``, by default ``user_col`` (or ``user``, ``user_id`` or ``id``); its
-    columns become facts of users, and ``user_columns`` says how to read one. Each option takes several files.
+    ``item_id`` or ``id``), its name in ``name`` or ``title``, and facts in the other columns, as
+    :func:`~hakg_dgl.data.facts.facts_of_columns` has them; ``facts`` says how to read a column. Its items are items
+    also where nobody has chosen them. Without ``items`` and ``triples`` nothing is known of the items, which is enough
+    for models without facts. ``users`` is such a table with a row a user: its id in ``users_id_col``, by default
+    ``user_col`` (or ``user``, ``user_id`` or ``id``); its columns become facts of users, and ``user_columns`` says how
+    to read one. Each option takes several files.
 
     Repairs, counted in the report: rows without an id are dropped; of links between items and entities the first of an
     item and of an entity is kept. A rating or timestamp that is missing or is not a finite number is an error, since no
@@ -165,7 +165,9 @@ def _name_of(sources: Sequence[Source]) -> str:
     names = [Path(source).name.split(".")[0] for source in sources if isinstance(source, (str, Path))]
     if len(names) < 2:
         return names[0] if names else "tables"
-    common = os.path.commonprefix(names).rstrip("-_ 0123456789")
+    least, greatest = min(names), max(names)  # what they share, all begin with
+    shared = next((at for at, pair in enumerate(zip(least, greatest, strict=False)) if len({*pair}) > 1), len(least))
+    common = least[:shared].rstrip("-_ 0123456789")
     if len(common) > 2:
         return common
     return "+".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more"
