@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .files import write_json
-from .report import counted, shown, table
+from .report import counted, number_of, shown, table
 
 _RELATION_COLUMNS = (
     "name", "triples", "heads", "tails", "items_per_attribute", "attributes_per_item", "hierarchy", "hierarchical",
@@ -61,11 +61,11 @@ def _remarks(about: dict[str, Any]) -> list[str]:
         if counts.get(f"user_{what}")
     ]
     return [
-        f"{about['linked_items']:,} of {items:,} items occur in the knowledge graph",
-        f"{about['cold_items']:,} items of the test split are cold: they have no training interaction "
-        f"({about['items_without_training']:,} items in all)",
-        f"{about['users_without_training']:,} users have no training interaction",
-        f"{about['self_loops']:,} triples lead from an entity to itself; {about['isolated_entities']:,} entities "
-        "are neither item nor in a triple or a fact of a user",
+        f"{about['linked_items']:,} of {number_of(items, 'items')} occur in the knowledge graph",
+        f"items without training interactions: {about['items_without_training']:,}, "
+        f"of which in the test split: {about['cold_items']:,}",
+        f"users without training interactions: {about['users_without_training']:,}",
+        f"triples that lead from an entity to itself: {about['self_loops']:,}",
+        f"entities that are neither item nor in a triple or a fact of a user: {about['isolated_entities']:,}",
         *of_users,
     ]

@@ -18,7 +18,7 @@ from .progress import downloads, stages
 from .report import counted, shown, sizes, table
 
 if TYPE_CHECKING:
-    from hakg_dgl import RawData
+    from hakg_dgl import Dataset, RawData
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -241,17 +241,32 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
     empty = [
         f"remark: no interaction is left to {use}; see --{split}" for split, use in _USES.items() if not counts[split]
     ]
-    for option, whose in (("columns", "items"), ("user_columns", "users")):
-        if columns := dataset.options.get(option):
-            names = {"column": f"column of {whose}", "kind": "read as"}
-            click.echo(table([{names.get(key, key): row[key] for key in _COLUMNS} for row in columns]) + "\n")
+    tell_columns(dataset)
     if not counts["triples"] and kind == "tables":
         empty.append("remark: nothing is known of the items; --items or --triples gives facts, and ease needs none")
-    noted: Any = dataset.options.get("notes", [])
-    notes = [f"note: {note}" for note in noted]
-    for line in [*notes, *counted(dataset.report), *empty, *(_remarks(source, counts) if kind == "card" else [])]:
+    for line in [
+        *notes_of(dataset),
+        *counted(dataset.report),
+        *empty,
+        *(_remarks(source, counts) if kind == "card" else []),
+    ]:
         click.echo(f"  {line}")
     click.echo(f"Wrote {out}. Next: hakg train {out} --out RUN")
+
+
+def tell_columns(dataset: Dataset) -> None:
+    """Print what was made of each column of the tables of items and users."""
+    for option, whose in (("columns", "items"), ("user_columns", "users")):
+        columns: Any = dataset.options.get(option)
+        if columns:
+            names = {"column": f"column of {whose}", "kind": "read as"}
+            click.echo(table([{names.get(key, key): row[key] for key in _COLUMNS} for row in columns]) + "\n")
+
+
+def notes_of(dataset: Dataset) -> list[str]:
+    """What was decided while the tables were read."""
+    noted: Any = dataset.options.get("notes", [])
+    return [f"note: {shown(note)}" for note in noted]
 
 
 def _expanded(option: str, patterns: tuple[str, ...]) -> list[Path] | None:

@@ -11,7 +11,7 @@ import click
 from hakg_dgl.models.registry import model_names
 
 from .failures import after_interrupt, stopping_gently
-from .preprocess import read_given_tables, table_options
+from .preprocess import notes_of, read_given_tables, table_options, tell_columns
 from .progress import epochs as epochs_bar
 from .progress import say
 from .report import counted, number_of, shown, sizes, table
@@ -102,7 +102,8 @@ class _Stop:
 def _tell(done: QuickResult) -> None:
     folder, dataset = done.folder, done.dataset
     click.echo(f"{shown(dataset.name)}: {sizes(dataset.counts)}")
-    for line in counted(dataset.report):
+    tell_columns(dataset)
+    for line in [*notes_of(dataset), *counted(dataset.report)]:
         click.echo(f"  {line}")
     if done.metrics is not None:
         names = next(iter(done.metrics.values()))

@@ -286,11 +286,17 @@ def test_a_run_of_another_data_set(args: tuple[str, ...]) -> None:
     assert hakg("preprocess", "src", "--out", "other", "--valid", 0.25).exit_code == 0
     about = {name: json.loads(Path(name, "dataset.json").read_text())["digest"][:12] for name in ("D", "other")}
     data = ("other",) if args[0] == "train" else ("--data", "other")
+    remedies = {
+        "evaluate": r"'hakg evaluate RUN --interactions FILE' measures the run on a later log\.",
+        "recommend": r".+--new-users, --new-items and --new-interactions.+'hakg update RUN --interactions LOG --out RUN2'.+",
+    }
+    usual = r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
+    own = "--resume goes on with the data set that the run was trained on.+'hakg update RUN .+"
+    remedy = usual + remedies[args[0]] if args[0] in remedies else own
     refuse(
         re.compile(
             f"R: the run was trained on data set 'src' .digest {about['D']}., not on 'src' .digest {about['other']}.\n"
-            r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
-            r"'hakg evaluate RUN --interactions FILE' measures a run on a later log\."
+            + remedy
         ),
         *(args[0], *data, *args[1:]),
     )

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from bad_input import hakg
+from hakg_dgl.cli.explain import _sections
 from small_demo import small_demo, small_settings, with_interactions
 
 from hakg_dgl import EmbeddingScorer, Trainer, build_graph, load_dataset, load_model, recommend
@@ -654,3 +655,17 @@ def test_without_matplotlib_the_rest_still_works(work: Path, monkeypatch: pytest
     assert "pip install matplotlib, or leave --picture out" in result.stderr
     assert not Path("why.svg").exists()
     assert hakg("explain", "R", "--user", 3, "--item", 1).exit_code == 0
+
+
+def test_shares_of_a_score_near_zero_are_left_out(trained: Path) -> None:
+    dataset = load_dataset(trained / "D")
+    x = explain(load_model(trained / "R", dataset), dataset, 3, 1)
+    largest = max(x.components["contribution"].abs().max(), x.past_items["contribution"].abs().max())
+    small = dataclasses.replace(x, score=float(largest) / 100)
+    assert small.share(largest) is None
+    assert small.to_dict()["components"][0]["share"] is None
+    assert x.share(x.score) == 1
+    text = "\n".join(_sections(small.to_dict()))
+    assert "Shares are left out" in text
+    assert "%" not in text.replace(f"weigh {small.to_dict()['gate']['collaborative_weight']:.0%}", "")
+    assert "Shares" not in "\n".join(_sections(x.to_dict()))

@@ -262,3 +262,24 @@ def test_a_catalogue_given_as_triples_is_told_where_it_belongs(tmp_path: Path, m
     assert caught.value.line == 1
     assert "no column 'head'; there are: 'item', 'title', 'brand'" in str(caught.value)
     assert "is read by --items" in str(caught.value)
+    pd.read_csv("products.csv").to_parquet("products.parquet")
+    pd.read_csv("products.csv").to_json("products.jsonl", orient="records", lines=True)
+    pd.read_csv("products.csv").to_csv("products.csv.gz", index=False)
+    Path("one-column-of-a-triple.csv").write_text("id,s,relation,note\n1,Pot,Acme,a\n2,Pan,Acme,b\n")
+    for name in ("products.parquet", "products.jsonl", "products.csv.gz", "one-column-of-a-triple.csv"):
+        with pytest.raises(DataError, match="is read by --items"):
+            read_tables("orders.csv", triples=name)
+
+
+def test_the_column_of_ids_may_be_named_and_that_of_names_has_other_common_names(tmp_path: Path) -> None:
+    log, items = tmp_path / "orders.csv", tmp_path / "products.csv"
+    log.write_text("user,item\nann,1\nbob,2\nann,2\n")
+    items.write_text("nr,Product-Name,brand\n1,Pot,Acme\n2,Pan,Acme\n")
+    with pytest.raises(DataError, match="--items-id-col"):
+        read_tables(log, items=items)
+    raw = read_tables(log, items=items, items_id_col="nr")
+    assert raw.items is not None
+    assert raw.items.to_numpy().tolist() == [["1", "Pot"], ["2", "Pan"]]
+    assert any("'Product-Name' is read as the name" in note for note in raw.notes)
+    with pytest.raises(DataError, match="no column 'number'"):
+        read_tables(log, items=items, items_id_col="number")

@@ -89,10 +89,16 @@ def test_an_edit_with_its_digest_is_noticed_by_the_digest_of_the_contents(work: 
 def test_a_run_and_another_data_set(work: Path, args: tuple[str, ...]) -> None:
     assert hakg("preprocess", "src", "--out", "D2", "--valid", 0.25, "--seed", 7).exit_code == 0
     place = ("D2",) if args[0] == "train" else ("--data", "D2")
+    remedies = {
+        "evaluate": r"'hakg evaluate RUN --interactions FILE' measures the run on a later log\.",
+        "recommend": r".+--new-users, --new-items and --new-interactions.+'hakg update RUN --interactions LOG --out RUN2'.+",
+    }
+    usual = r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
+    own = "--resume goes on with the data set that the run was trained on.+'hakg update RUN .+"
+    remedy = usual + remedies[args[0]] if args[0] in remedies else own
     message = re.compile(
         r"R: the run was trained on data set 'src' \(digest [0-9a-f]{12}\), not on 'src' \(digest [0-9a-f]{12}\)\n"
-        r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
-        r"'hakg evaluate RUN --interactions FILE' measures a run on a later log\."
+        + remedy
     )
     refuse(message, args[0], *place, *args[1:])
 

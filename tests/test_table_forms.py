@@ -283,3 +283,50 @@ def test_the_command(tmp_path: Path) -> None:
         bad = run(*more)
         assert bad.exit_code == 2
         assert message in bad.output
+
+
+def test_a_column_that_may_be_the_relation_is_not_dropped(tmp_path: Path) -> None:
+    log = written(tmp_path / "x.csv", "user,item\na,1\nb,2\n")
+    facts = written(tmp_path / "f.csv", "head,verb,tail\n1,likes,g\n2,likes,h\n")
+    with pytest.raises(DataError, match="--relation-col verb") as caught:
+        read_tables(log, facts)
+    assert caught.value.line == 1
+    assert set(read_tables(log, facts, relation_col="verb").triples["relation"]) == {"likes"}
+    weighted = written(tmp_path / "genre.csv", "head,tail,weight\n1,g,0.5\n2,g,0.5\n")
+    assert set(read_tables(log, weighted).triples["relation"]) == {"genre"}
+
+
+def test_lines_of_a_table_without_a_header_are_counted_from_its_first(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.dat", "1::2::3\n1::3\n")
+    with pytest.raises(DataError) as caught:
+        read_tables(path, no_header=["interactions"])
+    assert caught.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (("jan.csv", "feb.csv"), "jan+feb"),
+        (("orders-2024-01.csv", "orders-2024-02.csv.gz"), "orders"),
+        (("a.csv", "b.csv", "c.csv"), "a and 2 more"),
+        (("log.csv",), "log"),
+    ],
+)
+def test_what_a_data_set_of_several_files_is_called(tmp_path: Path, names: tuple[str, ...], called: str) -> None:
+    for name in names:
+        data = b"user,item\na,1\nb,2\n"
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert read_tables([tmp_path / name for name in names]).name == called
+
+
+def test_the_hint_for_a_table_without_a_header_can_be_typed(tmp_path: Path) -> None:
+    log = written(tmp_path / "r.dat", "1::1193::5\n1::661::3\n2::661::3\n")
+    users = written(tmp_path / "u.dat", "1::F::20\n2::F::30\n")
+    with pytest.raises(DataError, match="--no-header interactions --user-col 1 --item-col 2;"):
+        read_tables(log)
+    with pytest.raises(DataError, match="--no-header users --users-id-col 1;"):
+        read_tables(log, no_header=["interactions"], users=users)
+    raw = read_tables(
+        log, no_header=["interactions", "users"], user_col="1", item_col="2", users=users, users_id_col="1"
+    )
+    assert raw.people.tolist() == ["1", "2"]

@@ -173,3 +173,20 @@ def test_rows_that_a_reader_has_read_become_facts(shop: Path) -> None:
     stranger = people_of(rows.assign(user=np.array(["s", "t", "s"], dtype=object)))
     with pytest.raises(DataError, match="none of the 2 users"):
         preprocess(with_people(raw, stranger))
+
+
+def test_the_column_of_ids_may_have_another_name_than_in_the_log(shop: Path) -> None:
+    people = pd.read_csv("people.csv", dtype=str).rename(columns={"customer": "cust_no"})
+    people.to_csv("people.csv", index=False)
+    tables = ("--interactions", "orders.csv", "--user-col", "customer", "--users", "people.csv", "--out", "data")
+    assert "--users-id-col" in hakg("preprocess", "tables", *tables).stderr
+    done = hakg("preprocess", "tables", *tables, "--users-id-col", "cust_no")
+    assert done.exit_code == 0, done.output
+    assert "gender" in set(load_dataset("data").user_relations["name"])
+
+
+@pytest.mark.parametrize("option", ["--items-id-col", "--head-col", "--friend-col", "--name-col", "--fact-user-col"])
+def test_a_column_of_a_table_that_is_not_given_is_refused(shop: Path, option: str) -> None:
+    done = hakg("preprocess", "tables", "--interactions", "orders.csv", option, "x", "--out", "data")
+    assert done.exit_code == 2
+    assert f"{option} is about a column of" in done.stderr

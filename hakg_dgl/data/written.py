@@ -81,10 +81,10 @@ def plainly(texts: pd.Series[Any], decimal: str | None = None, date_order: str |
     values = pd.Series(present.unique(), dtype=object).str.strip()
     if not len(values) or not values.head(_FIRST).str.contains(r"\d").all() or _are_plain(values, decimal):
         return Plain(texts)
-    if values.head(_FIRST).str.fullmatch(_WITH_UNIT).all():
-        return _plain_amounts(texts, values, decimal)
     if values.head(_FIRST).str.fullmatch(DAY_MONTH_YEAR).all():
         return _plain_dates(texts, values, date_order)
+    if values.head(_FIRST).str.fullmatch(_WITH_UNIT).all():
+        return _plain_amounts(texts, values, decimal)
     return Plain(texts)
 
 
