@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .files import ResultPath, table_path, write_json, write_tables
+from .preprocess import by_table, copied_options
 from .progress import stages
 from .report import counted, number_of, table
 from .runs import OpenedRun, device_option, list_length, open_run
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
 
 
+_FORMS = ("delimiter", "encoding", "no_header", "decimal")
+"""Options about how the later log is written."""
+
+
+@copied_options(*_FORMS)
 @click.command(
     "evaluate",
     epilog="\b\nExamples:\n"
@@ -82,7 +88,7 @@ if TYPE_CHECKING:
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
     among: str, groups: bool, also: tuple[str, ...], sampled: int | None, interactions: tuple[Path, ...],
-    user_col: str, item_col: str, rating_col: str | None, device: str,
+    user_col: str, item_col: str, rating_col: str | None, device: str, **form: Any,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
@@ -103,7 +109,7 @@ def evaluate_command(
         opened = open_run(run, data, instead=_INSTEAD)
         if opened.protocol == "published" and split == "valid":
             raise ConfigError(f"{run}: protocol 'published' trains on the validation split; evaluate the test split")
-        dataset, later = _with_later_log(opened, interactions, user_col, item_col, rating_col)
+        dataset, later = _with_later_log(opened, interactions, user_col, item_col, rating_col, form)
         seed = opened.folder.settings.run.seed
         candidates = cold_items(dataset, split) if among == "cold" else None
         evaluator = Evaluator(
@@ -131,9 +137,10 @@ def evaluate_command(
         about = {**opened.about(), "split": split, "among": among, **({} if later is None else {"later": later})}
         write_json({**about, **measured}, json_file)
     if str(json_file) != "-":  # files first: what is printed says that all was written
+        results_notes = _behind_popularity(results)
         notes = [*opened.notes, *([] if later is None else ["\n".join(_remarks(later, dataset, rating_col))])]
         notes += [SAMPLED.format(n=sampled)] if sampled is not None else []
-        click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold")]))
+        click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold"), *results_notes]))
 
 
 _INSTEAD = "'hakg evaluate RUN --interactions FILE' measures the run on a later log."
@@ -148,21 +155,30 @@ def _refuse_idle_options(interactions: tuple[Path, ...], split: str) -> None:
     ctx = click.get_current_context()
     if interactions and split != "test":
         raise click.UsageError("--interactions is measured in place of the test split: leave --split out")
-    for name in ("user_col", "item_col", "rating_col"):
+    for name in ("user_col", "item_col", "rating_col", *_FORMS):
         given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if given and not interactions:
-            raise click.UsageError(f"--{name.replace('_', '-')} names a column of --interactions: give that too")
+            raise click.UsageError(f"--{name.replace('_', '-')} is about --interactions: give that too")
 
 
 def _with_later_log(
-    opened: OpenedRun, interactions: tuple[Path, ...], user_col: str, item_col: str, rating_col: str | None
+    opened: OpenedRun,
+    interactions: tuple[Path, ...],
+    user_col: str,
+    item_col: str,
+    rating_col: str | None,
+    form: dict[str, Any],
 ) -> tuple[Dataset, dict[str, Any] | None]:
     """The data set with the later log as its test split and what is told of the log; as it is where there is none."""
     if not interactions:
         return opened.dataset, None
     from hakg_dgl.data.later_log import read_later_log
 
-    log = read_later_log(interactions, opened.dataset, user_col=user_col, item_col=item_col, rating_col=rating_col)
+    log = read_later_log(
+        interactions, opened.dataset, user_col=user_col, item_col=item_col, rating_col=rating_col,
+        delimiter=by_table("delimiter", form["delimiter"]), encoding=by_table("encoding", form["encoding"]),
+        no_header=form["no_header"], decimal=form["decimal"],
+    )  # fmt: skip
     return log.dataset, {"files": [str(path) for path in interactions], "report": dict(log.report)}
 
 
@@ -173,6 +189,19 @@ def _remarks(later: Mapping[str, Any], dataset: Dataset, rating_col: str | None)
     if least is not None and rating_col is None:
         lines.append(f"the data set has ratings of {least:g} or more; --rating-col leaves out others here too")
     return lines
+
+
+def _behind_popularity(results: dict[str, Evaluation]) -> list[str]:
+    """A remark if the same list for everybody, of the most popular items, is as good as the model's."""
+    metric = f"ndcg@{results['model'].ks[0]}"
+    ours, theirs = (results[name].metrics[metric] for name in ("model", "popularity"))
+    if theirs is None or ours is None or theirs < ours or not theirs:
+        return []
+    return [
+        f"Popularity ranks as well as the model or better ({metric} {theirs:.4f}, model {ours:.4f}). With few "
+        "interactions a user this may be all that can be learnt; otherwise train longer (--epochs), see with hakg info "
+        "what facts there are, and compare other models (hakg benchmark DATA --out STUDY)."
+    ]
 
 
 def _tables(results: dict[str, Evaluation], groups: bool, *, cold: bool) -> list[str]:

@@ -297,7 +297,7 @@ def _kinds(option: str, given: tuple[str, ...]) -> dict[str, str]:
     return kinds
 
 
-def _by_table(option: str, given: tuple[str, ...]) -> dict[str, str] | None:
+def by_table(option: str, given: tuple[str, ...]) -> dict[str, str] | None:
     """Table, or 'all', -> value, from ``TABLE=VALUE`` or a value for all."""
     found: dict[str, str] = {}
     for entry in given:
@@ -334,8 +334,8 @@ def _refuse_options_of_tables_not_given(ctx: click.Context) -> None:
             option, whose = (f"--{text.replace('_', '-')}" for text in (name, table_name))
             raise click.UsageError(f"{option} is about a column of {whose}: give that too")
     named: dict[str, Any] = {
-        "delimiter": _by_table("delimiter", ctx.params["delimiter"]) or {},
-        "encoding": _by_table("encoding", ctx.params["encoding"]) or {},
+        "delimiter": by_table("delimiter", ctx.params["delimiter"]) or {},
+        "encoding": by_table("encoding", ctx.params["encoding"]) or {},
         "no-header": dict.fromkeys(name.replace("-", "_") for name in ctx.params["no_header"]),
     }
     for option, about in named.items():
@@ -384,8 +384,8 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
             **columns,
             facts=_kinds("--facts", reading["facts"]),
             user_columns=_kinds("--user-columns", reading["user_columns"]),
-            delimiter=_by_table("delimiter", reading["delimiter"]),
-            encoding=_by_table("encoding", reading["encoding"]),
+            delimiter=by_table("delimiter", reading["delimiter"]),
+            encoding=by_table("encoding", reading["encoding"]),
             no_header=[name.replace("-", "_") for name in reading["no_header"]],
             date_order=reading["date_order"],
             decimal=reading["decimal"],
@@ -417,7 +417,11 @@ def _read(kind: str, folder: Path, source: str, reading: dict[str, Any], seed: i
 
 def table_options(*others: str, without: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """Add the options of this command that say which tables to read, and the others that are named."""
-    wanted = {*_READER_OPTIONS["tables"], *others} - set(without)
+    return copied_options(*({*_READER_OPTIONS["tables"], *others} - set(without)))
+
+
+def copied_options(*wanted: str) -> Callable[[Any], Any]:
+    """Add some options of this command to another one."""
 
     def add(command: Any) -> Any:
         for parameter in reversed(preprocess_command.params):

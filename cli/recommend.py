@@ -29,6 +29,7 @@ _EMPTY = "every item that may be listed is known already. Add --include-seen to 
 _NONE_LEFT = "no other one may be listed."
 _USERS_NAMED = 3
 """Number of users without a list that a note names."""
+NEW_USER = "A user whom RUN does not know has a list by what they have or are: --new-users FILE."
 _TEXT = ("user", "item", "similar", "name")
 """Columns of text; of the others, ranks are integers and scores are floats."""
 
@@ -295,7 +296,7 @@ def _lists(
     notes = [] if items is None else new.notes(new.items, items.report)
     dataset = opened.dataset if items is None else items.dataset
     if similar_to_user:
-        users = _numbers(dataset.users["original_id"].to_numpy(), dataset.users["name"], similar_to_user)
+        users = _numbers(dataset.users["original_id"].to_numpy(), dataset.users["name"], similar_to_user, hint="")
         trained, _ = load_with(opened, items, device)
         scorer = Similarity(trained.model).user_scorer
         ids = dataset.users["original_id"].to_numpy()
@@ -341,6 +342,8 @@ def _users(
 def _folded_users(
     opened: OpenedRun, dataset: Dataset, items: Any, wanted: Sequence[str], new: Newcomers, device: str
 ) -> _Users:
+    import numpy as np
+
     from hakg_dgl.ranking.fold_in import about_users
     from hakg_dgl.training.loading import fold_in_of
 
@@ -348,10 +351,17 @@ def _folded_users(
     fold = fold_in_of(trained.model, opened.folder.path)
     found = new.read_users(dataset)
     ids = found.ids.to_numpy()
-    users = _numbers(ids, found.ids.to_series(), wanted)
+    users = _numbers(ids, found.ids.to_series(), wanted, hint="")
     about = about_users(found)
     scorer = fold.scorer(*found.lists) if about is None else fold.scorer(*found.lists, about)
-    return ids, users, found.lists, scorer, new.notes([*new.users, *new.interactions], found.report)
+    notes = new.notes([*new.users, *new.interactions], found.report)
+    nothing = np.diff(found.lists[0]) == 0
+    for indptr, _ in found.facts.values():
+        nothing &= np.diff(indptr) == 0
+    if nothing[users].any():
+        blank = number_of(int(nothing[users].sum()), "users")
+        notes.append(f"{blank} without an item or attribute that the run knows: their scores say nothing of them.")
+    return ids, users, found.lists, scorer, notes
 
 
 def _scored_pairs(opened: OpenedRun, file: Path, new: Newcomers, device: str) -> tuple[pd.DataFrame, list[str]]:
@@ -415,17 +425,21 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
     click.echo(f"Wrote {out}: {number_of(done.shards, 'files')}{kept}; {made}")
 
 
-def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str]) -> np.ndarray:
+def _numbers(ids: np.ndarray, names: pd.Series[str], wanted: Sequence[str], hint: str = NEW_USER) -> np.ndarray:
     """The users with these original ids, without repeats; all users if none is named."""
     import numpy as np
     import pandas as pd
 
     from hakg_dgl.data.id_maps import IdMap
+    from hakg_dgl.errors import DataError
 
     if not wanted:
         return np.arange(len(ids))
     known = IdMap(pd.Index(ids), names)
-    return np.array([known.index(user, "user") for user in dict.fromkeys(wanted)])
+    try:
+        return np.array([known.index(user, "user") for user in dict.fromkeys(wanted)])
+    except DataError as error:
+        raise DataError(error.problem, remedy=f"{error.remedy} {hint}".strip()) from error
 
 
 def _served(blocks: Iterator[pd.DataFrame], waiting: np.ndarray) -> Iterator[pd.DataFrame]:

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+WIDEST = 100
+"""Letters of a cell of a table."""
+
 
 def table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] | None = None) -> str:
     """Rows under a header, text on the left and numbers on the right; columns are by default those of the first row."""
     rows = list(rows)
     columns = list(columns or (rows[0] if rows else ()))
-    cells = [columns, *([shown(row.get(column)) for column in columns] for row in rows)]
+    cells = [[_cut(cell) for cell in columns], *([_cut(shown(row.get(column))) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
     return "\n".join(
@@ -21,6 +24,11 @@ def table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] | None = Non
         ).rstrip()
         for line in cells
     )
+
+
+def _cut(text: str) -> str:
+    """A cell of a table, which one long name must not make wider than any screen."""
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 
 def shown(value: Any) -> str:
@@ -41,7 +49,9 @@ def counted(report: Mapping[str, int]) -> list[str]:
     from hakg_dgl.data.graph_check import REMEDIES
 
     lines = {
-        what: number_of(count, what.replace("_", " ")) for what, count in report.items() if count and what != _SEED
+        what: number_of(count, _AS_TOLD.get(what, what).replace("_", " "))
+        for what, count in report.items()
+        if count and what != _SEED
     }
     return [line + (f": {REMEDIES[what]}" if what in REMEDIES else "") for what, line in lines.items()]
 
@@ -70,6 +80,15 @@ _PLURAL = re.compile(
 def _singular(plural: str) -> str:
     return plural[:-3] + "y" if plural.endswith("ies") else plural[:-1]
 
+
+_AS_TOLD = {
+    "their_interactions_after_the_cut_left_out": "interactions of theirs after the cut left out",
+    "items_rows_without_id_dropped": "rows of items without id dropped",
+    "users_rows_without_id_dropped": "rows of users without id dropped",
+    "items_rows_of_an_item_seen_before": "rows of an item that had one before",
+    "users_rows_of_a_user_seen_before": "rows of a user who had one before",
+}
+"""Key of a report -> what it is called, where the key itself does not read well behind a number."""
 
 _SEED = "generated_with_seed"  # stands in a report, but counts nothing
 

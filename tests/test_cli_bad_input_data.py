@@ -374,7 +374,7 @@ _RATINGS = TABLES["i.csv"]
             '"user,item,rating,time\nann,a,5,1\n',
             [],
             "line 1: the header has a quote that is not closed: '\"user,item,rating,time'\n"
-            "Close it, or take the quotes away.",
+            "Close it, or take the quotes away; names of columns stand in one line.",
         ),
         (_RATINGS + '"' + "cy,a,1,1\n" * 20_000, [], f"line 6: a value is too long\n{QUOTE}"),
         (

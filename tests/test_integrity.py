@@ -91,7 +91,7 @@ def test_a_run_and_another_data_set(work: Path, args: tuple[str, ...]) -> None:
     place = ("D2",) if args[0] == "train" else ("--data", "D2")
     remedies = {
         "evaluate": r"'hakg evaluate RUN --interactions FILE' measures the run on a later log\.",
-        "recommend": r".+--new-users, --new-items and --new-interactions.+'hakg update RUN --interactions LOG --out RUN2'.+",
+        "recommend": r".+--new-users, --new-items and --new-interactions.+hakg update RUN .+",
     }
     usual = r"Give the data set it was trained on \(--data DATA\), or train again on this one\. "
     own = "--resume goes on with the data set that the run was trained on.+'hakg update RUN .+"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from bad_input import hakg
+from hakg_dgl.cli.evaluate import _behind_popularity
 from small_demo import small_demo
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
@@ -84,7 +87,7 @@ def test_the_test_split_as_a_later_log_has_the_numbers_of_the_test_split(work: P
     ("options", "message"),
     [
         (("--interactions", "later.csv", "--split", "valid"), "leave --split out"),
-        (("--user-col", "u"), "--user-col names a column of --interactions"),
+        (("--user-col", "u"), "--user-col is about --interactions"),
         (("--interactions", "later.csv"), "later.csv, line 1: no column 'user'"),
         (("--interactions", "none.csv"), "none.csv"),
         (("--also", "gain"), "'gain' is not one of"),
@@ -95,3 +98,24 @@ def test_what_is_refused(work: Path, options: tuple[str, ...], message: str) -> 
     done = hakg("evaluate", "R", *options)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_a_later_log_may_be_written_as_the_first_one(work: Path) -> None:
+    rows = pairs(load_dataset("D"), "test")
+    Path("later.dat").write_text("".join(f"{user}::{item}\n" for user, item in rows.itertuples(index=False)))
+    told = hakg("evaluate", "R", "--interactions", "later.dat", "--no-groups")
+    assert told.exit_code == 2
+    assert "--no-header interactions --user-col 1 --item-col 2" in told.stderr
+    done = hakg("evaluate", "R", "--interactions", "later.dat", "--no-header", "interactions", "--no-groups")
+    assert done.exit_code == 0, done.output
+    assert f"{len(rows)} relevant item" in done.stdout
+    idle = hakg("evaluate", "R", "--decimal", "comma")
+    assert "--decimal is about --interactions" in idle.stderr
+
+
+def test_popularity_that_is_ahead_is_remarked_on() -> None:
+    def result(ndcg: float) -> Any:
+        return SimpleNamespace(ks=[20], metrics={"ndcg@20": ndcg})
+
+    assert "Popularity ranks as well" in _behind_popularity({"model": result(0.2), "popularity": result(0.3)})[0]
+    assert not _behind_popularity({"model": result(0.3), "popularity": result(0.2)})

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bad_input import hakg
+from hakg_dgl.cli.report import table
 from small_demo import small_demo, small_settings
 
 from hakg_dgl import (
@@ -25,8 +26,10 @@ from hakg_dgl import (
     load_model,
     load_scorer,
     make_trainer,
+    preprocess,
     read_new_items,
     read_new_users,
+    read_tables,
     recommend,
     score_pairs,
     similar_items,
@@ -413,3 +416,28 @@ def test_unknown_items_may_be_skipped() -> None:
     assert skipped == ["nix"]
     with pytest.raises(DataError, match="no item with the id 'nix'"):
         known_items(DEMO, ["nix"], skipped=[])
+
+
+def test_a_user_of_whom_the_run_knows_nothing_is_remarked_on(place: Path, tmp_path: Path) -> None:
+    relation = DEMO.user_relations["name"][0]
+    file = write(tmp_path / "who.csv", f"user,{relation}\nann,nothing-known\n")
+    told = hakg("recommend", place / "R", "--new-users", file, "--k", "2", "--device", "cpu")
+    assert told.exit_code == 0, told.output
+    assert "1 user without an item or attribute that the run knows" in told.stderr
+    assert "--new-users FILE" in refused(place / "R", "--user", "nobody")
+    assert "--new-users FILE" not in refused(place / "R", "--new-users", file, "--user", "nobody")
+    bare = write(tmp_path / "bare.csv", "ann::1\nann::2\n")
+    assert "Give the file a header" in refused(place / "R", "--new-users", bare)
+
+
+def test_long_names_do_not_widen_a_table() -> None:
+    lines = table([{"name": "x" * 5000, "n": 1}]).splitlines()
+    assert max(map(len, lines)) < 120
+
+
+def test_a_way_of_several_levels_is_found_by_its_whole(tmp_path: Path) -> None:
+    log = pd.DataFrame({"user": ["a", "b", "a"], "item": ["1", "2", "3"]})
+    items = pd.DataFrame({"item": ["1", "2", "3"], "kind": ["A > X", "B > X", "B > Y"]})
+    data = preprocess(read_tables(log, items=items))
+    assert items_where(data, "kind=A>X").tolist() == [0]
+    assert items_where(data, "kind=X").tolist() == [0, 1]

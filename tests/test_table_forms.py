@@ -330,3 +330,52 @@ def test_the_hint_for_a_table_without_a_header_can_be_typed(tmp_path: Path) -> N
         log, no_header=["interactions", "users"], user_col="1", item_col="2", users=users, users_id_col="1"
     )
     assert raw.people.tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"<!DOCTYPE html>\n<html>\n<table>", "a web page, not a table"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<rows/>\n", "XML, not a table"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "a spreadsheet or document of an old kind"),
+        (b"SQLite format 3\0" + bytes(100), "a database of SQLite"),
+        (b"\x80\x04\x95" + bytes(100), "a pickle, which could run code"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF"),
+    ],
+)
+def test_files_that_are_no_tables_are_named(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as caught:
+        read_tables(path)
+    assert "--encoding" not in str(caught.value)
+
+
+def test_an_encoding_of_two_bytes_a_letter_that_the_file_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not utf-16"):
+        read_tables(written(tmp_path / "x.csv", "user,item\na,1\nb,2\n"), encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"products": [{"item": 1}, {"item": 2}]}', "its 'products' has 2 others"),
+        ('{"1": {"brand": "a"}, "2": {"brand": "b"}}', "is one object of 2 others"),
+    ],
+)
+def test_rows_within_one_object_are_pointed_at(tmp_path: Path, text: str, message: str) -> None:
+    log = written(tmp_path / "x.csv", "user,item\na,1\nb,2\n")
+    with pytest.raises(DataError, match=message):
+        read_tables(log, items=written(tmp_path / "p.json", text))
+
+
+def test_columns_without_a_name_and_row_numbers(tmp_path: Path) -> None:
+    log = written(tmp_path / "x.csv", "user,item\na,1\nb,2\n")
+    raw = read_tables(log, items=written(tmp_path / "p.csv", ",item,brand,,\n0,1,x,,\n1,2,x,,\n2,3,y,,\n"))
+    assert {row["column"]: (row["kind"], row["why"]) for row in raw.columns} == {
+        "brand": ("values", "2 different values"),
+        "column 1": ("out", "holds row numbers"),
+        "column 4": ("out", "has no values"),
+        "column 5": ("out", "has no values"),
+    }
+    assert set(raw.triples["relation"]) == {"brand"}

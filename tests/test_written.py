@@ -116,3 +116,9 @@ def test_prices_and_dates_of_a_catalogue_are_read_and_found_again(tmp_path: Path
     assert not grown.report["values_unknown_left_out"]
     as_values = read_tables(log, items=items, facts={"price": "values", "since": "out"})
     assert "price=3,50 €" in set(as_values.entities["id"])
+
+
+def test_markup_is_taken_out() -> None:
+    found = plainly(column("<p>Black &amp; <b>Decker</b></p>", "a < b", "Shoes &gt; Run", "<br/>"))
+    assert found.texts.tolist() == ["Black & Decker", "a < b", "Shoes > Run", None]
+    assert found.note == "text without its markup"

@@ -122,6 +122,9 @@ def read_new_users(
         table = read_table(file, {})
         mine = [name for name in table.columns if name in attributes and name not in (user_col, item_col)]
         if item_col not in table.columns and not mine:
+            if table.looks_headerless():
+                problem = f"no column {item_col!r}, and the first line looks like a row: {listed(table.columns)}"
+                raise DataError(problem, path=table.path, line=1, remedy=table.form.headerless_remedy)
             relations = listed(list(attributes)) if attributes else "none"
             raise DataError(
                 f"no column {item_col!r} and no attribute; there are: {listed(table.columns)}",

@@ -36,7 +36,16 @@ class LaterLog:
 
 
 def read_later_log(
-    paths: Files, dataset: Dataset, *, user_col: str = "user", item_col: str = "item", rating_col: str | None = None
+    paths: Files,
+    dataset: Dataset,
+    *,
+    user_col: str = "user",
+    item_col: str = "item",
+    rating_col: str | None = None,
+    delimiter: str | Mapping[str, str] | None = None,
+    encoding: str | Mapping[str, str] | None = None,
+    no_header: Sequence[str] = (),
+    decimal: str | None = None,
 ) -> LaterLog:
     """Read tables of interactions, as :func:`~hakg_dgl.data.readers.tables.read_tables` does, and number them.
 
@@ -48,7 +57,10 @@ def read_later_log(
     DataError
         If a file cannot be read or lacks a column, or no row is left.
     """
-    raw = read_tables(paths, user_col=user_col, item_col=item_col, rating_col=rating_col)
+    raw = read_tables(
+        paths, user_col=user_col, item_col=item_col, rating_col=rating_col, delimiter=delimiter, encoding=encoding,
+        no_header=no_header, decimal=decimal,
+    )  # fmt: skip
     first = Path(paths if isinstance(paths, (str, Path)) else paths[0])
     return later_log(raw.interactions, dataset, report=raw.report, path=first)
 

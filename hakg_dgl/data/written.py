@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -20,6 +22,8 @@ _UNIT = (
     r"RUB|UAH|HUF|RON|ILS|THB|kr\.?|zł|Kč|Ft|%"
 )
 _WITH_UNIT = rf"({_UNIT})?\s*([+-]?\d[\d.,{_GROUPS}]*|[+-]?[.,]\d+)\s*({_UNIT})?"
+_TAG = r"</?[A-Za-z][A-Za-z0-9]*(?:\s[^<>]*)?/?>"
+_MARKUP = rf"{_TAG}|&(?:[A-Za-z]{{2,8}}|#\d{{1,7}}|#x[0-9A-Fa-f]{{1,6}});"
 _FIRST = 9
 """Values that are looked at before all are."""
 
@@ -73,11 +77,16 @@ def plain_numbers(texts: pd.Series[Any], decimal: str | None = None) -> Plain:
 def plainly(texts: pd.Series[Any], decimal: str | None = None, date_order: str | None = None) -> Plain:
     """A column of text with its numbers or dates put plainly, if all of its values are such.
 
-    Numbers may have a currency or ``%`` before or after them, the same in the whole column. Dates such as
-    ``31/12/2024`` become ISO 8601 dates where a date of the column shows whether the day comes first, or ``date_order``
-    (``day-first``, ``month-first``) says it.
+    Tags and character references of HTML are taken out. Numbers may have a currency or ``%`` before or after them, the
+    same in the whole column. Dates such as ``31/12/2024`` become ISO 8601 dates where a date of the column shows
+    whether the day comes first, or ``date_order`` (``day-first``, ``month-first``) says it.
     """
     present = texts.dropna().astype(str)
+    if present.str.contains(_MARKUP).any():
+        bare = texts.map(_without_markup, na_action="ignore").astype(object)
+        found = plainly(bare.where(bare.notna(), None), decimal, date_order)
+        more = f"; {found.note}" if found.note else ""
+        return Plain(found.texts, f"text without its markup{more}", found.unclear)
     values = pd.Series(present.unique(), dtype=object).str.strip()
     if not len(values) or not values.head(_FIRST).str.contains(r"\d").all() or _are_plain(values, decimal):
         return Plain(texts)
@@ -86,6 +95,12 @@ def plainly(texts: pd.Series[Any], decimal: str | None = None, date_order: str |
     if values.head(_FIRST).str.fullmatch(_WITH_UNIT).all():
         return _plain_amounts(texts, values, decimal)
     return Plain(texts)
+
+
+def _without_markup(text: str) -> str | None:
+    """Text without tags of HTML, and with letters in place of character references; None where nothing is left."""
+    bare = re.sub(_TAG, " ", html.unescape(re.sub(_TAG, " ", str(text))))  # tags may be written as references
+    return " ".join(bare.split()) or None
 
 
 def _are_plain(values: pd.Series[Any], decimal: str | None) -> bool:

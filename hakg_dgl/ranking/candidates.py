@@ -116,6 +116,9 @@ def _items_with(dataset: Dataset, condition: str) -> NDArray[np.int64]:
     relations, entity = _relations(dataset, condition)
     facts = facts_by(dataset, relations)
     wanted = _named(dataset.entities, entity)
+    if not len(wanted):  # a way of several levels has its last one as its name
+        way = " > ".join(level.strip() for level in entity.split(">"))
+        wanted = _named(dataset.entities, f"{dataset.relations['name'].iloc[relations[0]]}={way}")
     found = facts.loc[facts["entity"].isin(entities_below(dataset, wanted)), "item"].unique()
     if not len(found):
         name = dataset.relations["name"].iloc[relations[0]]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hakg_dgl.data.facts import ColumnRead, ItemFacts, facts_of_columns
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.source_table import NAMELESS, Source, SourceTable, read_table
 from hakg_dgl.data.readers.table_form import Reading, alias
 from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import ConfigError, DataError
@@ -170,9 +172,18 @@ def attribute_columns(
     if clash is not None:
         problem = f"column {clash!r} is neither the id nor the name of {what}s"
         raise DataError(problem, path=table.path, remedy="Rename it.")
-    kinds = {column: table.unread_kind(column) for column in others}
+    kinds = {column: table.unread_kind(column) or _row_numbers(table, column) for column in others}
     unread |= {column: kind for column, kind in kinds.items() if kind is not None}
     return [table.texts(column).rename(column) for column in others if kinds[column] is None]
+
+
+def _row_numbers(table: SourceTable, column: str) -> str | None:
+    """``row numbers`` for a column without a name that holds nothing else: the index of a frame."""
+    if not re.fullmatch(rf"({NAMELESS}|Unnamed: )\d+|index|__index_level_0__", column):
+        return None
+    values = pd.to_numeric(table.texts(column), errors="coerce").to_numpy()
+    first = values[0] if len(values) else np.nan
+    return "row numbers" if len(values) > 1 and np.array_equal(values, first + np.arange(len(values))) else None
 
 
 def put_plainly(rows: pd.DataFrame, kinds: Mapping[str, str], what: str, reading: Reading) -> pd.DataFrame:

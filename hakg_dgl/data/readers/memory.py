@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,11 +75,30 @@ def json_table(path: Path, data: bytes) -> tuple[pa.Table, npt.NDArray[np.int64]
     for at, row in zip(numbers, rows, strict=True):
         if not isinstance(row, dict):
             raise DataError(f"{shown(json.dumps(row))} is not an object", path=path, line=at, remedy=_ONE_OBJECT)
+    _refuse_wrapped(path, rows)
     names = list(dict.fromkeys(key for row in rows for key in row))
     if not names:
         raise DataError("there is no value", path=path, remedy=_ONE_OBJECT)
     columns = [_array(pd.Series([row.get(name) for row in rows], dtype=object)) for name in names]
     return pa.table(columns, names=names), np.array(numbers, dtype=np.int64)
+
+
+def _refuse_wrapped(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Raise DataError for one object whose values hold the rows."""
+    inside = rows[0] if len(rows) == 1 else {}
+    key = next(
+        (key for key, value in inside.items() if isinstance(value, list) and value and _all_objects(value)), None
+    )
+    if key is not None and len(inside[key]) > 1:
+        problem = f"is one object, and its {shown(key)} has {len(inside[key]):,} others, which may be the rows"
+        raise DataError(problem, path=path, line=1, remedy="Write these alone, as an array or one a line.")
+    if len(inside) > 1 and _all_objects(inside.values()):
+        problem = f"is one object of {len(inside):,} others, which may be the rows"
+        raise DataError(problem, path=path, line=1, remedy="Write them as an array or one a line, each with its id.")
+
+
+def _all_objects(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _parsed(path: Path, text: str, line: int) -> Any:

@@ -117,13 +117,13 @@ def _text_table(path: Path, data: bytes, header: str, form: TableForm) -> Source
             f"the header has a quote that is not closed: {shown(header)}",
             path=path,
             line=1,
-            remedy="Close it, or take the quotes away.",
+            remedy="Close it, or take the quotes away; names of columns stand in one line.",
         ) from error
     if form.headerless:
         columns = [str(at + 1) for at in range(len(first))]
         data = delimiter.join(columns).encode() + b"\n" + data
     else:
-        columns = [column.strip() for column in first]
+        columns = _with_names([column.strip() for column in first])
     return SourceTable.from_text(path, data, delimiter=delimiter, quoted=quoted, columns=columns, form=form)
 
 
@@ -466,10 +466,20 @@ class SourceTable:
             yield last + 1, last + 1, None
 
 
+NAMELESS = "column "
+"""What columns without a name are called, with their place behind it."""
+
 _BINARY_DIGITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> binary digits of the integers that it holds exactly."""
 
 _OTHER = "Name another column, or convert this one."
+
+
+def _with_names(columns: list[str]) -> list[str]:
+    """Columns without a name, as spreadsheets and the index of a frame leave them, called by their place."""
+    if not any(columns):
+        return columns
+    return [column or f"{NAMELESS}{at}" for at, column in enumerate(columns, start=1)]
 
 
 def _refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = None) -> None:

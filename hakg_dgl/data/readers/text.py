@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from hakg_dgl.errors import DataError
@@ -33,11 +34,30 @@ _MAGIC = {
 }
 """First bytes of files that are not text -> what they are, and the suffix that says so."""
 
+_OTHERS = {
+    b"\xd0\xcf\x11\xe0": ("a spreadsheet or document of an old kind", "Save it as CSV."),
+    b"SQLite format 3\0": ("a database of SQLite", "Export the table as CSV."),
+    b"ARROW1": ("a Feather file", "Save it as Parquet."),
+    b"\x89HDF": ("an HDF5 file", "Save the table as Parquet or CSV."),
+    b"\x93NUMPY": ("an array of NumPy", "Save it as CSV."),
+    b"\x80\x04": ("a pickle, which could run code and is not read", "Save it as Parquet or CSV."),
+    b"\x80\x05": ("a pickle, which could run code and is not read", "Save it as Parquet or CSV."),
+    b"%PDF": ("a PDF", "Give a table."),
+}
+"""First bytes of files that are not tables -> what they are, and what to do."""
+
+_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)\b", re.IGNORECASE)
+
 
 def header_line(path: Path, data: bytes) -> str:
     """The first line of a text file that names its columns."""
     refuse_empty(path, data)
     decoded(path, data)
+    page = _PAGE.match(data.removeprefix(codecs.BOM_UTF8))
+    if page:
+        what = "XML" if page[1].lower() == b"?xml" else "a web page"
+        problem = f"is {what}, not a table"
+        raise DataError(problem, path=path, line=1, remedy="Was a page downloaded in place of the file? Give a table.")
     header = normalised(data[: HEADER_LIMIT + 1]).partition(b"\n")[0]
     remedy = "The first line names the columns."
     if len(header) > HEADER_LIMIT - len(codecs.BOM_UTF8):
@@ -55,6 +75,10 @@ def recoded(path: Path, data: bytes, encoding: str) -> bytes:
     DataError
         If it is not in this encoding.
     """
+    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    if wide and data and b"\0" not in data[:4096] and data[:1] not in b"\xff\xfe":
+        problem = f"is not {encoding}: text in it would have zero bytes, and there are none"
+        raise DataError(problem, path=path, line=1, remedy="Give the encoding that it was written in.")
     try:
         return data.decode(encoding).encode("utf-8")
     except UnicodeError as error:
@@ -72,6 +96,9 @@ def decoded(path: Path, data: bytes) -> str:
     for magic, (what, suffix) in _MAGIC.items():
         if data.startswith(magic) and (magic not in (b"BZh", b"PAR1") or b"\0" in data[:4096]):
             raise DataError(f"is {what}, not text", path=path, remedy=f"End its name in {suffix}, or unpack it.")
+    for magic, (what, remedy) in _OTHERS.items():
+        if data.startswith(magic):
+            raise DataError(f"is {what}, not text", path=path, remedy=remedy)
     if data.startswith(b"PK\x03\x04"):
         remedy = "End the name of an archive in .zip; save a spreadsheet as CSV."
         raise DataError("is a zip archive or a spreadsheet, not text", path=path, remedy=remedy)
