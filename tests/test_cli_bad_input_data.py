@@ -294,7 +294,8 @@ _INTER = RECBOLE["x.inter"]
         ),
         (
             {"x.link": None},
-            "src: there is no x.link\nPut x.link there (or x.link.gz, or x.link.zip).",
+            "src: there is no x.link, which says what entity an item is\nPut x.link there. Items and entities of the "
+            "same ids need no link: hakg preprocess tables --interactions src/x.inter --triples src/x.kg",
         ),
         (
             {"x.kg": "head_id:token\trelation_id:token\ttail_id:token\n\tgenre\tQ9\n"},

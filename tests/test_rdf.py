@@ -99,3 +99,11 @@ def test_a_missing_parser_is_named_with_its_extra(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingDependencyError, match=r"hakg_dgl\[rdf\]"):
         triples(tmp_path / "kg.nt")
+
+
+@pytest.mark.parametrize("name", ["kg.rdf", "kg.owl.gz", "kg.nq", "kg.jsonld", "kg.TRIG"])
+def test_other_formats_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "log.csv").write_text("user,item\na,1\nb,2\n")
+    (tmp_path / name).write_text("whatever\n")
+    with pytest.raises(DataError, match=r"facts as .+ are not read\nConvert it to N-Triples"):
+        read_tables(tmp_path / "log.csv", tmp_path / name)

@@ -190,3 +190,25 @@ def test_a_column_of_a_table_that_is_not_given_is_refused(shop: Path, option: st
     done = hakg("preprocess", "tables", "--interactions", "orders.csv", option, "x", "--out", "data")
     assert done.exit_code == 2
     assert f"{option} is about a column of" in done.stderr
+
+
+def test_tables_with_typed_headers_beside_a_graph(shop: Path) -> None:
+    log = pd.DataFrame({"user_id:token": ["a", "b", "a"], "item_id:token": ["1", "2", "3"]})
+    facts = pd.DataFrame({"head_id:token": ["1", "2"], "relation_id:token": ["g"] * 2, "tail_id:token": ["x", "x"]})
+    users = pd.DataFrame({"user_id:token": ["a", "b"], "age:float": [20.0, 30.0], "likes:token_seq": ["p q", "q"]})
+    raw = read_tables(log, facts, users=users, user_columns={"age": "values"})
+    found = {tuple(row) for row in raw.user_facts.to_numpy()}
+    assert found == {
+        ("a", "age", "user:age=20"),
+        ("b", "age", "user:age=30"),
+        ("a", "likes", "user:likes=p"),
+        ("a", "likes", "user:likes=q"),
+        ("b", "likes", "user:likes=q"),
+    }
+    Path("rb").mkdir()
+    for end, frame in (("inter", log), ("kg", facts), ("user", users)):
+        frame.to_csv(f"rb/rb.{end}", sep="\t", index=False)
+    assert "need no link" in hakg("preprocess", "rb", "--out", "data").stderr
+    pd.DataFrame({"item_id:token": ["1"], "entity_id:token": ["1"]}).to_csv("rb/rb.link", sep="\t", index=False)
+    done = hakg("preprocess", "rb", "--out", "data")
+    assert "rb.user is not read" in done.stdout

@@ -111,5 +111,6 @@ def _require_linked(raw: RawData, interactions: pd.DataFrame) -> None:
     raise DataError(
         f"none of the {len(chosen):,} items of the interactions occurs in the facts: items are called "
         f"{', '.join(repr(str(item)) for item in sorted(chosen)[:3])}, heads of facts {heads}",
-        remedy="Write the ids alike in both (0007 is not 7, and 12.0 is not 12), or give the table that links them.",
+        remedy="Write the ids alike in both (0007 is not 7, and 12.0 is not 12), or give the table that links them "
+        "(--links).",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hakg_dgl.data.facts import ColumnRead, ItemFacts, facts_of_columns
+from hakg_dgl.data.facts import LIST_MARK, ColumnRead, ItemFacts, facts_of_columns
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.source_table import NAMELESS, Source, SourceTable, read_table
@@ -174,7 +174,19 @@ def attribute_columns(
         raise DataError(problem, path=table.path, remedy="Rename it.")
     kinds = {column: table.unread_kind(column) or _row_numbers(table, column) for column in others}
     unread |= {column: kind for column, kind in kinds.items() if kind is not None}
-    return [table.texts(column).rename(column) for column in others if kinds[column] is None]
+    typed = all(_TYPED.fullmatch(column) for column in table.columns)  # as RecBole writes its headers
+    read = [column for column in others if kinds[column] is None]
+    return [_typed(table, column) if typed else table.texts(column).rename(column) for column in read]
+
+
+_TYPED = re.compile(r"(.+):(token|token_seq|float|float_seq)")
+
+
+def _typed(table: SourceTable, column: str) -> pd.Series[Any]:
+    """A column with a type in its header, without it; values of a sequence are joined as those of a list."""
+    name, _, kind = column.rpartition(":")
+    values = table.texts(column).rename(name)
+    return values.str.split().str.join(LIST_MARK).astype(object) if kind.endswith("_seq") else values
 
 
 def _row_numbers(table: SourceTable, column: str) -> str | None:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.table_form import Reading
-from hakg_dgl.data.readers.text import decoded, normalised, recoded, refuse_empty, shown
+from hakg_dgl.data.readers.text import counted, decoded, normalised, recoded, refuse_empty, shown
 from hakg_dgl.errors import DataError, MissingDependencyError
 
 SUFFIXES = (".nt", ".ntriples", ".ttl", ".turtle")
@@ -62,6 +62,21 @@ def joined(graphs: Sequence[Graph]) -> Graph:
 def is_rdf(path: Path) -> bool:
     """Whether a file's name says that it holds N-Triples or Turtle."""
     return any(suffix.lower() in SUFFIXES for suffix in path.suffixes)
+
+
+OTHER_FORMATS = {
+    ".rdf": "RDF/XML", ".owl": "OWL", ".nq": "N-Quads", ".trig": "TriG", ".jsonld": "JSON-LD", ".n3": "Notation3",
+    ".hdt": "HDT",
+}  # fmt: skip
+"""Suffixes of other formats of facts, which are not read."""
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Raise DataError for a file of facts in a format that is not read."""
+    found = next((kind for end, kind in OTHER_FORMATS.items() if end in map(str.lower, path.suffixes)), None)
+    if found is not None:
+        remedy = "Convert it to N-Triples (.nt) or Turtle (.ttl), for example by 'riot --output=nt' of Apache Jena."
+        raise DataError(f"facts as {found} are not read", path=path, remedy=remedy)
 
 
 def read_rdf(path: str | Path, reading: Reading, number: int = 0) -> Graph:
@@ -152,7 +167,7 @@ class _Found:
     def graph(self, path: Path) -> Graph:
         """What was found."""
         if not self._rows:
-            what = f"no fact between entities ({self.literals:,} literals)"
+            what = f"no fact between entities ({counted(self.literals, 'literal')})"
             raise DataError(what, path=path, remedy="Facts lead to IRIs or blank nodes; literals are left out.")
         triples = pd.DataFrame(self._rows, columns=["head", "relation", "tail"], dtype=object)
         entities = pd.DataFrame(

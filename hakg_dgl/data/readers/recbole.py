@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,12 @@ def read_recbole(
         raise ConfigError(f"columns to read as facts: {folder} has its facts in {name}.kg")
     known = [_triples(_atomic_table(*files.read(part)), part, name, reading) for part in graph or [f"{name}.kg"]]
     triples = without_repeats(pd.concat(known, ignore_index=True), reading.report, "triple_repeats_dropped")
+    if locate(folder, f"{name}.link") is None:
+        remedy = (
+            f"Put {name}.link there. Items and entities of the same ids need no link: hakg preprocess tables "
+            f"--interactions {shlex.quote(str(folder / name))}.inter --triples {shlex.quote(str(folder / name))}.kg"
+        )
+        raise DataError(f"there is no {name}.link, which says what entity an item is", path=folder, remedy=remedy)
     link = _atomic_table(*files.read(f"{name}.link"))
     item = link.find(ids[1], default=ids[1], name="item")
     links = link.ids({"item": item, "entity": "entity_id"}, reading.report, "links_without_id_dropped")
@@ -89,6 +96,12 @@ def read_recbole(
     items = None
     if locate(folder, f"{name}.item") is not None:
         items = _atomic_titles(_atomic_table(*files.read(f"{name}.item")), title_column, ids[1], reading.report)
+    if locate(folder, f"{name}.user") is not None:
+        reading.note(
+            f"{name}.user is not read, since the facts are in {graph[0] if graph else f'{name}.kg'}; facts of users "
+            f"come from it by: hakg preprocess tables --interactions {name}.inter --triples {name}.kg --links "
+            f"{name}.link --users {name}.user"
+        )
     return RawData(
         name=name,
         interactions=interactions,

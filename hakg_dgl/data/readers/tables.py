@@ -13,7 +13,7 @@ import pandas as pd
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import Catalogue, read_items, with_catalogue
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
-from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf
+from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf, refuse_other_formats
 from hakg_dgl.data.readers.repairs import one_to_one, some_rows, without_repeats
 from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
 from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of
@@ -256,6 +256,8 @@ def _triples(files: Files, columns: Mapping[str, str], reading: Reading) -> Grap
 
 def _triples_of_table(source: Source, columns: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     """Triples; where there is no column of relations, the file's name is the relation of all."""
+    if isinstance(source, (str, Path)):
+        refuse_other_formats(Path(source))
     table = _opened(source, "triples", reading)
     pairs = columns["relation"] == "relation" and (
         len(table.columns) == 2 if table.headerless else not table.has("relation") and table.has(columns["head"])
