@@ -352,12 +352,73 @@ _LISTS = {
 }
 _TITLES = {"x.item": b"item_id:token\ttitle:token_seq\na\tAn A\nb\tA B\n"}
 _COLUMNS = ("--rating-col", "rating", "--timestamp-col", "time")
+_SHOP = {
+    "i.csv": b"user;item;rating;time\nann;a;5,0;1/2/2024\nann;b;2,5;13/2/2024\nbob;b;4;3/2/2024\nbob;a;1;1/1/2024\n",
+    "p.csv": b'item,name,brand,kind,tags,price,since\na,A,x,M > S,p|q,"1.299,00 \xe2\x82\xac",31/12/2023\n'
+    b'b,B,x,M > T,q,"9,50 \xe2\x82\xac",01/02/2024\nc,<b>C</b>,y,M,,,\n',
+    "u.csv": b"user,age,city,since\nann,20,Rome,2024-01-31\nbob,30,Paris,2023-12-01\n",
+}
+_JSON = {
+    "i.jsonl": b'{"user": "ann", "item": 1, "r": 3.5}\n{"user": "bob", "item": 2, "r": 4}\n'
+    b'{"user": "ann", "item": 2, "r": 1}\n',
+    "p.json": b'[{"item": 1, "tags": ["a", "b"], "box": {"w": 1}, "n": 1.5}, {"item": 2, "tags": ["b"], "n": null}]',
+}
+_TRIPLES = {
+    "i.csv": b"user,item\nann,http://x/1\nbob,http://x/2\nann,http://x/2\n",
+    "kg.ttl": b"@prefix x: <http://x/> .\n@prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .\n"
+    b'x:1 x:genre x:g ; rdfs:label "One"@en ; x:year 1990 .\nx:2 x:genre [ x:part x:g ] .\n',
+    "kg.nt": b"<http://x/1> <http://x/by> <http://x/m> .\n<http://x/2> <http://x/by> _:b .\n"
+    b'<http://x/m> <http://xmlns.com/foaf/0.1/name> "Maker"^^<http://www.w3.org/2001/XMLSchema#string> .\n',
+}
+_KGCN = {
+    "ratings_final.txt": b"0\t0\t1\n0\t1\t0\n1\t1\t1\n1\t0\t1\n",
+    "kg_final.txt": b"0\t0\t2\n1\t0\t2\n2\t1\t3\n",
+}
+_LISTS_ARGS = ("recommend", "R", "--k", "3", "--json", "--device", "cpu")
 READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Files]]] = {
     "kgat": (FOLDER_ARGS, _in_src(broken_inputs.KGAT | _LISTS)),
     "archives": (FOLDER_ARGS, _in_src(broken_inputs.KGAT)),
     "recbole": (FOLDER_ARGS, _in_src(broken_inputs.RECBOLE | _TITLES)),
     "tables": ((*CSV_ARGS, *_COLUMNS), _in_src(broken_inputs.TABLES)),
     "parquet": ((*PARQUET_ARGS, "--rating-col", "r", "--timestamp-col", "t"), _parquet_seed),
+    "shop": (
+        (
+            *("preprocess", "tables", "--interactions", "src/i.csv", "--items", "src/p.csv", "--users", "src/u.csv"),
+            *("--out", "out", *_COLUMNS),
+        ),
+        _in_src(_SHOP),
+    ),
+    "json": (
+        (
+            *("preprocess", "tables", "--interactions", "src/i.jsonl", "--items", "src/p.json", "--rating-col", "r"),
+            *("--out", "out"),
+        ),
+        _in_src(_JSON),
+    ),
+    "rdf": (
+        (
+            *("preprocess", "tables", "--interactions", "src/i.csv", "--triples", "src/kg.ttl"),
+            *("--triples", "src/kg.nt", "--out", "out"),
+        ),
+        _in_src(_TRIPLES),
+    ),
+    "kgcn": (FOLDER_ARGS, _in_src(_KGCN)),
+    "later log": (
+        ("evaluate", "R", "--no-groups", "--interactions", "src/later.csv"),
+        _in_src({"later.csv": b"user,item\n0,6\n1,7\n2,0\n"}),
+    ),
+    "new users": (
+        (*_LISTS_ARGS, "--new-users", "src/n.csv", "--unknown-items", "skip"),
+        _in_src({"n.csv": b"user,item\nann,1\nann,2\n0,6\nbob,7\n"}),
+    ),
+    "new items": (
+        (*_LISTS_ARGS, "--new-items", "src/n.csv", "--not-in", "src/out.txt", "--unknown-items", "skip"),
+        _in_src({"n.csv": b"item,name,relation_0,relation_1\nx,X,8,9\ny,Y,10,\n", "out.txt": b"1\n2\n"}),
+    ),
+    "pairs": (
+        ("recommend", "R", "--pairs", "src/p.csv", "--json", "--device", "cpu"),
+        _in_src({"p.csv": b"user,item\n0,1\n1,2\n0,7\n"}),
+    ),
     "data set": (("info", "D"), _of_base("D/*")),
     "run": (EVALUATE_ARGS, _of_base("R/run.json", "R/config.toml", "R/model.safetensors", "R/result.json")),
     "state": (RESUME_ARGS, _of_base("R/state.safetensors", "R/metrics.jsonl")),

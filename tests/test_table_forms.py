@@ -145,6 +145,17 @@ def test_json_lines_round_trip(tmp_path_factory: Any, rows: Any) -> None:
     assert pairs(read_tables(path)) == [(user, str(item)) for user, item in rows]
 
 
+def test_half_of_a_letter_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", '{"user": "a", "item": "1"}\n{"user": "\\ud800", "item": "1"}\n')
+    with pytest.raises(DataError, match="surrogate") as caught:
+        read_tables(path)
+    assert caught.value.line == 2
+    with pytest.raises(DataError, match="surrogate"):
+        read_tables(pd.DataFrame({"user": ["a", "\udcff"], "item": ["1", "2"]}))
+    whole = written(tmp_path / "y.jsonl", '{"user": "\\ud83d\\ude00", "item": "1"}\n')
+    assert pairs(read_tables(whole)) == [("\U0001f600", "1")]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [

@@ -16,6 +16,7 @@ import pyarrow as pa
 from hakg_dgl.data.readers.text import decoded, normalised, refuse_empty, shown
 from hakg_dgl.errors import DataError
 
+_HALF_LETTER = "holds text that is not Unicode: a surrogate without its other half"
 _ONE_OBJECT = 'A line is one object, such as {"user": "ann", "item": "17"}.'
 
 
@@ -29,7 +30,10 @@ def frame_table(frame: Any, name: str) -> pa.Table:
     """
     if isinstance(frame, pd.DataFrame):
         names = [str(column) for column in frame.columns]
-        columns = [_array(frame.iloc[:, at]) for at in range(len(names))]
+        try:
+            columns = [_array(frame.iloc[:, at]) for at in range(len(names))]
+        except UnicodeEncodeError as error:
+            raise DataError(_HALF_LETTER, path=Path(name), remedy="Read the file in its own encoding.") from error
     elif isinstance(frame, pa.Table):
         names, columns = list(frame.column_names), list(frame.columns)
     else:
@@ -106,7 +110,12 @@ def _parsed(path: Path, text: str, line: int) -> Any:
         raise ValueError(f"{what} is not a number of JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse)
+        if r"\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise DataError(_HALF_LETTER, path=path, line=line, remedy="Correct what wrote it.") from error
     except (ValueError, RecursionError) as error:
         at = line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else line
         what = "too deep" if isinstance(error, RecursionError) else str(error).partition(": line")[0]
