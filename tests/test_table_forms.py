@@ -151,7 +151,7 @@ def test_half_of_a_letter_is_refused(tmp_path: Path) -> None:
         read_tables(path)
     assert caught.value.line == 2
     with pytest.raises(DataError, match="surrogate"):
-        read_tables(pd.DataFrame({"user": ["a", "\udcff"], "item": ["1", "2"]}))
+        read_tables(pd.DataFrame({"user": ["a", "\udcff"], "item": ["1", "2"]}, dtype=object))
     whole = written(tmp_path / "y.jsonl", '{"user": "\\ud83d\\ude00", "item": "1"}\n')
     assert pairs(read_tables(whole)) == [("\U0001f600", "1")]
 
