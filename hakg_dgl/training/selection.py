@@ -120,7 +120,7 @@ class Selection:
         if standing.worse >= self.training.patience:
             return f"no better {self.training.select_by} in {standing.worse} evaluations"
         done = standing.epoch if standing.refit_from is None else standing.refit_from
-        return f"{done} epochs done" if done >= self.training.epochs else None
+        return f"{done} epoch{'s' * (done != 1)} done" if done >= self.training.epochs else None
 
 
 def _finite(scorer: Scorer) -> Scorer:
