@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
+
+from hakg_dgl.serving.bounds import Indexed
 
 from .failures import after_interrupt
 from .runs import device_option, open_run
@@ -58,11 +60,22 @@ if TYPE_CHECKING:
     help="Largest body of a request, in bytes.",
 )
 @click.option("--max-users", type=click.IntRange(1), default=100, show_default=True, help="Most users in a batch.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, 100_000),
+    default=512,
+    show_default=True,
+    help="Most open connections; further ones get status 503.",
+)
+@click.option(
+    "--index", type=click.Choice(get_args(Indexed)), default="auto", show_default=True,
+    help="Rank by an approximate index of the items (FAISS): auto is from a million items on.",
+)  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def serve_command(
     run: Path, host: str, port: int, allowed_hosts: tuple[str, ...], threads: int, at_work: int, seconds: float,
-    max_k: int, max_body: int, max_users: int, data: Path | None, device: str,
+    max_k: int, max_body: int, max_users: int, max_connections: int, index: Indexed, data: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Answer over HTTP by the model of RUN.
 
@@ -76,20 +89,27 @@ def serve_command(
     require_server()
     bounds = Bounds(
         threads=threads, at_work=at_work, work_seconds=seconds, client_seconds=seconds, list_length=max_k,
-        body_bytes=max_body, users=max_users,
+        body_bytes=max_body, users=max_users, connections=max_connections,
     )  # fmt: skip
     after_interrupt("The service has ended; requests that were at work were answered.")
     serve(
-        lambda: _served(run, data, device),
+        lambda: _served(run, data, device, index),
         host=host, port=port, bounds=bounds, allowed_hosts=allowed_hosts, tell=_tell,
     )  # fmt: skip
 
 
-def _served(run: Path, data: Path | None, device: str) -> ServedRun:
+def _served(run: Path, data: Path | None, device: str, index: Indexed) -> ServedRun:
     from hakg_dgl.serving.served_run import ServedRun
 
     opened = open_run(run, data)
-    return ServedRun(opened.load(device), opened.dataset, name=opened.folder.path.name, notes=opened.notes)
+    name = opened.folder.path.name
+    served = ServedRun(opened.load(device), opened.dataset, name=name, notes=opened.notes, index=index)
+    if (found := served.about()["index"]) is not None:
+        _tell(
+            f"Lists come from an index: {found['probes']:,} of its {found['lists']:,} lists are looked through, which "
+            f"finds {found['recall']:.1%} of the best {found['cut']} of {found['users']} users"
+        )
+    return served
 
 
 def _tell(line: str) -> None:

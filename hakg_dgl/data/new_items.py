@@ -68,17 +68,41 @@ def read_new_items(paths: str | Path | Sequence[str | Path], dataset: Dataset, *
         If a file cannot be read or has no column of ids, no column is a relation, or no item is new.
     """
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    rows = pd.concat([_rows(read_table(path, {}), item_col) for path in files], ignore_index=True)
+    return new_items_of(rows, dataset, path=Path(files[0]))
+
+
+def new_items_of(rows: pd.DataFrame, dataset: Dataset, *, path: Path | None = None) -> NewItems:
+    """New items from rows that are in memory.
+
+    Parameters
+    ----------
+    rows
+        Columns ``item`` and ``name``, and others as the files of :func:`read_new_items` have them; text or None.
+    dataset
+        The data set that the model was trained on.
+    path
+        The file that an error names.
+
+    Returns
+    -------
+    NewItems
+        As :func:`read_new_items`.
+
+    Raises
+    ------
+    DataError
+        If no column is a relation, or no item is new.
+    """
     report: dict[str, int] = {}
     known = pd.Index(dataset.items["original_id"])
-    parts = [_rows(read_table(path, {}), item_col) for path in files]
-    rows = pd.concat(parts, ignore_index=True)
     report["rows_without_id_dropped"] = int(rows["item"].isna().sum())
     rows = rows.dropna(subset=["item"])
     new = rows[~rows["item"].isin(known)].reset_index(drop=True)
     report["items_of_the_data_set_left_out"] = int(rows["item"].isin(known).sum())
     if not len(new):
         problem = f"{len(rows):,} rows, and all of their items are in the data set" if len(rows) else "no row has an id"
-        raise DataError(problem, path=Path(files[0]), remedy="Give items that the data set does not have.")
+        raise DataError(problem, path=path, remedy="Give items that the data set does not have.")
     ids = pd.Index(new["item"].drop_duplicates())
     columns = [name for name in new.columns if name not in ("item", "name")]
     relations = {name: found for name in columns if len(found := _relations(dataset, name))}
@@ -86,7 +110,7 @@ def read_new_items(paths: str | Path | Sequence[str | Path], dataset: Dataset, *
     if not relations:
         raise DataError(
             f"none of the columns {listed(columns)} is a relation of the data set, so nothing is known of the items",
-            path=Path(files[0]),
+            path=path,
             remedy=f"Its relations are {listed(dataset.relations['name'].tolist())}.",
         )
     values = [(name, number, _values(dataset, name, number)) for name, found in relations.items() for number in found]

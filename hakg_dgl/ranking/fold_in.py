@@ -309,12 +309,20 @@ class _FoldedScorer:
     def n_items(self) -> int:
         return self._fold.n_items
 
+    @property
+    def item_vectors(self) -> Tensor:
+        return self._fold.item_vectors
+
     @torch.no_grad()
     def scores(self, users: Tensor) -> Tensor:
+        return self.vectors_of(users) @ self.item_vectors.T
+
+    @torch.no_grad()
+    def vectors_of(self, users: Tensor) -> Tensor:
         users = users.cpu()
         indptr, items = lists_of(self._indptr, self._items, users)
         about = None if self._about is None else self._about.of(users)
-        return self._fold._vectors(indptr, items, about) @ self._fold.item_vectors.T
+        return self._fold._vectors(indptr, items, about)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,11 @@ class EmbeddingScorer:
 
     def scores(self, users: Tensor) -> Tensor:
         """Inner products ``[B, n_items]`` of the users ``[B]`` with every item."""
-        return self.user_vectors[users.to(self.user_vectors.device)] @ self.item_vectors.T
+        return self.vectors_of(users) @ self.item_vectors.T
+
+    def vectors_of(self, users: Tensor) -> Tensor:
+        """Vectors ``[B, d]`` of the users ``[B]``."""
+        return self.user_vectors[users.to(self.user_vectors.device)]
 
 
 class TopK(NamedTuple):

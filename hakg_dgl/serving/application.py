@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hakg_dgl.errors import HakgError
-from hakg_dgl.serving.batches import read_batch
+from hakg_dgl.serving.batches import read_asked_item, read_batch
 from hakg_dgl.serving.bounds import Bounds
 from hakg_dgl.serving.current import CurrentRun
 from hakg_dgl.serving.endpoints import ENDPOINTS, Endpoint
@@ -88,7 +88,8 @@ class _Service:
         routes: dict[str, dict[str, Handler]] = {
             endpoint.path: {"GET": partial(self.answer, endpoint)} for endpoint in ENDPOINTS
         }
-        routes["/recommend"]["POST"] = self.batch
+        routes["/recommend"]["POST"] = partial(self.posted, _lists)
+        routes["/similar"]["POST"] = partial(self.posted, _similar)
         routes["/reload"] = {"POST": self.reload}
         routes |= {"/healthz": {"GET": self.health}, "/readyz": {"GET": self.ready}, "/metrics": {"GET": self.metrics}}
         routes["/openapi.json"] = {"GET": self.describe}
@@ -129,11 +130,13 @@ class _Service:
         run = self.current.run
         return _answered(await self.work.do(lambda: _json(endpoint.answer(run, given))))
 
-    async def batch(self, request: Request) -> Response:
+    async def posted(self, answer: Callable[[ServedRun, Any, Bounds], Any], request: Request) -> Response:
         read_query(request.scope["query_string"], (), self.bounds)
         body = await self._body(request)
-        run = self.current.run
-        return _answered(await self.work.do(lambda: _json(_lists(run, body, self.bounds))))
+        run, bounds = self.current.run, self.bounds
+        return _answered(
+            await self.work.do(lambda: _json(answer(run, read_json(body, depth=bounds.json_depth), bounds)))
+        )
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -217,8 +220,17 @@ def _handler(request: Request, by_method: Mapping[str, Handler]) -> Handler:
     return by_method[method]
 
 
-def _lists(run: ServedRun, body: bytes, bounds: Bounds) -> dict[str, Any]:
-    return {"lists": run.recommend_all(read_batch(read_json(body, depth=bounds.json_depth), bounds))}
+def _lists(run: ServedRun, body: Any, bounds: Bounds) -> dict[str, Any]:
+    batch = read_batch(body, bounds)
+    run, found = run.with_new_items(batch.new_items) if batch.new_items else (run, None)
+    return {"lists": run.recommend_all(batch), **({} if found is None else {"new_items": found})}
+
+
+def _similar(run: ServedRun, body: Any, bounds: Bounds) -> dict[str, Any]:
+    asked = read_asked_item(body, bounds)
+    run, found = run.with_new_items(asked.new_items) if asked.new_items else (run, None)
+    answer = run.similar(asked.item, asked.k, asked.where, asked.at_most)
+    return {**answer, **({} if found is None else {"new_items": found})}
 
 
 async def _read(request: Request, most: int) -> bytes:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
 
 from hakg_dgl.errors import ConfigError
+
+Indexed: TypeAlias = Literal["auto", "always", "never"]
+"""When an index of items takes the place of scoring all of them; see :mod:`hakg_dgl.serving.indexing`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,11 @@ class Bounds:
     given_items: int = 1000
     """Number of items that a new user is described by."""
     conditions: int = 8
-    """Number of conditions ``where``."""
+    """Number of conditions ``where``, and of limits ``at_most``."""
+    new_items: int = 100
+    """Number of items of a request that the data set does not have."""
+    item_columns: int = 50
+    """Number of columns of such an item."""
     threads: int = 2
     """Number of requests that are computed at once."""
     at_work: int = 64

@@ -16,6 +16,10 @@ _WHERE = Parameter(
     "where", "texts", "list only items with this fact, relation=entity; may be repeated", most="conditions",
     example="made_by=maker_3",
 )  # fmt: skip
+_AT_MOST = Parameter(
+    "at_most", "texts", "list at most so many items with the same value, relation=number; may be repeated",
+    most="conditions", example="made_by=2",
+)  # fmt: skip
 _QUERY = Parameter("query", "text", "an id, or a part of a name", example="item 1")
 
 Parameters = Mapping[str, Any]
@@ -56,9 +60,11 @@ ENDPOINTS = (
     Endpoint(
         "/recommend",
         "The best items of a user.",
-        lambda run, given: run.recommend(given["user"], given["k"], given["where"], given["include_seen"]),
+        lambda run, given: run.recommend(
+            given["user"], given["k"], given["where"], given["include_seen"], given["at_most"]
+        ),
         (
-            _USER, _K, _WHERE,
+            _USER, _K, _WHERE, _AT_MOST,
             Parameter("include_seen", "truth", "list items too that the user is known to have", default=False),
         ),
         _LIST,
@@ -66,8 +72,8 @@ ENDPOINTS = (
     Endpoint(
         "/similar",
         "The items that are most like an item, by the cosine of the model's vectors.",
-        lambda run, given: run.similar(given["item"], given["k"], given["where"]),
-        (_ITEM, _K, _WHERE),
+        lambda run, given: run.similar(given["item"], given["k"], given["where"], given["at_most"]),
+        (_ITEM, _K, _WHERE, _AT_MOST),
         {"item": "id and name", "items": "rank, id, name and score of each item, most alike first"},
     ),
     Endpoint(

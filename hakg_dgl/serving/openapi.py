@@ -23,6 +23,7 @@ def description(bounds: Bounds, version: str) -> dict[str, Any]:
     """
     paths: dict[str, Any] = {endpoint.path: {"get": _get(endpoint, bounds)} for endpoint in ENDPOINTS}
     paths["/recommend"]["post"] = _batch(bounds)
+    paths["/similar"]["post"] = _similar()
     paths["/reload"] = {"post": _plain("Read the run again; a broken one is refused with its reason.", refused="409")}
     paths["/healthz"] = {"get": _plain("The process answers.")}
     paths["/readyz"] = {"get": _plain("The run ranks.")}
@@ -33,7 +34,9 @@ def description(bounds: Bounds, version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "hakg serve", "version": version, "description": "Lists of a trained recommender."},
         "paths": paths,
-        "components": {"schemas": {"Error": _error_schema(), "Batch": _batch_schema(bounds)}},
+        "components": {
+            "schemas": {"Error": _error_schema(), "Batch": _batch_schema(bounds), "AskedItem": _item_schema(bounds)}
+        },
     }
 
 
@@ -60,15 +63,25 @@ def _get(endpoint: Endpoint, bounds: Bounds) -> dict[str, Any]:
 
 def _batch(bounds: Bounds) -> dict[str, Any]:
     lists = {"type": "array", "items": _object(ENDPOINTS[0].fields), "maxItems": bounds.users}
-    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Batch"}}}}
+    about = "The lists of several users: known ones, and new ones by their items and attributes; also of new items."
+    found = {"type": "object", "properties": {"lists": lists, "new_items": _COUNTS}, "required": ["lists"]}
+    return _posted(about, "recommendBatch", "Batch", found)
+
+
+def _similar() -> dict[str, Any]:
+    (endpoint,) = (endpoint for endpoint in ENDPOINTS if endpoint.path == "/similar")
+    found = _object(endpoint.fields)
+    found["properties"]["new_items"] = _COUNTS
+    return _posted(f"{endpoint.about[:-1]}; the item and the others may be new.", "similarTo", "AskedItem", found)
+
+
+def _posted(about: str, name: str, body: str, found: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{body}"}
     return {
-        "summary": "The lists of several users: known ones, and new ones by their items and attributes.",
-        "operationId": "recommendBatch",
-        "requestBody": body,
-        "responses": {
-            "200": _answer({"type": "object", "properties": {"lists": lists}, "required": ["lists"]}),
-            **_refusals("400", "404", "408", "413", "415", "503"),
-        },
+        "summary": about,
+        "operationId": name,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": _answer(found), **_refusals("400", "404", "408", "413", "415", "503")},
     }
 
 
@@ -103,6 +116,13 @@ _STATUSES = {
 }
 
 
+_COUNTS = {
+    "type": "object",
+    "description": "what was found of the new items, with counts",
+    "additionalProperties": {"type": "integer"},
+}
+
+
 def _object(fields: Mapping[str, str]) -> dict[str, Any]:
     properties = {name: {"description": about} for name, about in fields.items()}
     return {"type": "object", "properties": properties, "required": list(fields)}
@@ -118,9 +138,44 @@ def _error_schema() -> dict[str, Any]:
     return {"type": "object", "required": ["error"], "properties": {"error": error}}
 
 
-def _batch_schema(bounds: Bounds) -> dict[str, Any]:
+def _texts(bounds: Bounds) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A text, and a list of texts."""
     text = {"type": "string", "maxLength": bounds.text_letters}
-    texts = {"type": "array", "items": text, "maxItems": bounds.given_items}
+    return text, {"type": "array", "items": text, "maxItems": bounds.given_items}
+
+
+def _filter_schemas(bounds: Bounds) -> dict[str, Any]:
+    """Of the keys that every body may have."""
+    text, texts = _texts(bounds)
+    conditions = {"type": "array", "items": text, "maxItems": bounds.conditions}
+    row = {
+        "type": "object",
+        "description": "a row of a catalogue: its id, and relation -> a value or several",
+        "required": ["item"],
+        "properties": {"item": text, "name": text},
+        "maxProperties": bounds.item_columns,
+        "additionalProperties": {"anyOf": [text, {"type": "number"}, {"type": "null"}, texts]},
+    }
+    return {
+        "k": {"type": "integer", "minimum": 1, "maximum": bounds.list_length, "default": 20},
+        "where": conditions,
+        "at_most": conditions,
+        "new_items": {"type": "array", "items": row, "maxItems": bounds.new_items},
+    }
+
+
+def _item_schema(bounds: Bounds) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["item"],
+        "additionalProperties": False,
+        "properties": {"item": {**_texts(bounds)[0], "minLength": 1}, **_filter_schemas(bounds)},
+        "example": {"item": "new_1", "new_items": [{"item": "new_1", "made_by": "maker_3"}], "k": 5},
+    }
+
+
+def _batch_schema(bounds: Bounds) -> dict[str, Any]:
+    text, texts = _texts(bounds)
     user = {
         "type": "object",
         "additionalProperties": False,
@@ -141,9 +196,8 @@ def _batch_schema(bounds: Bounds) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "users": {"type": "array", "items": user, "minItems": 1, "maxItems": bounds.users},
-            "k": {"type": "integer", "minimum": 1, "maximum": bounds.list_length, "default": 20},
-            "where": {"type": "array", "items": text, "maxItems": bounds.conditions},
             "include_seen": {"type": "boolean", "default": False},
+            **_filter_schemas(bounds),
         },
         "example": {"users": [{"id": "user_7"}, {"items": ["item_1", "item_12"]}], "k": 5},
     }

@@ -16,19 +16,24 @@ from torch.nn import functional as F
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.explain import Explainer
-from hakg_dgl.ranking.candidates import items_where, known_items
+from hakg_dgl.ranking.candidates import known_items
 from hakg_dgl.ranking.fold_in import AboutUsers
+from hakg_dgl.ranking.index import ItemIndex
 from hakg_dgl.ranking.similar import Similarity, oneself
 from hakg_dgl.ranking.topk import Scorer, UserItems, id_tensor, masked_topk
+from hakg_dgl.serving.arrivals import with_arrivals
 from hakg_dgl.serving.attributes import UserAttributes
-from hakg_dgl.serving.batches import AskingUser, Batch
+from hakg_dgl.serving.batches import AskingUser, Batch, NewItemRow
+from hakg_dgl.serving.bounds import Indexed
+from hakg_dgl.serving.choices import Choice, Choices, best
+from hakg_dgl.serving.indexing import index_of
 from hakg_dgl.serving.names import Names
 from hakg_dgl.serving.places import Places
 from hakg_dgl.serving.refusals import Refusal, refusal_of
 from hakg_dgl.training.loading import TrainedModel
 
-_FILTERS_KEPT = 32
-"""Number of sets of conditions whose items are remembered."""
+_ARRIVALS_KEPT = 2
+"""Sets of new items of which the model is remembered."""
 NOTHING_LEFT = "Every item that may be listed is known to the user already; include_seen=true lists those too."
 UNTRAINED = "The user has no training interaction: the list means little."
 
@@ -48,15 +53,22 @@ class ServedRun:
         What the run is called in answers.
     notes
         Remarks that people have to know, such as that training has not finished.
+    index
+        Whether lists of all items come from an :class:`~hakg_dgl.ranking.index.ItemIndex`: ``always``, ``never``, or
+        ``auto``; see :func:`~hakg_dgl.serving.indexing.index_of`.
 
     Raises
     ------
+    MissingDependencyError
+        If ``index`` is ``always``, and FAISS is not installed.
     HakgError
-        If the model cannot rank, as with scores that are not finite.
+        If the model cannot rank, as with scores that are not finite, or has no vectors and ``index`` is ``always``.
     """
 
     @torch.no_grad()
-    def __init__(self, trained: TrainedModel, dataset: Dataset, *, name: str, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, trained: TrainedModel, dataset: Dataset, *, name: str, notes: Sequence[str] = (), index: Indexed = "auto"
+    ) -> None:  # fmt: skip
         model = trained.model
         self.dataset, self.notes = dataset, tuple(notes)
         self.users, self.items = Names(dataset.users), Names(dataset.items)
@@ -68,8 +80,9 @@ class ServedRun:
         self._oneself: UserItems = oneself(len(self.items))
         self._explainer = _able(model.abilities.explains, lambda: Explainer(model, dataset))
         self._attributes, self.places = UserAttributes(dataset), Places(model, dataset)
-        self._model_name = model.name
-        self._where = lru_cache(_FILTERS_KEPT)(lambda conditions: items_where(dataset, *conditions))
+        self._model_name, self._takes_new_items = model.name, model.abilities.new_items
+        self._choices = Choices(dataset)
+        self._arrived = lru_cache(_ARRIVALS_KEPT)(lambda rows: _with_new_items(trained, dataset, name, rows))
         self.facts = {
             "run": name,
             "model": model.name,
@@ -78,6 +91,9 @@ class ServedRun:
             "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         self.check()
+        self._indexes = {
+            scorer: index_of(scorer, index) for scorer in (self.scorer, self._similar) if scorer is not None
+        }
 
     def about(self) -> dict[str, Any]:
         """What is served, JSON values."""
@@ -87,6 +103,8 @@ class ServedRun:
             "explains": self._explainer is not None,
             "similar": self._similar is not None,
             "new_users": self._fold is not None,
+            "new_items": self._takes_new_items,
+            "index": None if (index := self._indexes[self.scorer]) is None else index.about(),
             "notes": list(self.notes),
         }
 
@@ -94,11 +112,23 @@ class ServedRun:
         """Rank for the first user; NumericalError or another HakgError if that cannot be."""
         masked_topk(self.scorer, np.zeros(min(1, len(self.users)), dtype=np.int64), 1)
 
+    def with_new_items(self, rows: tuple[NewItemRow, ...]) -> tuple[ServedRun, dict[str, int]]:
+        """The run with further items, which lists may hold, and remarks with counts; the last few are remembered.
+
+        Raises
+        ------
+        Refusal
+            400: if the model needs training for new items, or nothing is known of them.
+        """
+        return self._answered(lambda: self._arrived(rows))
+
     # --- lists ------------------------------------------------------------------------------------------------------
 
-    def recommend(self, user: str, k: int, where: tuple[str, ...], include_seen: bool) -> dict[str, Any]:
+    def recommend(
+        self, user: str, k: int, where: tuple[str, ...] = (), include_seen: bool = False, at_most: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         """The list of a user of the data set, JSON values."""
-        return self.recommend_all(Batch((AskingUser(user),), k, where, include_seen))[0]
+        return self.recommend_all(Batch((AskingUser(user),), k, where, include_seen, at_most))[0]
 
     def recommend_all(self, batch: Batch) -> list[dict[str, Any]]:
         """The lists of a batch in its order, JSON values.
@@ -106,26 +136,26 @@ class ServedRun:
         Raises
         ------
         Refusal
-            404 for a user who is not in the data set, 400 for items, attributes or conditions that are not, or that
-            the model makes nothing of.
+            404 for a user who is not in the data set, 400 for items, attributes, conditions or limits that are not, or
+            that the model makes nothing of.
         """
-        candidates = self._candidates(batch.where)
+        choice = self._choice(batch.where, batch.at_most)
         many = len(batch.users) > 1
         lists: dict[int, dict[str, Any]] = {}
         for folded, rank in ((False, self._trained_lists), (True, self._folded_lists)):
             places = [n for n, user in enumerate(batch.users) if user.folded == folded]
             if places:
                 label = [f"users[{n}]: " if many or folded else "" for n in places]
-                found = rank([batch.users[n] for n in places], label, batch, candidates)
+                found = rank([batch.users[n] for n in places], label, batch, choice)
                 lists |= dict(zip(places, found, strict=True))
         return [lists[n] for n in range(len(batch.users))]
 
     def _trained_lists(
-        self, users: Sequence[AskingUser], places: Sequence[str], batch: Batch, candidates: NDArray[np.int64] | None
+        self, users: Sequence[AskingUser], places: Sequence[str], batch: Batch, choice: Choice
     ) -> list[dict[str, Any]]:
         numbers = [self._user(str(user.id), place) for user, place in zip(users, places, strict=True)]
         seen = None if batch.include_seen else self._seen
-        found = self._ranked(self.scorer, numbers, batch.k, seen, candidates)
+        found = self._ranked(self.scorer, numbers, batch.k, seen, choice, self._indexes[self.scorer])
         known = self._trained_on[0]
         return [
             self._list(self.users.label(number), rows, [] if known[number + 1] > known[number] else [UNTRAINED])
@@ -133,7 +163,7 @@ class ServedRun:
         ]
 
     def _folded_lists(
-        self, users: Sequence[AskingUser], places: Sequence[str], batch: Batch, candidates: NDArray[np.int64] | None
+        self, users: Sequence[AskingUser], places: Sequence[str], batch: Batch, choice: Choice
     ) -> list[dict[str, Any]]:
         if self._fold is None:
             raise Refusal(
@@ -149,11 +179,8 @@ class ServedRun:
         seen = _packed([_joined(_row(self._seen, n), items) for n, items in zip(known, given, strict=True)])
         about = AboutUsers(torch.tensor(known), self._attributes.packed([user.attributes for user in users]))
         scorer = self._answered(lambda: self._fold.scorer(*_packed(used), about))  # type: ignore[union-attr]
-        found = self._answered(
-            lambda: self._ranked(
-                scorer, list(range(len(users))), batch.k, None if batch.include_seen else seen, candidates
-            )
-        )
+        hidden, index = None if batch.include_seen else seen, self._indexes[self.scorer]
+        found = self._answered(lambda: self._ranked(scorer, list(range(len(users))), batch.k, hidden, choice, index))
         return [
             self._list(self.users.label(number) if number >= 0 else None, rows, [])
             for number, rows in zip(known, found, strict=True)
@@ -163,9 +190,9 @@ class ServedRun:
         return {"user": user, "items": rows, "notes": [*notes, *([] if rows else [NOTHING_LEFT])]}
 
     def _ranked(
-        self, scorer: Scorer, users: list[int], k: int, seen: UserItems | None, candidates: NDArray[np.int64] | None
+        self, scorer: Scorer, users: list[int], k: int, seen: UserItems | None, choice: Choice, index: ItemIndex | None
     ) -> list[list[dict[str, Any]]]:
-        items, scores = masked_topk(scorer, torch.tensor(users), k, seen, candidates)
+        items, scores = best(scorer, users, k, seen, choice, index)
         return [
             [
                 {"rank": place, **self.items.label(item), "score": score}
@@ -177,15 +204,15 @@ class ServedRun:
 
     # --- around an item ---------------------------------------------------------------------------------------------
 
-    def similar(self, item: str, k: int, where: tuple[str, ...]) -> dict[str, Any]:
+    def similar(self, item: str, k: int, where: tuple[str, ...] = (), at_most: tuple[str, ...] = ()) -> dict[str, Any]:
         """The items most like an item, JSON values; Refusal as :meth:`recommend_all`."""
         if self._similar is None:
             raise Refusal(
                 400, f"model {self._model_name!r} has no vectors of items", "Serve a model with vectors, such as hakg."
             )
         number = self._item(item)
-        candidates = self._candidates(where)
-        (rows,) = self._ranked(self._similar, [number], k, self._oneself, candidates)
+        choice, index = self._choice(where, at_most), self._indexes[self._similar]
+        (rows,) = self._ranked(self._similar, [number], k, self._oneself, choice, index)
         return {"item": self.items.label(number), "items": rows}
 
     def explain(self, user: str, item: str, top: int) -> dict[str, Any]:
@@ -222,8 +249,8 @@ class ServedRun:
     def _items(self, texts: tuple[str, ...], place: str) -> Tensor:
         return torch.tensor(sorted({self._item(text, place, 400) for text in texts}), dtype=torch.int64)
 
-    def _candidates(self, where: tuple[str, ...]) -> NDArray[np.int64] | None:
-        return self._answered(lambda: self._where(where)) if where else None
+    def _choice(self, where: tuple[str, ...], limits: tuple[str, ...]) -> Choice:
+        return self._answered(lambda: self._choices.of(where, limits))
 
     def _answered(self, work: Callable[[], Part]) -> Part:
         """What the library answers, or its refusal of what was asked for."""
@@ -231,6 +258,14 @@ class ServedRun:
             return work()
         except (DataError, ConfigError) as error:
             raise refusal_of(error) from error
+
+
+@torch.no_grad()
+def _with_new_items(
+    trained: TrainedModel, dataset: Dataset, name: str, rows: tuple[NewItemRow, ...]
+) -> tuple[ServedRun, dict[str, int]]:
+    grown, whole, report = with_arrivals(trained, dataset, rows)
+    return ServedRun(grown, whole, name=name, index="never"), dict(report)
 
 
 def _able(able: bool, make: Callable[[], Part]) -> Part | None:
