@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,18 @@ from browser import browser, complaints, requests  # noqa: F401 (a fixture)
 from served import Answer, Server, read_answer
 from small_demo import small_demo, small_settings
 
-from hakg_dgl import load_dataset, make_trainer
+from hakg_dgl import load_dataset, load_model, make_trainer, read_new_items
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.insight.explain import Explainer
 from hakg_dgl.ranking.candidates import items_where
 from hakg_dgl.ranking.fold_in import AboutUsers
+from hakg_dgl.ranking.limits import at_most
 from hakg_dgl.ranking.lists import recommend
 from hakg_dgl.ranking.similar import Similarity
+from hakg_dgl.serving.batches import AskingUser, Batch
 from hakg_dgl.serving.bounds import Bounds
 from hakg_dgl.serving.openapi import description
+from hakg_dgl.serving.served_run import ServedRun
 from hakg_dgl.training.loading import load_trained
 
 for _module in ("starlette", "uvicorn", "h11", "prometheus_client"):
@@ -42,6 +46,8 @@ for _module in ("starlette", "uvicorn", "h11", "prometheus_client"):
 EVIL = "</script><img src=x onerror=\"document.title='evil'\"><svg onload=document.title='evil'> {{7*7}} 'q' \u202e ü"
 SECONDS = 1.5
 """The server's limit for a request and for slow clients."""
+CONNECTIONS = 60
+"""The server's limit for open connections."""
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +78,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(place: Path) -> Iterator[Server]:
     """One server for all tests, with limits that they can reach."""
-    running = Server(place / "run", "--seconds", str(SECONDS), "--at-work", "12", "--allowed-host", "shop.example")
+    limits = ["--seconds", str(SECONDS), "--at-work", "12", "--max-connections", str(CONNECTIONS)]
+    running = Server(place / "run", *limits, "--allowed-host", "shop.example")
     yield running
     assert running.stop() == 143
     assert any("The service has ended" in line for line in running.lines)
@@ -164,6 +171,75 @@ def test_new_users_known_users_and_known_users_with_newer_items(server: Server, 
         about = AboutUsers(torch.tensor([known]), {"likes": facts})
         scorer = model.fold_in().scorer([0, len(items)], items, about)
         check(lists[place], dataset, recommend(scorer, [0], 6, ([0, len(seen)], seen)))
+
+
+@pytest.mark.parametrize("limits", [["made_by=1"], ["made_by=1", "belongs_to=2"]], ids=str)
+def test_lists_hold_at_most_so_many_of_a_value(server: Server, dataset: Dataset, model: Any, limits: list[str]) -> None:
+    seen, kept = dataset.positives(), [at_most(dataset, text) for text in limits]
+    expected = recommend(model.scorer(), [7], 6, seen, limits=kept)
+    assert not expected.equals(recommend(model.scorer(), [7], 6, seen))
+    check(server.ask("/recommend", {"user": "user_7", "k": 6, "at_most": limits}).json, dataset, expected)
+    body = {"users": [{"id": "user_7"}], "k": 6, "at_most": limits}
+    check(server.ask("/recommend", method="POST", body=body).json["lists"][0], dataset, expected)
+    where = ["made_by=maker_3"]
+    some = recommend(model.scorer(), [7], 6, None, items_where(dataset, *where), limits=kept)
+    given = {"user": "user_7", "k": 6, "at_most": limits, "where": where, "include_seen": "true"}
+    check(server.ask("/recommend", given).json, dataset, some)
+    assert len(some) == 1
+    alike = Similarity(model).items([12], 20).rename(columns={"similar": "other"})
+    row = server.ask("/similar", {"item": "item_12", "k": 20, "at_most": limits}).json
+    assert row == server.ask("/similar", method="POST", body={"item": "item_12", "at_most": limits}).json
+    ids = ids_and_scores(row)[0]
+    assert set(ids) < set(dataset.items["original_id"].iloc[alike["other"]])
+    makers = [number for item in ids for number in kept[0].values[int(item[5:])]]
+    assert len(makers) == len(set(makers))
+
+
+def test_new_items_are_listed_filtered_and_alike(server: Server, place: Path, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(
+        "item,name,made_by,released_in,weight\nfresh,Fresh one,maker_3|maker_4,,7\nodd,,x,,\n"
+    )
+    new = read_new_items(tmp_path / "new.csv", dataset)
+    grown = load_model(place / "good", dataset, new_items=new)
+    rows = [
+        {"item": "fresh", "title": "Fresh one", "made_by": ["maker_3", "maker_4"], "released_in": None, "weight": 7.0},
+        {"item": "odd", "made_by": "x"},
+    ]
+    users = [{"id": "user_7"}, {"items": ["fresh", "item_3"]}]
+    body = {"users": users, "k": 60, "new_items": rows}
+    answer = server.ask("/recommend", method="POST", body=body).json
+    check(answer["lists"][0], new.dataset, recommend(grown.scorer(), [7], 60, new.dataset.positives()))
+    folded = grown.fold_in().scorer([0, 2], [3, dataset.n_items])
+    check(answer["lists"][1], new.dataset, recommend(folded, [0], 60, ([0, 2], [3, dataset.n_items])))
+    assert answer["new_items"] == {"new_items": 2, **new.report}
+    assert answer["new_items"]["values_unknown_left_out"] == answer["new_items"]["new_items_without_facts"] == 1
+    assert {"rank", "id", "name", "score"} == set(answer["lists"][0]["items"][0])
+    assert "Fresh one" in [row["name"] for row in answer["lists"][0]["items"]]
+    some = server.ask("/recommend", method="POST", body={**body, "where": ["made_by=maker_4"]}).json["lists"][0]
+    assert "fresh" in ids_and_scores(some)[0]
+    assert "odd" not in ids_and_scores(some)[0]
+    asked = {"item": "fresh", "k": 5, "new_items": rows}
+    alike = server.ask("/similar", method="POST", body=asked).json
+    assert alike["item"] == {"id": "fresh", "name": "Fresh one"}
+    check(alike, new.dataset, Similarity(grown).items([dataset.n_items], 5), "similar")
+    assert server.ask("/similar", {"item": "fresh"}).status == 404  # it belongs to that request alone
+
+
+def test_an_index_serves_the_same_lists(place: Path, dataset: Dataset) -> None:
+    pytest.importorskip("faiss", reason="pip install 'hakg_dgl[index]'")
+    trained = load_trained(place / "good", dataset)
+    exact, indexed = (ServedRun(trained, dataset, name="run", index=index) for index in ("auto", "always"))
+    assert (exact.about()["index"], indexed.about()["index"]["recall"]) == (None, 1.0)
+    for where in ((), ("made_by=maker_3",)):
+        one, other = (run.recommend("user_7", 5, where) for run in (exact, indexed))
+        assert ids_and_scores(one)[0] == ids_and_scores(other)[0]
+        assert ids_and_scores(one)[1] == pytest.approx(ids_and_scores(other)[1])
+    batch = Batch((AskingUser(items=("item_3",)), AskingUser("user_7", ("item_4",))), 5)
+    for one, other in zip(exact.recommend_all(batch), indexed.recommend_all(batch), strict=True):
+        assert ids_and_scores(one)[0] == ids_and_scores(other)[0]
+    assert ids_and_scores(exact.similar("item_12", 5))[0] == ids_and_scores(indexed.similar("item_12", 5))[0]
+    result = hakg("serve", place / "plain", "--port", 0, "--index", "always")
+    assert (result.exit_code, "inner products" in result.stderr) == (2, True)
 
 
 def test_search_by_name_and_by_id(server: Server, dataset: Dataset) -> None:
@@ -315,6 +391,27 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "unknown attribute": (users({"attributes": {"age": "25"}}), 400, "no attribute 'age'"),
     "unknown value": (users({"attributes": {"likes": "nothing"}}), 400, "no user has 'likes' 'nothing'"),
     "1001 items": (users({"items": ["item_1"] * 1001}), 400, "1,001 entries"),
+    "odd limit": (get("/recommend?user=user_7&at_most=made_by"), 400, "not a limit"),
+    "limit of an unknown relation": (users({"id": "user_7"}, at_most=["colour=1"]), 400, "colour"),
+    "many limits": (get("/similar?item=item_1" + "&at_most=a%3D1" * 9), 400, "given 9 times"),
+    "new items that are no list": (users({"id": "user_7"}, new_items={"item": "x"}), 400, "new_items is not a list"),
+    "new item without id": (users({"id": "user_7"}, new_items=[{"made_by": "x"}]), 400, "new_items[0].item is missing"),
+    "new item of odd values": (users({"id": "user_7"}, new_items=[{"item": "x", "a": {}}]), 400, "new_items[0]['a']"),
+    "new item of 51 keys": (
+        users({"id": "user_7"}, new_items=[{"item": "x", **{f"k{n}": "" for n in range(50)}}]),
+        400,
+        "51 keys",
+    ),
+    "new item of a huge number": (
+        users({"id": "user_7"}, new_items=[{"item": "x", "made_by": 10**3000}]),
+        400,
+        "3,001 letters",
+    ),
+    "new items that are known": (users({"id": "user_7"}, new_items=[{"item": "item_1"}]), 400, "in the data set"),
+    "new item without facts": (users({"id": "user_7"}, new_items=[{"item": "x", "a": "b"}]), 400, "is a relation"),
+    "101 new items": (users({"id": "user_7"}, new_items=[{"item": "x", "made_by": "y"}] * 101), 400, "101 entries"),
+    "similar to nothing": (post("{}", path="/similar"), 400, "item is missing"),
+    "similar to an unknown item": (post('{"item": "none"}', path="/similar"), 404, "none"),
     "body too large": (post(b" " * ((1 << 20) + 1)), 413, "larger than 1,048,576"),
     "body said to be huge": (post(b"{}", "Content-Length: 99999999999999999999"), 413, "larger than"),
     "body too large in pieces": (
@@ -382,6 +479,37 @@ def test_slow_clients_are_cut_off_while_others_are_served(server: Server) -> Non
         assert time.monotonic() - begun < 10 * SECONDS
         assert served > 5
     assert [one.result().status for one in slow] == [408] * 4
+
+
+def test_connections_are_bounded_and_those_that_flood_are_cut_off(server: Server) -> None:
+    """So many clients as may be connected send heads without an end; the next ones are told to come later."""
+
+    def open_files() -> float:
+        lines = server.ask("/metrics").body.decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("process_open_fds"))
+
+    before = open_files()
+    flood = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=15))
+            connection.sendall(flood)
+            clients.append(connection)
+        begun = time.monotonic()
+        refused = [server.ask("/recommend", {"user": "user_7", "k": 1}) for _ in range(5)]
+        assert time.monotonic() - begun < SECONDS  # all of them are still there
+        assert {answer.status for answer in refused} == {503}
+        assert all(answer.headers["retry-after"] == "1" for answer in refused)
+        assert "too many connections" in refused[0].json["error"]["problem"]
+        for connection in clients[::2]:
+            with suppress(ConnectionError):
+                connection.sendall(b"".join(b"X-%d: %s\r\n" % (n, b"a" * 100) for n in range(500)))
+        statuses = [read_answer(connection).status for connection in clients]
+        assert time.monotonic() - begun < 5 * SECONDS
+        assert statuses == [431, 408] * (CONNECTIONS // 2)
+        assert server.ask("/recommend", {"user": "user_7", "k": 1}).status == 200
+    assert open_files() < before + CONNECTIONS / 2  # what they had is given back
 
 
 def ask_until(connection: socket.socket, request: bytes, end: float) -> None:
