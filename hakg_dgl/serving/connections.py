@@ -23,6 +23,42 @@ def bounded_protocol(bounds: Bounds) -> type[H11Protocol]:
     return Bounded
 
 
+class HeadWithBody:
+    """A transport that sends an answer's head together with what follows it, by one call of the system and not two.
+
+    Parameters
+    ----------
+    transport
+        Of the connection; everything but writing and closing is left to it.
+    loop
+        Sends a head at the end of its turn if nothing has followed by then.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._head = transport, loop, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; a head waits for what follows."""
+        if not self._head and data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        elif self._head or data:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+
+    def close(self) -> None:
+        """Send what waits, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+
 class BoundedConnection(H11Protocol):
     """A connection; see :func:`bounded_protocol`."""
 
@@ -32,7 +68,7 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Refuse the connection if there are too many."""
-        super().connection_made(transport)
+        super().connection_made(HeadWithBody(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.limits.connections:
             self._refuse(Refusal(503, "too many connections are open", "Try again in a moment."))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from hakg_dgl.serving.bounds import Bounds
@@ -40,30 +41,44 @@ class Workplace:
         if self.at_work >= self.bounds.at_work:
             raise later(f"{self.at_work} requests are at work", "Try again in a moment, or run another server.")
         loop = asyncio.get_running_loop()
+        waited: asyncio.Future[Result] = loop.create_future()
         self.at_work += 1
-        future = self._threads.submit(work)
-        future.add_done_callback(lambda _: self._tell(loop))
-        waited = asyncio.wrap_future(future, loop=loop)
-        done, _ = await asyncio.wait({waited}, timeout=self.bounds.work_seconds)
-        if not done:
-            future.cancel()
-            waited.add_done_callback(_take)
-            raise later(f"the answer took longer than {self.bounds.work_seconds:g} seconds", "Ask for less at once.")
-        return waited.result()
+        begun = self._threads.submit(self._work, work, loop, waited)
+        timer = loop.call_later(self.bounds.work_seconds, self._give_up, begun, waited)
+        try:
+            return await waited
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Begin nothing new; what runs is not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._left)
+    def _work(
+        self, work: Callable[[], Result], loop: asyncio.AbstractEventLoop, waited: asyncio.Future[Result]
+    ) -> None:
+        """In a thread: do it, and hand over what came of it by one call of the loop."""
+        result: Result | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(self._left, waited, result, error)
 
-    def _left(self) -> None:
+    def _left(self, waited: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self.at_work -= 1
+        if waited.done():  # given up
+            return
+        if error is None:
+            waited.set_result(result)
+        else:
+            waited.set_exception(error)
 
-
-def _take(future: Future[Any] | asyncio.Future[Any]) -> None:
-    """Look at the result that nobody waits for any more, so that nobody complains that it was not looked at."""
-    if not future.cancelled():
-        future.exception()
+    def _give_up(self, begun: Future[None], waited: asyncio.Future[Any]) -> None:
+        if begun.cancel():  # no thread has it as yet
+            self.at_work -= 1
+        if not waited.done():
+            seconds = self.bounds.work_seconds
+            waited.set_exception(later(f"the answer took longer than {seconds:g} seconds", "Ask for less at once."))
