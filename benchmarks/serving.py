@@ -5,8 +5,9 @@
     python benchmarks/serving.py RUN kills --times 10
 
 Each starts a server of its own on RUN. ``load`` has hey ask for one user's list; the other two ask for those of all
-users, and now and then for explanations, similar items, batches and requests that are refused. The numbers that do not
-depend on what else the machine does are the processor seconds a request takes.
+users, and now and then for explanations, similar items, batches, new items and requests that are refused; ``soak``
+prints memory over time, the start being after the first of them. The numbers that depend least on what else the machine
+does are the processor seconds a request takes.
 """
 
 from __future__ import annotations
@@ -90,6 +91,16 @@ def requests(service: Service) -> list[tuple[str, Any]]:
     return rounds
 
 
+def a_fact(service: Service) -> dict[str, str] | None:
+    """A column and a value that a new item may have; None if the model ranks none, or the first items have no facts."""
+    if not service.ask("/about")[1]["new_items"]:
+        return None
+    items = service.ask("/items?query=1&k=100")[1]["items"]
+    paths = (service.ask(f"/hierarchy?item={quote(row['id'])}")[1]["paths"] for row in items)
+    step = next((path[0] for found in paths for path in found), None)
+    return None if step is None else {step["relation"]: step["id"]}
+
+
 def load(service: Service, rate: int, seconds: int) -> None:
     """Latencies of single lists at a rate, by hey."""
     hey = shutil.which("hey")
@@ -110,6 +121,7 @@ def load(service: Service, rate: int, seconds: int) -> None:
 def soak(service: Service, rate: int, seconds: int) -> None:
     """Mixed requests at a rate; memory over time."""
     todo, wrong, lock = requests(service), [], threading.Lock()
+    new, first = a_fact(service), service.ask("/users?query=1&k=1")[1]["users"][0]["id"]
     begun, place = time.monotonic(), 0
 
     def client() -> None:
@@ -122,11 +134,20 @@ def soak(service: Service, rate: int, seconds: int) -> None:
                 return
             time.sleep(max(0.0, due - time.monotonic()))
             path, body = todo[number % len(todo)]
+            if number % 1000 == 999 and new is not None:
+                path, body = "/recommend", arrived(number)
             status, answer = service.ask(path, body)
             if status != (404 if "nobody" in path else 200):
                 wrong.append((status, path, answer))
 
+    def arrived(number: int) -> Any:
+        return {"users": [{"id": first}], "new_items": [{"item": f"new-{number}", **(new or {})}]}
+
+    warm = [*todo[:200], *([("/recommend", arrived(number)) for number in (-1, -2)] if new else [])]
+    for path, body in warm:
+        service.ask(path, body)
     before = service.metrics()
+    begun = time.monotonic()
     threads = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
@@ -140,6 +161,9 @@ def soak(service: Service, rate: int, seconds: int) -> None:
         )
         time.sleep(max(1.0, seconds / 12))
     _processor(before, service.metrics())
+    end = service.metrics()["process_resident_memory_bytes"]
+    begin = before["process_resident_memory_bytes"]
+    print(f"resident memory: {begin / 1e6:.1f} MB at the start, {end / 1e6:.1f} MB at the end ({end / begin - 1:+.1%})")
     print(f"{len(wrong)} answers were not as expected" + (f", such as {wrong[0]}" if wrong else ""))
     raise SystemExit(1 if wrong else 0)
 

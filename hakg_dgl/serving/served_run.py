@@ -32,8 +32,8 @@ from hakg_dgl.serving.places import Places
 from hakg_dgl.serving.refusals import Refusal, refusal_of
 from hakg_dgl.training.loading import TrainedModel
 
-_ARRIVALS_KEPT = 2
-"""Sets of new items of which the model is remembered."""
+_ARRIVALS_KEPT = 1
+"""Sets of new items of which the model is remembered; it takes about the memory of the model that is served."""
 NOTHING_LEFT = "Every item that may be listed is known to the user already; include_seen=true lists those too."
 UNTRAINED = "The user has no training interaction: the list means little."
 
@@ -56,6 +56,8 @@ class ServedRun:
     index
         Whether lists of all items come from an :class:`~hakg_dgl.ranking.index.ItemIndex`: ``always``, ``never``, or
         ``auto``; see :func:`~hakg_dgl.serving.indexing.index_of`.
+    lists_only
+        Leave out what explains and places items, which takes a while to make.
 
     Raises
     ------
@@ -67,7 +69,8 @@ class ServedRun:
 
     @torch.no_grad()
     def __init__(
-        self, trained: TrainedModel, dataset: Dataset, *, name: str, notes: Sequence[str] = (), index: Indexed = "auto"
+        self, trained: TrainedModel, dataset: Dataset, *, name: str, notes: Sequence[str] = (), index: Indexed = "auto",
+        lists_only: bool = False,
     ) -> None:  # fmt: skip
         model = trained.model
         self.dataset, self.notes = dataset, tuple(notes)
@@ -78,8 +81,9 @@ class ServedRun:
         self._fold = _able(model.abilities.folds_in_users, model.fold_in)
         self._similar = _able(model.abilities.vectors, lambda: Similarity(model).item_scorer)
         self._oneself: UserItems = oneself(len(self.items))
-        self._explainer = _able(model.abilities.explains, lambda: Explainer(model, dataset))
-        self._attributes, self.places = UserAttributes(dataset), Places(model, dataset)
+        self._explainer = _able(model.abilities.explains and not lists_only, lambda: Explainer(model, dataset))
+        self._attributes = UserAttributes(dataset)
+        self._places = None if lists_only else Places(model, dataset)
         self._model_name, self._takes_new_items = model.name, model.abilities.new_items
         self._choices = Choices(dataset)
         self._arrived = lru_cache(_ARRIVALS_KEPT)(lambda rows: _with_new_items(trained, dataset, name, rows))
@@ -113,7 +117,7 @@ class ServedRun:
         masked_topk(self.scorer, np.zeros(min(1, len(self.users)), dtype=np.int64), 1)
 
     def with_new_items(self, rows: tuple[NewItemRow, ...]) -> tuple[ServedRun, dict[str, int]]:
-        """The run with further items, which lists may hold, and remarks with counts; the last few are remembered.
+        """The run with further items, which lists may hold, and remarks with counts; the last one is remembered.
 
         Raises
         ------
@@ -226,7 +230,9 @@ class ServedRun:
     def place(self, item: str) -> dict[str, Any]:
         """Where an item lies in the hierarchy, JSON values."""
         number = self._item(item)
-        return {"item": self.items.label(number), **self.places.of(number)}
+        if self._places is None:
+            raise Refusal(400, "this run makes lists alone", "Ask the one without new items.")
+        return {"item": self.items.label(number), **self._places.of(number)}
 
     # --- what requests name -----------------------------------------------------------------------------------------
 
@@ -265,7 +271,7 @@ def _with_new_items(
     trained: TrainedModel, dataset: Dataset, name: str, rows: tuple[NewItemRow, ...]
 ) -> tuple[ServedRun, dict[str, int]]:
     grown, whole, report = with_arrivals(trained, dataset, rows)
-    return ServedRun(grown, whole, name=name, index="never"), dict(report)
+    return ServedRun(grown, whole, name=name, index="never", lists_only=True), dict(report)
 
 
 def _able(able: bool, make: Callable[[], Part]) -> Part | None:
