@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--added", is_flag=True, help="--interactions holds only what is new; otherwise it is the whole log.")
 @click.option(
-    "--split", type=click.Choice(["random", "temporal"]),
-    help="Which new interactions are held out (default: the latest, where there are timestamps).",
+    "--split", type=click.Choice(["random", "temporal", "temporal-global"]),
+    help="Which new interactions are held out (default: the latest, where there are timestamps; by cuts in time where "
+    "RUN's data set was split so).",
 )  # fmt: skip
 @click.option(
     "--valid", type=float, default=0.1, show_default=True, help="Share of the new interactions for validation."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +11,16 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
+from hakg_dgl.data.known_bins import in_known_bins, with_users_in_known_bins
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
-from hakg_dgl.data.splits import k_core, rating_threshold
+from hakg_dgl.data.splits import held_out, k_core, rating_threshold
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
 
 Int64 = npt.NDArray[np.int64]
 
-GROWTH_SPLITS = ("random", "temporal")
+GROWTH_SPLITS = ("random", "temporal", "temporal-global")
 """How the new interactions can be split."""
 _PAIR = ["user", "item"]
 _TRIPLE = ["head", "relation", "tail"]
@@ -36,8 +35,9 @@ class GrowthOptions:
     added
         Whether the log holds only what came since; otherwise it holds everything, old interactions included.
     split
-        Which new interactions are held out: the latest (``temporal``), or drawn (``random``); None is ``temporal``
-        where there are timestamps, otherwise ``random``.
+        Which new interactions are held out: the latest (``temporal``), the latest by cuts between two moments
+        (``temporal-global``), or drawn (``random``). None is ``temporal-global`` where the data set was split so,
+        ``temporal`` where there are timestamps, otherwise ``random``.
     valid, test
         Fractions of the new interactions; that for validation is not 0.
     seed
@@ -96,7 +96,8 @@ def grow(old: Dataset, raw: RawData, options: GrowthOptions | None = None) -> Gr
     trained or selected by them; validation and test are parts of the new ones, and the first interaction of a new user
     always trains. The rating threshold and the k-core of the earlier data set hold for new interactions too. Facts are
     added; where a table has other values of a relation for a known item or user, they take the place of the earlier
-    ones. Numbers of new items come into the bins that there are.
+    ones. Numbers of new items and users come into the bins that there are. With ``temporal-global``, new users whose
+    interactions are all held out cannot be ranked: they are left out, and counted.
 
     Parameters
     ----------
@@ -119,12 +120,17 @@ def grow(old: Dataset, raw: RawData, options: GrowthOptions | None = None) -> Gr
         raise DataError("a folder of the KGAT layout has numbers in place of ids", remedy="Update from tables.")
     report = dict(raw.report)
     users, items = IdMap(pd.Index(old.users["original_id"]), old.users["name"]), _map_of(old.items)
+    raw = with_users_in_known_bins(old, raw, report)
     log = _new_rows(old, raw, options, report)
+    strategy, chosen = _strategy(old, log, options), log["item"]
+    if strategy == "temporal-global":
+        log = _cut_in_time(old, log, options, report)
     users = _extended(users, log["user"], raw.users)
-    items = _extended(items, pd.concat([log["item"], raw.catalogue]), raw.items)
+    items = _extended(items, pd.concat([chosen, raw.catalogue]), raw.items)
     report |= {"new_users": len(users) - old.n_users, "new_items": len(items) - old.n_items}
     log = log.assign(user=users.indices(log["user"]), item=items.indices(log["item"]))
-    strategy, log["split"] = _split(old, log, options)
+    if strategy != "temporal-global":
+        log["split"] = _split(old, log, options, strategy)
     knowledge = _Knowledge(old, raw, items, report)
     user_tables = _user_tables(old, raw, users, knowledge.entities, report)
     before = old.interactions.assign(split="train")
@@ -246,13 +252,40 @@ def _in_core(old: Dataset, before: pd.DataFrame, new: pd.DataFrame, report: dict
     return inside
 
 
-def _split(old: Dataset, log: pd.DataFrame, options: GrowthOptions) -> tuple[str, npt.NDArray[np.object_]]:
-    """How new interactions are split, and the split of each."""
+def _strategy(old: Dataset, log: pd.DataFrame, options: GrowthOptions) -> str:
+    """How new interactions are split; DataError if that needs timestamps and there are none."""
     timed = "timestamp" in log
-    strategy = options.split or ("temporal" if timed else "random")
-    if strategy == "temporal" and not timed:
+    cut = "temporal-global" if old.split_strategy == "temporal-global" else "temporal"
+    strategy = options.split or (cut if timed else "random")
+    if strategy != "random" and not timed:
         problem = "a temporal split needs timestamps, and the data set of the run has none"
         raise DataError(problem, remedy="Split at random, or preprocess and train with timestamps.")
+    return strategy
+
+
+def _cut_in_time(old: Dataset, log: pd.DataFrame, options: GrowthOptions, report: dict[str, int]) -> pd.DataFrame:
+    """New interactions, split by two cuts in time, without those of new users who have nothing before the first."""
+    generator = numpy_generator(options.seed, "growth split")
+    test = held_out(log, "temporal-global", options.test, generator)
+    valid = np.zeros(len(log), dtype=bool)
+    valid[~test] = held_out(log[~test], "temporal-global", options.valid / (1.0 - options.test), generator)
+    split = np.where(test, SPLITS[2], np.where(valid, SPLITS[1], SPLITS[0])).astype(object)
+    log = log.assign(split=split)
+    trains = pd.concat([old.users["original_id"], log.loc[split == SPLITS[0], "user"]])
+    known = log["user"].isin(trains)
+    report["new_users_without_training_interactions_left_out"] = log.loc[~known, "user"].nunique()
+    report["their_interactions_after_the_cut_left_out"] = int((~known).sum())
+    if not (log.loc[known, "split"] == SPLITS[1]).any():
+        raise DataError(
+            f"of {len(log):,} new interactions none is left to validate on, between the two cuts in time",
+            remedy="Raise --valid, split otherwise (--split temporal), or wait until there are more.",
+        )
+    return log[known].reset_index(drop=True)
+
+
+def _split(old: Dataset, log: pd.DataFrame, options: GrowthOptions, strategy: str) -> npt.NDArray[np.object_]:
+    """The split of each new interaction."""
+    timed = "timestamp" in log
     generator = numpy_generator(options.seed, "growth split")
     order = np.argsort(log["timestamp"].to_numpy(), kind="stable") if timed else generator.permutation(len(log))
     user = log["user"].to_numpy()
@@ -276,7 +309,7 @@ def _split(old: Dataset, log: pd.DataFrame, options: GrowthOptions) -> tuple[str
     split = np.full(len(log), SPLITS[0], dtype=object)
     split[free[len(free) - n_test :]] = SPLITS[2]
     split[free[len(free) - n_test - n_valid : len(free) - n_test]] = SPLITS[1]
-    return strategy, split
+    return split
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------
@@ -362,7 +395,7 @@ class _Knowledge:
         triples = (
             triples.assign(**{end: triples[end].replace(called) for end in ("head", "tail")}) if called else triples
         )
-        return _in_known_bins(old, triples, report).drop_duplicates()
+        return in_known_bins(old, triples, report).drop_duplicates()
 
     @staticmethod
     def _joined(old: Dataset, before: pd.DataFrame, added: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:
@@ -377,46 +410,6 @@ class _Knowledge:
         joined = pd.concat([kept, added], ignore_index=True).drop_duplicates(_TRIPLE)
         report["new_triples"] = len(joined) - len(kept)
         return joined
-
-
-def _in_known_bins(old: Dataset, triples: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:
-    """Triples in which bins of numbers are those of the data set, and known items keep the bins that they have."""
-    binned = [row["column"] for row in old.options.get("columns", []) if row.get("kind") == "bins"]
-    items = set(old.entities["original_id"][: old.n_items])
-    report["numbers_put_into_earlier_bins"] = 0
-    for column in binned:
-        before = old.entities["original_id"][old.n_items :]
-        before = before[before.str.match(rf"{re.escape(column)}=+")]
-        bounds = _bounds(before)
-        if not bounds:
-            continue
-        of_order = triples["head"].str.match(rf"{re.escape(column)}=+") & triples["tail"].str.match(
-            rf"{re.escape(column)}=+"
-        )
-        triples = triples[~of_order]
-        facts = (triples["relation"] == column) & triples["tail"].str.match(rf"{re.escape(column)}=+")
-        triples = triples[~(facts & triples["head"].isin(items))]
-        facts = facts.reindex(triples.index)
-        found = _bounds(triples.loc[facts, "tail"].drop_duplicates())
-        place = {name: _nearest(bounds, sum(ends) / 2) for name, ends in found.items()}
-        report["numbers_put_into_earlier_bins"] += int(triples.loc[facts, "tail"].isin(place).sum())
-        triples = triples.assign(tail=triples["tail"].where(~facts, triples["tail"].replace(place)))
-    return triples
-
-
-def _bounds(names: pd.Series[Any]) -> dict[str, tuple[float, float]]:
-    """Entity of a bin -> its least and largest number; what is not called as a bin is left out."""
-    number = r"(-?[\d.]+(?:e[+-]?\d+)?)"
-    found = names.str.extract(rf"=+{number}(?: to {number})?$")
-    found[1] = found[1].where(found[1].notna(), found[0])
-    known = found.notna().all(axis=1)
-    ends = found[known].astype(float).to_numpy()
-    return {name: (float(low), float(high)) for name, (low, high) in zip(names[known], ends, strict=True)}
-
-
-def _nearest(bounds: Mapping[str, tuple[float, float]], number: float) -> str:
-    """The bin that a number is in, or the nearest one."""
-    return min(bounds, key=lambda name: max(bounds[name][0] - number, number - bounds[name][1], 0.0))
 
 
 def _user_tables(old: Dataset, raw: RawData, users: IdMap, entities: IdMap, report: dict[str, int]) -> dict[str, Any]:
