@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,66 @@ def test_a_changed_attribute_of_a_user_replaces_the_earlier_one(shop: Path, tmp_
     assert len(grown.user_facts) == 60
 
 
+def test_numbers_of_new_users_come_into_the_earlier_bins(shop: Path, tmp_path: Path) -> None:
+    people = pd.DataFrame({"user": [f"u{u}" for u in range(30)], "age": [20.5 + 2 * u for u in range(30)]})
+    people = people.assign(since=[f"202{u % 3}-01-05" for u in range(30)])
+    people[~people["user"].isin(["u1", "u29"])].to_csv(tmp_path / "people.csv", index=False)
+    now = people.assign(age=people["age"].mask(people["user"] == "u5", 90.0))  # the bins of all are others by it
+    now = now.assign(since=now["since"].mask(now["user"] == "u1", "2031-02-03"))
+    now.to_csv(tmp_path / "now.csv", index=False)
+    options = {"items": shop / "items.csv", "timestamp_col": "time"}
+    old = preprocess(read_tables(shop / "earlier.csv", users=tmp_path / "people.csv", **options))
+    raw = read_tables(shop / "log.csv", users=tmp_path / "now.csv", **options)
+    grown = grow(old, raw).dataset
+
+    def ages(data: Dataset) -> dict[str, str]:
+        (age,) = np.flatnonzero(data.user_relations["original_id"] == "age")
+        facts = data.user_facts[data.user_facts["relation"] == age]
+        owners = data.users["original_id"].iloc[facts["user"]]
+        return dict(zip(owners, data.entities["original_id"].iloc[facts["entity"]], strict=True))
+
+    before, after = ages(old), ages(grown)
+    assert {user: after[user] for user in before} == before
+    assert set(raw.user_facts.query("relation == 'age'")["entity"]).isdisjoint(before.values())
+    ordered = sorted(set(before.values()), key=lambda name: float(name.partition("=")[2].split()[0]))
+    assert (after["u1"], after["u29"]) == (ordered[0], ordered[-1])  # the second youngest, and the oldest but one
+    bins = grown.entities["original_id"].str.startswith("user:age=")
+    assert set(grown.entities.loc[bins, "original_id"]) == set(ordered)
+    assert grown.report["numbers_put_into_earlier_bins"] == 2
+    assert ("user:since=2031-02", "part_of", "user:since=2031") in named(grown)
+
+
+def test_a_data_set_that_was_cut_in_time_is_updated_so(shop: Path, tmp_path: Path) -> None:
+    raw = read(shop, "log.csv")
+    late = raw.interactions.tail(60).assign(user=[f"late{n % 4}" for n in range(60)])
+    late = late.assign(timestamp=np.arange(60) + 2000.0)  # later than all others
+    raw = dataclasses.replace(raw, interactions=pd.concat([raw.interactions, late], ignore_index=True))
+    old = preprocess(read(shop, "earlier.csv", "items-earlier.csv"), PreprocessOptions(split="temporal-global"))
+    grown = grow(old, raw, GrowthOptions(test=0.5)).dataset
+    assert grown.split_strategy == grown.options["split"] == "temporal-global"
+    known = {tuple(pair) for pair in old.pairs()}
+    rows = grown.interactions
+    new = rows[[pair not in known for pair in zip(rows["user"], rows["item"], strict=True)]]
+    train, valid, test = (new.loc[new["split"] == split, "timestamp"] for split in ("train", "valid", "test"))
+    assert train.max() < valid.min() <= valid.max() < test.min()
+    assert set(rows["user"]) == set(rows.loc[rows["split"] == "train", "user"]) == set(range(grown.n_users))
+    assert grown.report["new_users_without_training_interactions_left_out"] == 4
+    assert grown.report["their_interactions_after_the_cut_left_out"] == late.drop_duplicates(["user", "item"]).shape[0]
+    assert not grown.users["original_id"].str.startswith("late").any()
+    assert old.users["original_id"].tolist() == grown.users["original_id"].tolist()[: old.n_users]
+    plain = preprocess(dataclasses.replace(raw, interactions=raw.interactions.drop(columns="timestamp")[:200]))
+    with pytest.raises(DataError, match="needs timestamps"):
+        grow(plain, raw, GrowthOptions(split="temporal-global"))
+    result = make_updater_of(old, grow(old, raw, GrowthOptions(test=0.5)), tmp_path)
+    assert result["metrics"]["test"]["ndcg@20"] > 0
+
+
+def make_updater_of(old: Dataset, growth: Growth, place: Path) -> dict[str, Any]:
+    """The result of an update by one epoch."""
+    make_trainer(old, small_settings(epochs=1), run=place / "run").fit()
+    return make_updater(place / "run", old, growth, update_settings(place / "run", {"epochs": 1})).fit()
+
+
 @pytest.mark.parametrize("name", BY_GRADIENTS)
 def test_vectors_go_on(name: str, before: Dataset, growth: Growth) -> None:
     settings, cpu = small_settings(name), torch.device("cpu")
@@ -222,6 +283,8 @@ def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> 
     updated = hakg("update", out / "run", *now, "--out", tmp_path / "run2")
     assert updated.exit_code == 0, updated.stderr
     assert hakg("recommend", tmp_path / "run2", "--user", "u29").exit_code == 0
+    cut = hakg("update", out / "run", *now, "--out", tmp_path / "run3", "--split", "temporal-global")
+    assert cut.exit_code == 0, cut.stderr
     shrunk = hakg("update", out / "run", "--interactions", shop / "added.csv", "--timestamp-col", "time", "--out", "x")
     assert shrunk.exit_code == 2
     assert "--added" in shrunk.stderr

@@ -40,8 +40,8 @@ def with_users_in_known_bins(old: Dataset, raw: RawData, report: dict[str, int])
     """
     facts, order = raw.user_facts.astype(str), raw.attribute_order.astype(str)
     report[_REPORTED] = report.get(_REPORTED, 0)
-    for column, bounds in _binned(old, "user_columns", USER_MARK):
-        ids = rf"(?:{USER_MARK})+{re.escape(column)}=+"
+    for column, bounds in _binned(old, "user_columns", f"{USER_MARK}+"):
+        ids = rf"{USER_MARK}+{re.escape(column)}=+"
         order = order[~(order["head"].str.match(ids) & order["tail"].str.match(ids))]
         numbers = [n for n, name in enumerate(old.user_relations["original_id"]) if name == column]
         have = old.user_facts.loc[old.user_facts["relation"].isin(numbers), "user"].unique()
@@ -56,12 +56,13 @@ def with_users_in_known_bins(old: Dataset, raw: RawData, report: dict[str, int])
 
 
 def _binned(old: Dataset, option: str, mark: str) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
-    """Columns that the data set has in bins, and the bins: entity -> its least and largest number."""
+    """Columns that the data set has in bins, and the bins: entity -> its least and largest number.
+
+    ``mark`` is the pattern of what stands before the column in the ids of entities.
+    """
     ids = old.entities["original_id"][old.n_items :]
     for column in [row["column"] for row in old.options.get(option, []) if row.get("kind") == "bins"]:
-        bounds = _bounds(
-            ids[ids.str.match(rf"(?:{mark})+{re.escape(column)}=+" if mark else rf"{re.escape(column)}=+")]
-        )
+        bounds = _bounds(ids[ids.str.match(rf"{mark}{re.escape(column)}=+")])
         if bounds:
             yield column, bounds
 
