@@ -31,6 +31,8 @@ _CUT = 100
 """Length of the lists by which recall is measured."""
 _PER_CENTRE = 64
 """Items per centre that the centres are computed from."""
+_ROUNDS = 10
+"""Rounds of the computation of centres."""
 _ROWS_AT_ONCE = 1 << 16
 _ENTRIES_AT_ONCE = 1 << 22
 """Entries of item vectors that are gathered at once."""
@@ -181,7 +183,7 @@ def _filled(items: Tensor, seed: int) -> Any:
     n_lists = max(1, min(int(4 * math.sqrt(len(rows))), len(rows) // _PER_CENTRE))
     quantizer = faiss.IndexFlatL2(rows.shape[1] + 1)
     index = faiss.IndexIVFFlat(quantizer, rows.shape[1] + 1, n_lists)
-    index.cp.seed, index.cp.max_points_per_centroid = seed + 1, _PER_CENTRE
+    index.cp.seed, index.cp.niter, index.cp.max_points_per_centroid = seed + 1, _ROUNDS, _PER_CENTRE
     index.cp.min_points_per_centroid = 1  # for its warnings, which go to stdout
     chosen = numpy_generator(seed, "index centres").permutation(len(rows))[: _PER_CENTRE * n_lists]
     index.train(np.concatenate([rows[chosen], more[chosen, None]], axis=1))
