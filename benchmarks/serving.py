@@ -1,11 +1,11 @@
 """Load, soak and kills of ``hakg serve``: latencies by a public load generator, memory over time, answers after kills.
 
     python benchmarks/serving.py RUN load --rate 200 --seconds 30      # needs hey on the path
-    python benchmarks/serving.py RUN soak --rate 200 --seconds 600
+    python benchmarks/serving.py RUN soak --rate 200 --seconds 600 [--new-items]
     python benchmarks/serving.py RUN kills --times 10
 
 Each starts a server of its own on RUN. ``load`` has hey ask for one user's list; the other two ask for those of all
-users, and now and then for explanations, similar items, batches, new items and requests that are refused; ``soak``
+users, and now and then for explanations, similar items, batches and requests that are refused; ``soak``
 prints memory over time, the start being after the first of them. The numbers that depend least on what else the machine
 does are the processor seconds a request takes.
 """
@@ -118,10 +118,10 @@ def load(service: Service, rate: int, seconds: int) -> None:
     _processor(before, service.metrics())
 
 
-def soak(service: Service, rate: int, seconds: int) -> None:
-    """Mixed requests at a rate; memory over time."""
+def soak(service: Service, rate: int, seconds: int, new_items: bool) -> None:
+    """Mixed requests at a rate, every 1000th with a new item if that is asked for; memory over time."""
     todo, wrong, lock = requests(service), [], threading.Lock()
-    new, first = a_fact(service), service.ask("/users?query=1&k=1")[1]["users"][0]["id"]
+    new, first = a_fact(service) if new_items else None, service.ask("/users?query=1&k=1")[1]["users"][0]["id"]
     begun, place = time.monotonic(), 0
 
     def client() -> None:
@@ -228,14 +228,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=["load", "soak", "kills"])
     parser.add_argument("--rate", type=int, default=200, help="requests a second")
     parser.add_argument("--seconds", type=int, default=30, help="how long load and soak last")
+    parser.add_argument("--new-items", action="store_true", help="let the soak bring a new item every 1000 requests")
     parser.add_argument("--times", type=int, default=10, help="number of kills")
     options = parser.parse_args(arguments)
     service = Service(options.run)
     try:
         if options.what == "kills":
             kills(service, options.times)
+        elif options.what == "soak":
+            soak(service, options.rate, options.seconds, options.new_items)
         else:
-            {"load": load, "soak": soak}[options.what](service, options.rate, options.seconds)
+            load(service, options.rate, options.seconds)
     finally:
         service.stop()
 
