@@ -95,9 +95,8 @@ class ServedRun:
             "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         self.check()
-        self._indexes = {
-            scorer: index_of(scorer, index) for scorer in (self.scorer, self._similar) if scorer is not None
-        }
+        self._index = index_of(self.scorer, index)
+        self._similar_index = None if self._similar is None else index_of(self._similar, index)
 
     def about(self) -> dict[str, Any]:
         """What is served, JSON values."""
@@ -108,7 +107,7 @@ class ServedRun:
             "similar": self._similar is not None,
             "new_users": self._fold is not None,
             "new_items": self._takes_new_items,
-            "index": None if (index := self._indexes[self.scorer]) is None else index.about(),
+            "index": None if self._index is None else self._index.about(),
             "notes": list(self.notes),
         }
 
@@ -159,7 +158,7 @@ class ServedRun:
     ) -> list[dict[str, Any]]:
         numbers = [self._user(str(user.id), place) for user, place in zip(users, places, strict=True)]
         seen = None if batch.include_seen else self._seen
-        found = self._ranked(self.scorer, numbers, batch.k, seen, choice, self._indexes[self.scorer])
+        found = self._ranked(self.scorer, numbers, batch.k, seen, choice, self._index)
         known = self._trained_on[0]
         return [
             self._list(self.users.label(number), rows, [] if known[number + 1] > known[number] else [UNTRAINED])
@@ -183,8 +182,8 @@ class ServedRun:
         seen = _packed([_joined(_row(self._seen, n), items) for n, items in zip(known, given, strict=True)])
         about = AboutUsers(torch.tensor(known), self._attributes.packed([user.attributes for user in users]))
         scorer = self._answered(lambda: self._fold.scorer(*_packed(used), about))  # type: ignore[union-attr]
-        hidden, index = None if batch.include_seen else seen, self._indexes[self.scorer]
-        found = self._answered(lambda: self._ranked(scorer, list(range(len(users))), batch.k, hidden, choice, index))
+        hidden, numbers = None if batch.include_seen else seen, list(range(len(users)))
+        found = self._answered(lambda: self._ranked(scorer, numbers, batch.k, hidden, choice, self._index))
         return [
             self._list(self.users.label(number) if number >= 0 else None, rows, [])
             for number, rows in zip(known, found, strict=True)
@@ -215,8 +214,8 @@ class ServedRun:
                 400, f"model {self._model_name!r} has no vectors of items", "Serve a model with vectors, such as hakg."
             )
         number = self._item(item)
-        choice, index = self._choice(where, at_most), self._indexes[self._similar]
-        (rows,) = self._ranked(self._similar, [number], k, self._oneself, choice, index)
+        choice = self._choice(where, at_most)
+        (rows,) = self._ranked(self._similar, [number], k, self._oneself, choice, self._similar_index)
         return {"item": self.items.label(number), "items": rows}
 
     def explain(self, user: str, item: str, top: int) -> dict[str, Any]:
