@@ -240,7 +240,7 @@ def test_an_update_that_was_stopped_goes_on_to_the_same_end(before: Dataset, gro
     with pytest.raises(HakgError, match="the run itself"):
         make_updater(tmp_path / "run", before, growth, out=tmp_path / "run")
     first = update_settings(tmp_path / "run")
-    assert first.training.lr == 2 * small_settings().training.lr
+    assert first.training.lr == 3 * small_settings().training.lr
     make_updater(tmp_path / "run", before, growth, first, out=tmp_path / "first").fit()
     assert update_settings(tmp_path / "first") == first  # an update of an update is no faster
     foreign = make_trainer(before, settings, run=tmp_path / "stopped")
