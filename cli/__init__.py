@@ -17,6 +17,7 @@ from .explain import explain_command
 from .export import export_command
 from .failures import HakgGroup
 from .info import info_command
+from .partition import partition_command
 from .plot import plot_command
 from .preprocess import preprocess_command
 from .progress import quiet_option
@@ -66,6 +67,7 @@ def main() -> None:
 _LONG = (
     quickstart_command,
     preprocess_command,
+    partition_command,
     train_command,
     update_command,
     tune_command,

@@ -231,9 +231,9 @@ def preprocess_command(source: str, out: Path, **options: Any) -> None:
     folder = _download(source, reading) if kind == "card" else Path(source)
     with stages(3) as begin:
         begin(f"reading {source}")
-        raw = _read(kind, folder, source, reading, settings.seed)
+        tables = [_read(kind, folder, source, reading, settings.seed)]
         begin("filtering and splitting")
-        dataset = preprocess(raw, settings)
+        dataset = preprocess(tables.pop(), settings)  # what was read may be large, and is not kept
         begin(f"writing {out}")
         dataset.save(out)
     counts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["counts"]

@@ -14,6 +14,7 @@ from .newcomers import NEWER_DATA, Newcomers, load_with, newcomer_options, newco
 from .progress import bar, stages
 from .report import counted, number_of, shown, table
 from .runs import OpenedRun, device_option, list_length, open_run
+from .several import KeepsArguments, helpers, still_wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,8 @@ _ROWS_AT_ONCE = 1 << 17
 """Number of rows that are written at once; row groups of Parquet are best at about this size."""
 _EMPTY = "every item that may be listed is known already. Add --include-seen to list those too."
 _NONE_LEFT = "no other one may be listed."
+_IDLE = ("out", "device", "data", "run", "processes")
+"""Options that change nothing about the lists."""
 _USERS_NAMED = 3
 """Number of users without a list that a note names."""
 NEW_USER = "A user whom RUN does not know has a list by what they have or are: --new-users FILE."
@@ -36,9 +39,11 @@ _TEXT = ("user", "item", "similar", "name")
 
 @click.command(
     "recommend",
+    cls=KeepsArguments,
     epilog="\b\nExamples:\n"
     "  hakg recommend runs/demo --user user_7 --user user_8 --k 5\n"
     "  hakg recommend runs/demo --k 50 --out lists.parquet --shards 16\n"
+    "  hakg recommend runs/demo --k 50 --out lists.parquet --shards 64 --processes 4\n"
     "  hakg recommend runs/demo --user user_7 --where made_by=maker_3\n"
     "  hakg recommend runs/demo --user user_7 --at-most made_by=2 --not-in sold_out.txt\n"
     "  hakg recommend runs/demo --new-users visitors.csv --out lists.csv\n"
@@ -67,6 +72,14 @@ _TEXT = ("user", "item", "similar", "name")
     metavar="N",
     help="Make --out a folder of N Parquet files; one that is stopped goes on when it is called again.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    metavar="P",
+    help="Make the shards by P processes, each of which loads the run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="List items that the user is known to have (in any split) too.")
 @click.option(
@@ -90,8 +103,8 @@ _TEXT = ("user", "item", "similar", "name")
 @device_option
 def recommend_command(
     run: Path, user_ids: tuple[str, ...], similar_to: tuple[str, ...], similar_to_user: tuple[str, ...],
-    pairs: Path | None, k: int, out: Path | None, shards: int | None, as_json: bool, include_seen: bool,
-    data: Path | None, device: str, **options: Any,
+    pairs: Path | None, k: int, out: Path | None, shards: int | None, processes: int, as_json: bool,
+    include_seen: bool, data: Path | None, device: str, **options: Any,
 ) -> None:  # fmt: skip
     """List the best items of users, by the model of RUN.
 
@@ -104,6 +117,8 @@ def recommend_command(
     _refuse_together(asked, {"--user": user_ids, "--include-seen": include_seen}, filters, new, shards)
     if shards is not None and (out is None or out.suffix != ".parquet"):
         raise click.UsageError("--shards writes a folder of Parquet files: name it (--out lists.parquet)")
+    if processes > 1 and shards is None:
+        raise click.UsageError("--processes share the files of --shards: say how many (--shards N)")
     if not any(asked.values()) and not user_ids and out is None and not as_json and not new.any_users:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     if out is not None and as_json:
@@ -125,7 +140,8 @@ def recommend_command(
         return
     length = min(k, lists.scorer.n_items if lists.candidates is None else len(lists.candidates))
     if shards is not None and out is not None:
-        _write_shards(lists, length, out, shards, include_seen, opened)
+        with helpers(processes):
+            _write_shards(lists, length, out, shards, include_seen, opened)
         return
     waiting = lists.waiting()
     named = lists.named(_served(lists.blocks(lists.users, length, include_seen), waiting))
@@ -403,7 +419,7 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
     numeric = {"rank": pa.int64(), "score": pa.float64()}
     schema = pa.schema([(name, pa.string() if name in _TEXT else numeric[name]) for name in columns])
     ctx = click.get_current_context()
-    given = {name: str(value) for name, value in ctx.params.items() if name not in ("out", "device", "data", "run")}
+    given = {name: str(value) for name, value in ctx.params.items() if name not in _IDLE}
     about = {
         "data": opened.dataset.digest,
         "model": hashlib.sha256(opened.folder.model_file.read_bytes()).hexdigest(),
@@ -419,6 +435,7 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
     done = write_shards(
         out, lists.users, shards,
         lambda users: lists.named(_served(lists.blocks(users, length, include_seen), waiting)), about, schema,
+        go_on=still_wanted,
     )  # fmt: skip
     kept = f", {done.kept:,} of them were there already" if done.kept else ""
     made = f"{number_of(done.rows, 'rows')}, {number_of(done.users, lists.of + 's')} now"

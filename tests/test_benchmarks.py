@@ -25,8 +25,10 @@ from hakg_dgl.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import big_log
 import measure
 import naive
+import partition
 import scaling
 import speed
 import stages
@@ -238,3 +240,23 @@ def test_peak_memory_follows_what_is_held() -> None:
     block = torch.ones(before, dtype=torch.int8)
     assert len(block) < measure.peak_memory(cpu) <= 3 * before
     assert measure.free_memory(cpu) > 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_big_log_is_generated_and_read(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "big.json"
+    sizes = ["--interactions", "4000", "--users", "50", "--items", "30", "--format", kind]
+    big_log.main([*sizes, "--folder", str(tmp_path), "--json", str(out)])
+    found = json.loads(out.read_text())
+    found = found.get("values", found)
+    assert "| 4,000 |" in capsys.readouterr().out
+    assert found["counts"]["interactions"] + found["repeats"] == 4000
+    assert found["counts"]["triples"] > 80
+    assert found["peak_bytes"] > 10**8
+
+
+def test_parts_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--scale", "0.01", "--parts", "2", "3", "--methods", "hash", "range"]
+    partition.main([*sizes, "--json", str(tmp_path / "parts.json")])
+    shown = capsys.readouterr().out
+    assert [line.split("|")[2].strip() for line in shown.splitlines()[4:]] == ["hash", "range"] * 2

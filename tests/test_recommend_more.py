@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import signal
+import subprocess
+import sys
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +312,73 @@ def test_shards_hold_the_lists_and_a_stopped_run_goes_on(place: Path, tmp_path: 
     assert "name it (--out lists.parquet)" in refused(place / "R", "--k", 5, "--shards", 7)
 
 
+def test_a_damaged_shard_is_made_anew(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lists.parquet"
+    succeed("recommend", place / "R", "--k", 4, "--out", out, "--shards", 3)
+    files = sorted(out.glob("part-*"))
+    before = [file.read_bytes() for file in files]
+    files[1].write_bytes(before[1][:-9])
+    sorted(out.glob("_part-*"))[2].unlink()  # killed between the shard and its note
+    text = succeed("recommend", place / "R", "--k", 4, "--out", out, "--shards", 3).stdout
+    assert "3 files, 1 of them were there already; 160 rows, 40 users" in text
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_several_processes_write_what_one_does(place: Path, tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several.parquet"
+    succeed("recommend", place / "R", "--k", 4, "--out", one.with_suffix(".parquet"), "--shards", 6)
+    done = succeed("recommend", place / "R", "--k", 4, "--out", several, "--shards", 6, "--processes", 3)
+    assert "6 files; 240 rows, 60 users" in done.stdout
+    assert "ended early" not in done.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(several), pd.read_parquet(one.with_suffix(".parquet")))
+    assert not [path.name for path in several.iterdir() if path.name.startswith(".")]
+    assert "--shards N" in refused(place / "R", "--k", 4, "--out", several, "--processes", 2)
+
+
+def test_a_killed_process_is_made_up_for(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, signal, numpy as np, pandas as pd\n"
+        "from hakg_dgl.ranking.shards import write_shards\n"
+        "def lists_of(users):\n"
+        "    yield pd.DataFrame({'user': users})\n"
+        "    if users[0] == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_shards(sys.argv[1], np.arange(8), 4, lists_of, {'k': 1})\n"
+    )
+    folder = tmp_path / "s"
+    died = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(folder.glob(".part-*.tmp"))
+    calls: list[int] = []
+
+    def lists_of(users: Any) -> Any:
+        calls.append(int(users[0]))
+        yield pd.DataFrame({"user": users})
+
+    done = write_shards(folder, np.arange(8), 4, lists_of, {"k": 1})
+    assert done == (4, 2, 4, 4)
+    assert calls == [4, 6]
+    assert pd.read_parquet(folder)["user"].tolist() == list(range(8))
+    assert not list(folder.glob(".*"))
+
+
+def test_processes_share_the_shards_and_make_each_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def lists_of(users: Any) -> Any:
+        calls.append(int(users[0]))
+        time.sleep(0.01)
+        yield pd.DataFrame({"user": users})
+
+    def work(_: int) -> Any:
+        return write_shards(tmp_path / "s", np.arange(40), 20, lists_of, {"k": 1})
+
+    with ThreadPoolExecutor(3) as pool:  # locks are between holders, so threads stand for processes
+        done = list(pool.map(work, range(3)))
+    assert sorted(calls) == list(range(0, 40, 2))
+    assert all(each.shards == 20 for each in done)
+    assert write_shards(tmp_path / "s", np.arange(40), 20, lists_of, {"k": 1}).kept == 20
+
+
 def test_one_block_is_held_at_a_time(tmp_path: Path) -> None:
     alive: list[weakref.ref[pd.DataFrame]] = []
     most = 0
@@ -334,7 +406,7 @@ def test_a_shard_is_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "s", np.arange(8), 2, lists_of, {"k": 1})
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert names == ["_lists.json", "part-00000-of-00002.parquet"]
+    assert names == ["_lists.json", "_part-00000-of-00002.json", "part-00000-of-00002.parquet"]
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "mine.txt", "x")
     with pytest.raises(DataError, match=r"holds other files, such as 'mine\.txt'"):

@@ -22,6 +22,7 @@ from pandas.api.types import infer_dtype, is_float_dtype
 from hakg_dgl.atomic_files import recover_folder, replace_folder
 from hakg_dgl.data.hierarchy import Triples
 from hakg_dgl.data.parquet import ParquetColumns, listed
+from hakg_dgl.data.readers.archives import file_digest
 from hakg_dgl.data.readers.raw import SPLITS, empty_pairs, empty_user_facts, empty_user_links
 from hakg_dgl.data.splits import STRATEGIES
 from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
@@ -210,7 +211,7 @@ class Dataset:
         split = self.interactions["split"].cat.codes
         columns = [self.interactions["user"], self.interactions["item"], split]
         for column in (*columns, *(self.triples[name] for name in _TABLES["triples"])):
-            digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").tobytes())
+            digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
         for ids in (self.users, self.items, self.entities, self.relations):
             _add_ids(digest, ids)
         for name in self._optional_tables():
@@ -275,7 +276,7 @@ class Dataset:
             file = folder / f"{table}.parquet"
             with file.open("wb") as handle:  # Arrow itself opens no path that is not UTF-8
                 pq.write_table(pa.Table.from_pandas(getattr(self, table), preserve_index=False), handle)
-            files[file.name] = {"sha256": _sha256(file.read_bytes()), "bytes": file.stat().st_size}
+            files[file.name] = file_digest(file)
         about = {
             "format": FORMAT,
             "format_version": 2 if optional else 1,
@@ -323,7 +324,7 @@ def load_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
     """
     path = Path(path)
     recover_folder(path)
-    about = _read_about(path)
+    about = read_about(path)
     tables: dict[str, Any] = {}
     written = {table: columns for table, columns in _OPTIONAL_TABLES.items() if f"{table}.parquet" in about["files"]}
     for table, columns in (_TABLES | written).items():
@@ -354,7 +355,7 @@ def _noted_digest(about: Mapping[str, Any], file: Path) -> Any:
 _AGAIN = "Run 'hakg preprocess' again; runs trained on the earlier data do not belong to the changed one."
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
     """The checked contents of ``dataset.json``."""
     file = path / "dataset.json"
     if not file.is_file():
@@ -424,24 +425,44 @@ def _canonical(frame: pd.DataFrame, table: str, limits: Mapping[str, int]) -> pd
             raise DataError(
                 f"{table}.{column} has values {values.min()} to {values.max()}, allowed are 0 to {limit - 1}"
             )
-    frame = frame.astype(dict.fromkeys(limits, np.int64))
-    keys = [frame[column].to_numpy() for column in limits]
-    if math.prod(limits.values()) < 2**63:  # one key a row sorts several times faster than columns one by one
-        packed = keys[0]
-        for key, limit in zip(keys[1:], list(limits.values())[1:], strict=True):
-            packed = packed * limit + key
-        keys = [packed]
-    if len(keys) == 1 and (np.diff(keys[0]) > 0).all():
-        return frame.reset_index(drop=True)
-    order = np.argsort(keys[0]) if len(keys) == 1 else np.lexsort(keys[::-1])
-    repeated = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
-    if repeated.any():
-        twice = frame.iloc[order[np.argmax(repeated) :][:2]]
-        row = tuple(int(value) for value in twice[list(limits)].iloc[0])
-        where = " and ".join(map(repr, sorted(set(twice["split"])))) if table == "interactions" else ""
-        problem = f"{table}: {tuple(limits)} = {row} occurs twice" + (f", in {where}" if where else "")
-        raise DataError(problem, remedy="Drop repeats; splits are disjoint.")
+    if math.prod(limits.values()) >= 2**63:
+        return _sorted_by_columns(frame.astype(dict.fromkeys(limits, np.int64)), table, list(limits))
+    # one key a row sorts several times faster than columns one by one
+    key = np.zeros(len(frame), dtype=np.int64)
+    for column, limit in limits.items():
+        key *= limit
+        key += frame[column].to_numpy()
+    if (key[1:] > key[:-1]).all():
+        return frame.astype(dict.fromkeys(limits, np.int64)).reset_index(drop=True)
+    order = np.argsort(key)
+    key = key[order]
+    _refuse_repeats(frame, table, list(limits), order, key[1:] == key[:-1])
+    columns = {name: frame[name].array.take(order) for name in frame.columns if name not in limits}
+    for column, limit in list(limits.items())[::-1]:
+        columns[column] = key % limit
+        key //= limit
+    return pd.DataFrame({name: columns.pop(name) for name in frame.columns}, copy=False)
+
+
+def _sorted_by_columns(frame: pd.DataFrame, table: str, columns: list[str]) -> pd.DataFrame:
+    """Rows sorted by columns whose numbers together are too large for one key."""
+    keys = [frame[column].to_numpy() for column in columns]
+    order = np.lexsort(keys[::-1])
+    _refuse_repeats(frame, table, columns, order, np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys]))
     return frame.iloc[order].reset_index(drop=True)
+
+
+def _refuse_repeats(
+    frame: pd.DataFrame, table: str, columns: list[str], order: Int64, repeated: npt.NDArray[np.bool_]
+) -> None:
+    """Raise DataError if a row, in the sorted order, equals the one before."""
+    if not repeated.any():
+        return
+    twice = frame.iloc[order[np.argmax(repeated) :][:2]]
+    row = tuple(int(value) for value in twice[columns].iloc[0])
+    where = " and ".join(map(repr, sorted(set(twice["split"])))) if table == "interactions" else ""
+    problem = f"{table}: {tuple(columns)} = {row} occurs twice" + (f", in {where}" if where else "")
+    raise DataError(problem, remedy="Drop repeats; splits are disjoint.")
 
 
 def _add_ids(digest: Any, table: pd.DataFrame) -> None:

@@ -69,6 +69,8 @@ def _gaps(table: pd.DataFrame, *columns: str) -> int:
 
 def _items_as_attributes(raw: RawData) -> int:
     """Items that are tails of facts about items, in relations that also lead to what is no item, or to few items."""
+    if not len(raw.triples):
+        return 0
     items = set(raw.item_entity["entity"].astype(str))
     item_tails = [tail for tail in raw.triples["tail"].unique() if str(tail) in items]
     tails = raw.triples[raw.triples["tail"].isin(item_tails)]
@@ -80,6 +82,8 @@ def _items_as_attributes(raw: RawData) -> int:
 
 def _users_as_heads(raw: RawData, interactions: pd.DataFrame) -> int:
     """Users who are heads of triples, where these are not ids of items or tails too."""
+    if not len(raw.triples):
+        return 0
     heads = pd.Series(raw.triples["head"].unique(), dtype=object)
     others = {*raw.item_entity["entity"].unique(), *raw.triples["tail"].unique()}
     return int((heads.isin(interactions["user"].unique()) & ~heads.isin(others)).sum())

@@ -129,7 +129,7 @@ def read_new_users(
             raise DataError(
                 f"no column {item_col!r} and no attribute; there are: {listed(table.columns)}",
                 path=table.path,
-                line=None if table.text is None else 1,
+                line=1 if table.is_text else None,
                 remedy=f"Name the column of items (--item-col), or have a column of users' facts: {relations}.",
             )
         if item_col in table.columns:

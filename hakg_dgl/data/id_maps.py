@@ -81,7 +81,10 @@ class IdMap:
     def indices(self, values: Iterable[Any]) -> npt.NDArray[np.int64]:
         """Indices of original ids, int64 of the same length; -1 where an id is unknown."""
         wanted = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
-        codes, unique = pd.factorize(wanted)
+        if isinstance(wanted.dtype, pd.CategoricalDtype):
+            codes, unique = wanted.cat.codes.to_numpy(), wanted.cat.categories
+        else:
+            codes, unique = pd.factorize(wanted)
         known = self._first.reindex(pd.Index(unique).astype(str), fill_value=-1).to_numpy(dtype=np.int64)
         return np.append(known, -1)[codes]  # code -1 marks a missing value
 

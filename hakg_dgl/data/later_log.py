@@ -99,7 +99,7 @@ def later_log(
         kept = interactions[interactions["rating"] >= least]
         counts["below_rating_threshold_dropped"] = len(interactions) - len(kept)
         interactions = kept
-    rows = interactions[["user", "item"]].drop_duplicates()
+    rows = interactions[["user", "item"]].drop_duplicates().astype("str")
     counts["repeated_interactions_dropped"] = len(interactions) - len(rows)
     maps = {kind: _ids(table) for kind, table in (("user", dataset.users), ("item", dataset.items))}
     numbers = pd.DataFrame({kind: ids.indices(rows[kind]) for kind, ids in maps.items()})

@@ -183,7 +183,7 @@ def _rows(table: SourceTable, item_col: str) -> pd.DataFrame:
         raise DataError(
             f"no column {item_col!r} with the ids of items; there are: {listed(table.columns)}",
             path=table.path,
-            line=None if table.text is None else 1,
+            line=1 if table.is_text else None,
             remedy="Name it (--item-col), or call it item, item_id or id.",
         )
     name = next((name for name in NAME_COLUMNS if name in table.columns), None)

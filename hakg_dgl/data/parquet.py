@@ -6,6 +6,7 @@ them. Both are refused before memory is taken for them, and columns that nobody 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,7 @@ class ParquetColumns:
         kind = self._schema.field(name).type
         if decode and is_list(kind):
             return self._lists(name)
-        if not is_plain(kind):
-            raise DataError(
-                f"column {name!r} holds {_cut(str(kind))}, not text, numbers or dates",
-                path=self.path,
-                remedy=self.other_column,
-            )
+        self._require_plain(name)
         try:
             values = self._open(read_dictionary=[name]).read(columns=[name]).column(name)
             values.validate(full=True)
@@ -108,8 +104,40 @@ class ParquetColumns:
             raise self._damaged(f"column {name!r} has {len(values)} of {self.rows} rows")
         if not pa.types.is_dictionary(values.type):
             return values
-        self._refuse_long_text(name, values)
+        self._refuse_long_text(name, _text_size(values.chunks))
         return pc.cast(values, values.type.value_type) if decode else values
+
+    def blocks(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """The named columns block by block, each a ``pyarrow.Table`` of at most ``rows`` rows; text is decoded.
+
+        Raises
+        ------
+        DataError
+            As :meth:`column` does.
+        """
+        for name in names:
+            self._require_plain(name)
+        found, text = 0, dict.fromkeys(names, 0)
+        try:
+            batches = self._open(read_dictionary=list(names)).iter_batches(rows, columns=list(names), use_threads=False)
+            for batch in batches:
+                batch.validate(full=True)
+                columns = {}
+                for name in names:
+                    values = batch.column(name)
+                    if pa.types.is_dictionary(values.type):
+                        text[name] += _text_size([values])
+                        self._refuse_long_text(name, text[name])
+                        values = pc.cast(values, values.type.value_type)
+                    columns[name] = values
+                found += len(batch)
+                yield pa.table(columns)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise self._unreadable(error) from error
+        if found != self.rows:
+            raise self._damaged(f"its columns have {found} of {self.rows} rows")
 
     def _lists(self, name: str) -> Any:
         """A column of lists, after what it says of its sizes was checked."""
@@ -136,7 +164,7 @@ class ParquetColumns:
             raise self._damaged(f"column {name!r} has {len(column)} of {self.rows} rows")
         flat = pc.list_flatten(column)
         if pa.types.is_dictionary(flat.type):
-            self._refuse_long_text(name, flat)
+            self._refuse_long_text(name, _text_size(flat.chunks))
         return column
 
     @cached_property
@@ -144,16 +172,22 @@ class ParquetColumns:
         return self._open().schema_arrow
 
     def _open(self, **options: Any) -> Any:
-        source = pa.BufferReader(self._source) if isinstance(self._source, bytes) else self._source
+        # Arrow itself opens no path that is not UTF-8
+        source = pa.BufferReader(self._source) if isinstance(self._source, bytes) else self._source.open("rb")
         # No list or text of the footer is longer than the file, whatever it says of its length.
         limits = {f"thrift_{what}_size_limit": max(1, min(self._size, 2**20)) for what in ("string", "container")}
         return pq.ParquetFile(source, **limits, **options)
 
-    def _refuse_long_text(self, name: str, values: Any) -> None:
-        if not _is_text(values.type.value_type):
-            return
-        lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in values.chunks)
-        total = sum(pc.sum(pc.cast(chunk, pa.int64())).as_py() or 0 for chunk in lengths)
+    def _require_plain(self, name: str) -> None:
+        kind = self._schema.field(name).type
+        if not is_plain(kind):
+            raise DataError(
+                f"column {name!r} holds {_cut(str(kind))}, not text, numbers or dates",
+                path=self.path,
+                remedy=self.other_column,
+            )
+
+    def _refuse_long_text(self, name: str, total: int) -> None:
         if total > max(TEXT_FLOOR, TEXT_RATIO * self._size):
             problem = f"column {name!r} decodes to {total:,} bytes of text, from a file of {self._size:,}"
             raise DataError(problem, path=self.path, remedy="Check what wrote it; ids are short texts.")
@@ -182,6 +216,16 @@ def is_plain(kind: Any) -> bool:
         return is_plain(kind.value_type)
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     return _is_text(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind) or any(is_(kind) for is_ in numbers)
+
+
+def _text_size(chunks: Iterable[Any]) -> int:
+    """Bytes that dictionaries of text take when they are decoded; 0 for other kinds."""
+    lengths = (
+        pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+        for chunk in chunks
+        if _is_text(chunk.type.value_type)
+    )
+    return sum(pc.sum(pc.cast(chunk, pa.int64())).as_py() or 0 for chunk in lengths)
 
 
 def _is_text(kind: Any) -> bool:

@@ -17,7 +17,7 @@ from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.raw_check import checked
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
-from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold
+from hakg_dgl.data.splits import STRATEGIES, carve_validation, held_out, k_core, rating_threshold, repeated_pairs
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.randomness import numpy_generator
 
@@ -127,6 +127,9 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     else:
         raw_interactions = raw.interactions.assign(split=pd.Categorical(raw.interactions["split"], list(SPLITS)))
     interactions = _filtered(raw, raw_interactions, options, report)
+    del raw_interactions
+    if not raw.ids_are_indices:
+        raw = replace(raw, interactions=interactions)  # what was dropped is not needed, and may be large
     report |= check_graph(raw, interactions, threshold=options.rating_threshold)
     if strategy == "temporal-global":
         raw, interactions = _cut_in_time(raw, interactions, options, report)
@@ -138,10 +141,13 @@ def preprocess(raw: RawData, options: PreprocessOptions | None = None) -> Datase
     interactions = numbered.interactions
     if strategy != "temporal-global":
         interactions = _with_split(interactions, strategy, options)
+    test = (interactions["split"] == "test").to_numpy()
     for kind in ("user", "item"):
         others = "items" if kind == "user" else "users"
-        test = interactions["split"] == "test"
-        unseen = ~interactions.loc[test, kind].drop_duplicates().isin(interactions.loc[~test, kind])
+        numbers = interactions[kind].to_numpy()
+        unseen = np.zeros(len(numbered.maps[f"{kind}s"]), dtype=bool)
+        unseen[numbers[test]] = True
+        unseen[numbers[~test]] = False
         report[f"test_{kind}s_without_training_{others}"] = int(unseen.sum())
     maps = _with_distinct_names(numbered.maps, report)
     return Dataset(
@@ -190,9 +196,7 @@ def _filtered(
         kept = interactions[interactions["item"].isin(_linked_items(raw)).to_numpy()]
         what = "no item of the interactions occurs in the knowledge graph"
         interactions = _counted(kept, "drop_unlinked", what, report, "interactions_with_unlinked_items", interactions)
-    first = next((column for column in ("split", "timestamp") if column in interactions), None)
-    ordered = interactions if first is None else interactions.sort_values(first, kind="stable")
-    kept = interactions[~ordered.duplicated(["user", "item"]).reindex(interactions.index)]
+    kept = interactions[~repeated_pairs(interactions)].reset_index(drop=True)
     interactions = _counted(kept, "", "", report, "repeated_interactions", interactions)
     least = options.min_user_interactions, options.min_item_interactions
     if max(least) > 1:
@@ -311,10 +315,11 @@ def _user_relations(raw: RawData) -> tuple[IdMap, Int64, Int64]:
 def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]) -> _Numbered:
     """Other layouts: sorted ids, items first among the entities."""
     users = IdMap.from_values(interactions["user"], raw.users)
-    items = IdMap.from_values(pd.concat([interactions["item"], raw.catalogue]), raw.items)
+    chosen = interactions["item"].drop_duplicates().astype(object)
+    items = IdMap.from_values(pd.concat([chosen, raw.catalogue]), raw.items)
     if len(raw.catalogue):
         after_the_cut = report.get("items_that_only_they_have_chosen", 0)
-        report["catalogue_items_without_interactions"] = len(items) - interactions["item"].nunique() - after_the_cut
+        report["catalogue_items_without_interactions"] = len(items) - len(chosen) - after_the_cut
     linked = pd.Series(raw.item_entity["entity"].to_numpy(), index=raw.item_entity["item"].astype(str), dtype=object)
     own = linked.reindex(items.original_ids).reset_index(drop=True)
     named = pd.concat([raw.triples["head"], raw.triples["tail"]]).drop_duplicates().astype(str)
@@ -331,7 +336,10 @@ def _number_ids(raw: RawData, interactions: pd.DataFrame, report: dict[str, int]
     rest = IdMap.from_values(others).original_ids
     entities = _named_as_items(IdMap.from_ids([*own, *rest], raw.entities), items)
     relations = IdMap.from_values(raw.triples["relation"], raw.relations)
-    numbered = interactions.assign(user=users.indices(interactions["user"]), item=items.indices(interactions["item"]))
+    numbered = interactions.assign(
+        user=users.indices(interactions["user"]).astype(np.int32),
+        item=items.indices(interactions["item"]).astype(np.int32),
+    )
     triples = pd.DataFrame(
         {
             "head": entities.indices(raw.triples["head"]),
@@ -398,7 +406,9 @@ def _with_split(interactions: pd.DataFrame, strategy: str, options: PreprocessOp
     if not (split == valid).any():
         rows = np.flatnonzero(split == train)
         generator = numpy_generator(options.seed, "validation split")
-        split[rows[carve_validation(interactions.iloc[rows], options.valid, generator, strategy=strategy)]] = valid
+        columns = ["user"] if strategy in ("random", "given") else ["user", "item", "timestamp"]
+        left = pd.DataFrame({name: interactions[name].array[rows] for name in columns if name in interactions})
+        split[rows[carve_validation(left, options.valid, generator, strategy=strategy)]] = valid
     if not (split == train).any():
         raise DataError("no training interaction is left", remedy="The given split needs rows that say 'train'.")
     return interactions.assign(split=pd.Categorical.from_codes(split, pd.Index(SPLITS)))

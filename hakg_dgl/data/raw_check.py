@@ -43,7 +43,8 @@ def checked(raw: RawData) -> RawData:
             _require_numbers(raw.interactions[column])
     if raw.ids_are_indices or len(raw.item_entity):
         return raw
-    own = pd.concat([raw.interactions["item"], raw.catalogue]).drop_duplicates().reset_index(drop=True)
+    chosen = raw.interactions["item"].drop_duplicates().astype(object)
+    own = pd.concat([chosen, raw.catalogue]).drop_duplicates().reset_index(drop=True)
     return replace(raw, item_entity=pd.DataFrame({"item": own, "entity": own}))
 
 

@@ -6,6 +6,8 @@ All functions take a frame of interactions with columns ``user``, ``item`` and, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -17,18 +19,51 @@ STRATEGIES = ("random", "temporal", "temporal-global", "leave-one-out", "cold-it
 Mask = npt.NDArray[np.bool_]
 
 
+def codes_of(values: pd.Series[Any]) -> tuple[npt.NDArray[Any], int]:
+    """Numbers from 0 for the values of a column, and a bound above them; of text they are those of its categories."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.codes.to_numpy(), len(values.cat.categories)
+    if pd.api.types.is_integer_dtype(values.dtype) and len(values):
+        numbers = values.to_numpy()
+        if numbers.min() >= 0 and numbers.max() < 2 * len(numbers):
+            return numbers, int(numbers.max()) + 1
+    codes, unique = pd.factorize(values)
+    return codes, len(unique)
+
+
+def repeated_pairs(interactions: pd.DataFrame) -> Mask:
+    """Which rows have a pair that another row has first.
+
+    The first of a pair is the one of the earliest split or, without splits, of the earliest time; then, the one that
+    stands first.
+    """
+    (user, _), (item, n_items) = codes_of(interactions["user"]), codes_of(interactions["item"])
+    pair = user.astype(np.int64)
+    pair *= n_items
+    pair += item
+    if "split" in interactions:
+        order = np.lexsort((interactions["split"].cat.codes.to_numpy(), pair))
+    elif "timestamp" in interactions:
+        order = np.lexsort((interactions["timestamp"].to_numpy(), pair))
+    else:
+        order = np.argsort(pair, kind="stable")
+    pair = pair[order]
+    mask = np.zeros(len(pair), dtype=bool)
+    mask[order[1:][pair[1:] == pair[:-1]]] = True
+    return mask
+
+
 def k_core(interactions: pd.DataFrame, min_user: int, min_item: int) -> pd.DataFrame:
     """The largest part in which every user has ``min_user`` and every item ``min_item`` interactions.
 
     Dropping an item can take a user below its minimum, so both rules are applied until nothing changes. The result
     does not depend on the order of dropping; it may be empty.
     """
-    user, users = pd.factorize(interactions["user"])
-    item, items = pd.factorize(interactions["item"])
+    (user, n_users), (item, n_items) = codes_of(interactions["user"]), codes_of(interactions["item"])
     kept = np.arange(len(interactions))
     while True:
-        enough = np.bincount(user[kept], minlength=len(users))[user[kept]] >= min_user
-        enough &= np.bincount(item[kept], minlength=len(items))[item[kept]] >= min_item
+        enough = np.bincount(user[kept], minlength=n_users)[user[kept]] >= min_user
+        enough &= np.bincount(item[kept], minlength=n_items)[item[kept]] >= min_item
         if enough.all():
             return interactions.iloc[kept]
         kept = kept[enough]
@@ -97,20 +132,24 @@ def held_out(interactions: pd.DataFrame, strategy: str, fraction: float, generat
         )
     if strategy == "temporal-global":
         return _after_a_cut(interactions["timestamp"].to_numpy(), fraction)
-    user = pd.factorize(interactions["user"])[0]
-    counts = np.bincount(user)
+    user, n_users = codes_of(interactions["user"])
+    counts = np.bincount(user, minlength=n_users)
     if strategy == "leave-one-out":
         quota = np.minimum(counts - 1, 1)
     else:
         quota = np.minimum(counts - 1, np.floor(counts * fraction + 0.5).astype(np.int64))
     if strategy == "random" or not timed:
-        order = np.argsort(user * np.int64(len(user)) + generator.permutation(len(user)))
+        drawn = generator.permutation(len(user))
+        drawn += user * np.int64(len(user))
+        order = np.argsort(drawn)
+        del drawn
     else:
         order = np.lexsort((interactions["timestamp"].to_numpy(), user))  # stable, so ties keep their order
     # `order` lists the users one after the other; the last `quota` places of each user's run are held out
-    from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
+    place = np.int32 if len(user) < 2**31 else np.int64
+    first_held_out = np.repeat((np.cumsum(counts) - quota).astype(place), counts)
     mask = np.zeros(len(user), dtype=bool)
-    mask[order] = from_end < quota[user[order]]
+    mask[order] = np.arange(len(user), dtype=place) >= first_held_out
     return mask
 
 

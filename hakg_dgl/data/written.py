@@ -29,11 +29,15 @@ _FIRST = 9
 
 
 class Plain(NamedTuple):
-    """Texts, and what was done to them or hinders it, in words; None if they are as they were."""
+    """Texts, and what was done to them or hinders it, in words; None if they are as they were.
+
+    ``sign`` is what was found to stand before decimals, one of :data:`DECIMALS`.
+    """
 
     texts: pd.Series[Any]
     note: str | None = None
     unclear: bool = False
+    sign: str | None = None
 
 
 def plain_numbers(texts: pd.Series[Any], decimal: str | None = None) -> Plain:
@@ -71,7 +75,7 @@ def plain_numbers(texts: pd.Series[Any], decimal: str | None = None) -> Plain:
     found[present.index] = stripped.map(known).where(stripped.isin(known), present)
     first = next(iter(known))
     what = "decimal commas" if by_comma and "," in first else "marks between thousands"
-    return Plain(found, f"numbers with {what}, such as {first!r}")
+    return Plain(found, f"numbers with {what}, such as {first!r}", sign="comma" if by_comma else "point")
 
 
 def plainly(texts: pd.Series[Any], decimal: str | None = None, date_order: str | None = None) -> Plain:

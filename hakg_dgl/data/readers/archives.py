@@ -13,7 +13,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -27,6 +28,9 @@ EXPANSION_RATIO, EXPANSION_FLOOR = 200, 64 * 2**20
 
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 """Suffixes of packed files."""
+
+_PIECE = 2**20
+"""Bytes that are read at once where a file is not held whole."""
 
 XZ_MEMORY = 2**27
 """Bytes that unpacking ``.xz`` may take beside what it gives: enough for its strongest preset, 9."""
@@ -115,16 +119,92 @@ def read_file(path: Path) -> tuple[dict[str, Any], bytes]:
     on_disk = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
     if path.suffix not in PACKED:
         return on_disk, raw
-    limit = max(EXPANSION_FLOOR, EXPANSION_RATIO * len(raw))
-    try:
-        stream, size = _open_archive(path, io.BytesIO(raw))
+    limit = _limit(len(raw))
+    with _archive_errors(path):
+        stream, size = _open_archive(path, io.BytesIO(raw), len(raw))
         with stream:
             data = stream.read(limit + 1)
         if len(data) <= limit and size not in (None, len(data)):
             raise zipfile.BadZipFile(f"it says {size:,} bytes, and holds {len(data):,}")
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return on_disk, data
+
+
+def file_digest(path: Path) -> dict[str, Any]:
+    """Digest and size of a file on disk, read in pieces."""
+    digest, size = hashlib.sha256(), 0
+    with _reading_errors(path), path.open("rb") as handle:
+        while piece := handle.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return {"sha256": digest.hexdigest(), "bytes": size}
+
+
+def pieces(path: Path, size: int) -> Iterator[bytes]:
+    """The contents of a file in pieces of about ``size`` bytes, decompressed within bounds.
+
+    Nothing but a piece is held in memory, but for ``.xz`` files, which are read whole.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or is damaged, or expands to far more than its size.
+    """
+    with _reading_errors(path), path.open("rb") as handle:
+        if path.suffix not in PACKED:
+            while piece := handle.read(size):
+                yield piece
+            return
+        on_disk = os.fstat(handle.fileno()).st_size
+        limit, found = _limit(on_disk), 0
+        raw = cast(BinaryIO, io.BytesIO(handle.read()) if path.suffix == ".xz" else handle)
+        with _archive_errors(path):
+            stream, said = _open_archive(path, raw, on_disk)
+        with stream:
+            while True:
+                with _archive_errors(path):
+                    piece = stream.read(size)
+                found += len(piece)
+                if found > limit:
+                    raise _too_large(path, limit)
+                if not piece:
+                    break
+                yield piece
+        with _archive_errors(path):
+            if said not in (None, found):
+                raise zipfile.BadZipFile(f"it says {said:,} bytes, and holds {found:,}")
+
+
+def _limit(size: int) -> int:
+    """Bytes that an archive of this size may expand to."""
+    return max(EXPANSION_FLOOR, EXPANSION_RATIO * size)
+
+
+def _too_large(path: Path, limit: int) -> DataError:
+    return DataError(f"expands to more than {limit:,} bytes", path=path, remedy="Unpack it yourself, if you trust it.")
+
+
+@contextmanager
+def _reading_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into DataError."""
+    try:
+        _refuse_other_kinds(path)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", path=path, remedy="Check the path and its permissions."
+        ) from error
+
+
+@contextmanager
+def _archive_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise of damaged archives into DataError."""
+    try:
+        yield
     except DataError:
         raise
-    # what the libraries raise of damaged archives, ValueError for offsets that lie before the file
+    # ValueError is raised for offsets that lie before the file
     except (
         zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException, EOFError, OSError, RuntimeError, ValueError,
         struct.error,
@@ -132,11 +212,6 @@ def read_file(path: Path) -> tuple[dict[str, Any], bytes]:
         raise DataError(
             f"damaged, truncated or unsupported archive: {error}", path=path, remedy="Download it again, or unpack it."
         ) from error
-    if len(data) > limit:
-        raise DataError(
-            f"expands to more than {limit:,} bytes", path=path, remedy="Unpack it yourself, if you trust it."
-        )
-    return on_disk, data
 
 
 _OTHER_KINDS = {
@@ -149,8 +224,8 @@ _OTHER_KINDS = {
 }
 
 
-def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
-    """The one file in an archive, and its size if the archive says one."""
+def _open_archive(path: Path, raw: BinaryIO, on_disk: int) -> tuple[BinaryIO, int | None]:
+    """The one file in an archive of ``on_disk`` bytes, and its size if the archive says one."""
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
     if path.suffix == ".bz2":
@@ -186,7 +261,7 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
     if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GiB of memory
         problem = f"is packed by method {members[0].compress_type}; stored and deflated members are read"
         raise DataError(problem, path=path, remedy="Unpack it yourself, or pack it as others do.")
-    if members[0].compress_size > raw.getbuffer().nbytes:
+    if members[0].compress_size > on_disk:
         raise zipfile.BadZipFile(f"it says that {members[0].compress_size:,} bytes are packed in it")
     return cast(BinaryIO, archive.open(members[0])), members[0].file_size
 
@@ -194,8 +269,9 @@ def _open_archive(path: Path, raw: io.BytesIO) -> tuple[BinaryIO, int | None]:
 class _Xz:
     """Unpacks ``.xz`` within :data:`XZ_MEMORY`, which ``lzma.LZMAFile`` has no option for."""
 
-    def __init__(self, raw: io.BytesIO) -> None:
-        self._rest = raw.getvalue()
+    def __init__(self, raw: BinaryIO) -> None:
+        self._rest = raw.read()
+        self._decoder: lzma.LZMADecompressor | None = None
 
     def __enter__(self) -> _Xz:
         return self
@@ -204,12 +280,16 @@ class _Xz:
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """The first ``size`` bytes of all streams in the file."""
+        """The next ``size`` bytes of all streams in the file; fewer at its end."""
         data = b""
-        while self._rest and len(data) < size:
-            stream = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-            data += stream.decompress(self._rest, max_length=size - len(data))
-            if not stream.eof and len(data) < size:
+        while len(data) < size and (self._rest or self._decoder is not None):
+            if self._decoder is None:
+                self._decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            data += self._decoder.decompress(self._rest, max_length=size - len(data))
+            self._rest = b""  # the decompressor keeps what it has not used
+            if self._decoder.eof:
+                self._rest = self._decoder.unused_data.lstrip(b"\0")  # streams may be padded by zeros
+                self._decoder = None
+            elif self._decoder.needs_input and len(data) < size:
                 raise EOFError("it ends within a stream")
-            self._rest = stream.unused_data.lstrip(b"\0")  # streams may be padded by zeros
         return data

@@ -128,7 +128,7 @@ def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequenc
     raise DataError(
         f"no column {asked or usual!r} with the ids of {what}s; {problem}",
         path=table.path,
-        line=None if table.text is None else 1,
+        line=1 if table.is_text else None,
         remedy=remedy,
     )
 

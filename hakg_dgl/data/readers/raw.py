@@ -35,7 +35,8 @@ class RawData:
     name
         Name of the data set.
     interactions
-        Columns ``user``, ``item`` (all strings, or all integers); optional ``rating`` and ``timestamp`` (float64,
+        Columns ``user``, ``item`` (all strings, categories of strings, or all integers); optional
+        ``rating`` and ``timestamp`` (float64,
         finite) and ``split`` (``'train'``, ``'valid'`` or ``'test'``).
     triples
         Columns ``head``, ``relation``, ``tail``, in the ids of the source. No inverses.

@@ -30,8 +30,13 @@ def without_repeats(triples: pd.DataFrame, report: dict[str, int], key: str) -> 
 
 def some_rows(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The frame with rows numbered from 0; DataError if it has none."""
-    if not len(frame):
+    require_rows(len(frame) > 0, path)
+    return frame.reset_index(drop=True)
+
+
+def require_rows(some: bool, path: Path) -> None:
+    """Raise DataError where there are no rows."""
+    if not some:
         raise DataError(
             "no row has all its ids", path=path, remedy="Check that the right columns are read, and are not empty."
         )
-    return frame.reset_index(drop=True)

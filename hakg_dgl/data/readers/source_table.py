@@ -7,10 +7,11 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TextIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -84,31 +85,64 @@ def read_table(
     path = Path(source)
     on_disk, data = read_file(path)
     digests[path.name] = on_disk
-    if ".parquet" in path.suffixes or ".pq" in path.suffixes:
+    if is_parquet(path):
         return SourceTable.from_parquet(path, data, form)
     if form.encoding is not None:
         data = recoded(path, data, form.encoding)
-    if any(suffix in _JSON for suffix in path.suffixes):
+    if is_json(path):
         table, lines = json_table(path, data)
         return SourceTable(path, table, lines=lines, form=form)
-    try:
+    with hint_at_encoding(form):
         header = header_line(path, data)
+    data = normalised(data)
+    layout = text_layout(path, data, header, form)
+    if layout.delimiter == PAIR_MARK:
+        data = with_pair_marks(path, data)
+    if form.headerless:
+        data = layout.delimiter.join(layout.columns).encode() + b"\n" + data
+    return SourceTable.from_text(
+        path, data, delimiter=layout.delimiter, quoted=layout.quoted, columns=list(layout.columns), form=form
+    )
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON, by its name."""
+    return any(suffix in _JSON for suffix in path.suffixes)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return ".parquet" in path.suffixes or ".pq" in path.suffixes
+
+
+@contextmanager
+def hint_at_encoding(form: TableForm) -> Iterator[None]:
+    """Name the option for text that is not UTF-8, where nobody has given an encoding."""
+    try:
+        yield
     except DataError as error:
         if form.encoding is None and error.problem.endswith("UTF-8"):
             what = "utf-16" if "UTF-16" in error.problem else "latin-1"
             remedy = f"Give its encoding, for example --encoding {what}, or c{(error.remedy or 'Convert it.')[1:]}"
             raise DataError(error.problem, path=error.path, line=error.line, remedy=remedy) from error
         raise
-    return _text_table(path, normalised(data), header, form)
 
 
-def _text_table(path: Path, data: bytes, header: str, form: TableForm) -> SourceTable:
-    """A table from text in UTF-8, whose first line is ``header``."""
+class TextLayout(NamedTuple):
+    """How a text is cut into values, and what its columns are called."""
+
+    delimiter: str
+    quoted: bool
+    columns: tuple[str, ...]
+
+
+def text_layout(path: Path, data: bytes, header: str, form: TableForm) -> TextLayout:
+    """The layout of text in UTF-8, or of its beginning, whose first line is ``header``."""
     head = data[:HEADER_LIMIT].decode("utf-8", errors="ignore")
     head = head if len(data) <= HEADER_LIMIT else head.rpartition("\n")[0] or head
     delimiter = sniffed(path, head) if form.delimiter is None else separator_of(form.delimiter)
     if delimiter == PAIR_MARK:
-        data, header = with_pair_marks(path, data), header.replace(PAIR, PAIR_MARK)
+        header = header.replace(PAIR, PAIR_MARK)
     quoted = delimiter != PAIR_MARK
     try:
         first = next(csv.reader([header], delimiter=delimiter, strict=True)) if quoted else header.split(delimiter)
@@ -119,12 +153,9 @@ def _text_table(path: Path, data: bytes, header: str, form: TableForm) -> Source
             line=1,
             remedy="Close it, or take the quotes away; names of columns stand in one line.",
         ) from error
-    if form.headerless:
-        columns = [str(at + 1) for at in range(len(first))]
-        data = delimiter.join(columns).encode() + b"\n" + data
-    else:
-        columns = _with_names([column.strip() for column in first])
-    return SourceTable.from_text(path, data, delimiter=delimiter, quoted=quoted, columns=columns, form=form)
+    numbers = [str(at + 1) for at in range(len(first))]
+    named = numbers if form.headerless else _with_names([column.strip() for column in first])
+    return TextLayout(delimiter, quoted, tuple(named))
 
 
 @dataclass(frozen=True)
@@ -138,6 +169,10 @@ class SourceTable:
     quoted: bool = True
     form: TableForm = field(default_factory=TableForm)
     lines: npt.NDArray[np.int64] | None = None  # of JSON lines, the line of each row
+    body: Callable[[], TextIO] | None = None  # of a text that is read in blocks, opens it below its header
+    before: int = 0  # rows of the file before this block
+    moments: str | None = None  # how times of the whole column are written, where this is a block: see `time_form`
+    sign: str | None = None  # what stands before decimals in the whole column, where this is a block: see `sign_of`
     types: Mapping[str, str] = field(default_factory=dict)  # of typed headers
     notes: list[str] = field(default_factory=list)  # what was decided while columns were read
 
@@ -149,7 +184,12 @@ class SourceTable:
     @property
     def headerless(self) -> bool:
         """Whether the first line is a row."""
-        return self.text is not None and self.form.headerless
+        return self.is_text and self.form.headerless
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text file, whose first line may be a header."""
+        return self.text is not None or self.body is not None
 
     @property
     def rows(self) -> int:
@@ -172,33 +212,20 @@ class SourceTable:
         body = data.partition(b"\n")[2]
         if not body.strip():
             raise DataError("there is no row below the header", path=path, remedy=WHOLE)
-        form = form or TableForm()
-        empty = cls(path, pa.table({}), data, delimiter, quoted, form)
-        _refuse_repeats(path, columns, line=1)
+        empty = cls(path, pa.table({}), data, delimiter, quoted, form or TableForm())
+        refuse_repeats(path, columns, line=1)
         try:
-            table = pa_csv.read_csv(
-                pa.BufferReader(body),
-                read_options=pa_csv.ReadOptions(column_names=columns, use_threads=False),
-                parse_options=pa_csv.ParseOptions(
-                    delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
-                ),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(columns, pa.string()),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=True,
-                ),
-            )
+            table = pa_csv.read_csv(pa.BufferReader(body), **csv_options(columns, delimiter, quoted))
         except pa.ArrowException as error:
-            raise empty._ragged(columns, error) from error
-        return cls(path, table, data, delimiter, quoted, form)
+            raise empty.ragged(columns, error) from error
+        return cls(path, table, data, delimiter, quoted, form or TableForm())
 
     @classmethod
     def from_parquet(cls, path: Path, data: bytes, form: TableForm | None = None) -> SourceTable:
         """Open a Parquet file; its columns are read when they are asked for."""
         refuse_empty(path, data)
         table = ParquetColumns(path, data, remedy="Write or download it again.")
-        _refuse_repeats(path, table.column_names)
+        refuse_repeats(path, table.column_names)
         return cls(path, table, form=form or TableForm())
 
     def find(self, wanted: str, *, default: str, place: int | None = None, name: str | None = None) -> str:
@@ -228,7 +255,7 @@ class SourceTable:
             if found is not None:
                 self.notes.append(f"{self.path.name}: column {found!r} is read as the {name or default}")
                 return found
-        self._column(wanted)
+        self.require(wanted)
         return wanted
 
     def has(self, wanted: str) -> bool:
@@ -237,7 +264,7 @@ class SourceTable:
 
     def _names_data(self, wanted: str) -> bool:
         """Raise DataError if a column is named by a value of a first line that is a row."""
-        if self.text is None or self.headerless or not re.fullmatch(r"-?\d+(\.\d+)?", wanted):
+        if not self.is_text or self.headerless or not re.fullmatch(r"-?\d+(\.\d+)?", wanted):
             return False
         if all(re.fullmatch(r"-?\d+(\.\d+)?", column) for column in self.columns) and self._first_is_data():
             problem = f"column {wanted!r} is named by a value: the first line looks like a row, not like a header"
@@ -246,7 +273,7 @@ class SourceTable:
 
     def looks_headerless(self) -> bool:
         """Whether the first line of a text is a row rather than a header, though nobody said so."""
-        return self.text is not None and not self.headerless and self._first_is_data()
+        return self.is_text and not self.headerless and self._first_is_data()
 
     def _first_is_data(self) -> bool:
         rows = [record for _, _, record in itertools.islice(self._records(), SNIFFED_LINES) if record]
@@ -254,19 +281,24 @@ class SourceTable:
 
     def ids(self, columns: Mapping[str, str], report: dict[str, int], key: str) -> pd.DataFrame:
         """The named columns as text under new names, rows in place; counts in ``report[key]`` the incomplete ones."""
+        values = self.id_values(columns)
+        frame = pd.DataFrame({new: column.to_pandas() for new, column in values.items()})
+        report[key] = report.get(key, 0) + int(frame.isna().any(axis=1).sum())
+        return frame
+
+    def id_values(self, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The named columns as Arrow text under new names, rows in place; a missing id is null."""
         values = {new: self._strings(column) for new, column in columns.items()}
         for new, column in columns.items():
             row = pc.index(pc.match_substring(values[new], "\n"), True).as_py()
             if row >= 0 and new != "name":
                 value = shown(values[new][row].as_py())
                 self._fail(row, f"{column} is {value}, over several lines; is a quote not closed?")
-        frame = pd.DataFrame({new: column.to_pandas() for new, column in values.items()})
-        report[key] = report.get(key, 0) + int(frame.isna().any(axis=1).sum())
-        return frame
+        return values
 
     def floats(self, column: str, *, dates: bool = False) -> pd.Series[float]:
         """A column of finite numbers; with ``dates`` also dates, as seconds since 1970."""
-        values = self._column(column)
+        values = self.raw_column(column)
         if not (dates and _is_moment(values.type)) and not _is_number(values.type) and not _is_text(values.type):
             wanted = "numbers or dates" if dates else "numbers"
             raise DataError(f"column {column!r} holds {values.type}, not {wanted}", path=self.path, remedy=_OTHER)
@@ -274,8 +306,9 @@ class SourceTable:
             numbers = _seconds(values)
         else:
             written = values.to_pandas()
-            numbers = pd.to_numeric(self._plain(column, written), errors="coerce").astype("float64")
-            dates = dates and bool(numbers.isna().all())
+            plain = self._plain(column, written)
+            numbers = as_numbers(values if plain is written else pa.array(plain, pa.string()))
+            dates = dates and (bool(numbers.isna().all()) if self.moments is None else self.moments != NUMBERS)
             if dates:
                 numbers = self._moments(column, written)
         wrong = np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=np.float64)))
@@ -292,56 +325,87 @@ class SourceTable:
 
     def _plain(self, column: str, written: pd.Series[Any]) -> pd.Series[Any]:
         """Numbers with a point before their decimals; a column in which a comma may be either is an error."""
-        if self.types or not _is_text(self._column(column).type):
-            return written  # a typed header promises numbers as programs write them
-        if self.text is not None and self.delimiter == "," and self.form.decimal is None:
-            return written  # between commas, one within a number may be a slip
-        found = plain_numbers(written, self.form.decimal)
+        sign = self.form.decimal if self.sign is None else self.sign
+        if sign == PLAIN or self.written_plainly(column):
+            return written
+        found = plain_numbers(written, sign)
         if found.unclear:
             row = int(np.flatnonzero(pd.to_numeric(written, errors="coerce").isna() & written.notna())[0])
-            remedy = "Say which: --decimal comma, or --decimal point."
-            if self.form.table is None:
-                remedy = "Write it with a point before the decimals, and nothing between thousands."
-            self._fail(row, f"{column}: {found.note}", remedy=remedy)
-        if found.note is not None:
-            self.notes.append(f"{self.path.name}: {column!r} holds {found.note}")
+            self.refuse_unclear(column, row, str(found.note))
+        said = f"{self.path.name}: {column!r} holds "
+        if found.note is not None and not any(note.startswith(said) for note in self.notes):
+            self.notes.append(said + found.note)
         return found.texts
+
+    def written_plainly(self, column: str) -> bool:
+        """Whether the numbers of a column are as programs write them, whatever is found there."""
+        if self.types or not _is_text(self.raw_column(column).type):
+            return True  # a typed header promises it
+        # Between commas, one within a number may be a slip.
+        return self.is_text and self.delimiter == "," and self.form.decimal is None
+
+    def refuse_unclear(self, column: str, row: int, problem: str) -> NoReturn:
+        """Raise DataError for numbers in which a comma may stand before decimals or between thousands."""
+        remedy = "Say which: --decimal comma, or --decimal point."
+        if self.form.table is None:
+            remedy = "Write it with a point before the decimals, and nothing between thousands."
+        self._fail(row, f"{column}: {problem}", remedy=remedy)
 
     def _moments(self, column: str, written: pd.Series[Any]) -> pd.Series[float]:
         """Dates as seconds since 1970: ISO 8601, or day, month and year where their order is known; NaN otherwise."""
-        if self.form.date_order is None and not written.astype("str").str.fullmatch(r"\s*\d{1,2}[./-]\d.*").any():
-            moments = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
-            return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        order = self.moments or self.order_of_dates(column, day_month_pairs(written))
+        whole = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
+        if order == ISO:
+            return (whole - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         parts = written.astype("str").str.extract(DAY_MONTH_YEAR)
         first, second = (pd.to_numeric(parts[at], errors="coerce") for at in (0, 1))
-        order = self.form.date_order
-        if order is None:
-            may_be = [name for name, month in (("day-first", second), ("month-first", first)) if not (month > 12).any()]
-            if len(may_be) == 2 and not (first == second)[first.notna()].all():
-                row = int(np.flatnonzero((first != second) & first.notna())[0])
-                what = f"{column} is {shown(str(written.iloc[row]))}, and no date of the column shows which is the day"
-                self._fail(row, what, remedy="Say the order: --date-order day-first, or --date-order month-first.")
-            if not may_be:
-                row = int(np.flatnonzero((second if (first > 12).argmax() < (second > 12).argmax() else first) > 12)[0])
-                what = f"{column} is {shown(str(written.iloc[row]))}, and other dates have day and month the other way"
-                self._fail(row, what)
-            order = may_be[0]
-            self.notes.append(f"{self.path.name}: dates of {column!r} are read {order}")
         day, month = (first, second) if order == "day-first" else (second, first)
         time = parts[3].fillna("00:00:00")
         text = parts[2] + "-" + _two_digits(month) + "-" + _two_digits(day) + "T" + time
         moments = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
         if self.form.date_order is not None:  # the order is asked for; ISO 8601 dates need none
-            whole = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
             moments = moments.where(parts[0].notna(), whole)
         return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+
+    def order_of_dates(self, column: str, pairs: pd.DataFrame) -> str:
+        """:data:`ISO`, ``day-first`` or ``month-first``.
+
+        Parameters
+        ----------
+        column
+            The name of the column, for messages.
+        pairs
+            What :func:`day_month_pairs` found in the whole column.
+
+        Raises
+        ------
+        DataError
+            If there are dates of which day or month comes first, and nothing shows which, or they contradict.
+        """
+        if self.form.date_order is not None:
+            return self.form.date_order
+        if not len(pairs):
+            return ISO
+        first, second, text = pairs["first"], pairs["second"], pairs["text"]
+        may_be = [name for name, month in (("day-first", second), ("month-first", first)) if not (month > 12).any()]
+        if len(may_be) == 2 and not (first == second)[first.notna()].all():
+            row = int(np.flatnonzero((first != second) & first.notna())[0])
+            what = f"{column} is {shown(text.iloc[row])}, and no date of the column shows which is the day"
+            remedy = "Say the order: --date-order day-first, or --date-order month-first."
+            self._fail(int(pairs["row"].iloc[row]), what, remedy=remedy)
+        if not may_be:
+            row = int(np.flatnonzero((second if (first > 12).argmax() < (second > 12).argmax() else first) > 12)[0])
+            what = f"{column} is {shown(text.iloc[row])}, and other dates have day and month the other way"
+            self._fail(int(pairs["row"].iloc[row]), what)
+        self.notes.append(f"{self.path.name}: dates of {column!r} are read {may_be[0]}")
+        return may_be[0]
 
     def texts(self, column: str) -> pd.Series[Any]:
         """A column as text, None where a value is missing: numbers as they are written, moments as ISO 8601 dates.
 
         The values of a list are joined by :data:`~hakg_dgl.data.facts.LIST_MARK`.
         """
-        values = self._column(column)
+        values = self.raw_column(column)
         if is_list(values.type):
             return pd.Series([_joined(value) for value in values.to_pylist()], dtype=object)
         if pa.types.is_dictionary(values.type):
@@ -381,7 +445,13 @@ class SourceTable:
             self._fail(int(wrong[0]), f"{column} {what}, allowed are {', '.join(SPLITS)}")
         return pd.Categorical(values.tolist(), categories=list(SPLITS))
 
-    def _column(self, column: str) -> Any:
+    def raw_column(self, column: str) -> Any:
+        """A column as it is stored, an Arrow array; DataError if there is none."""
+        self.require(column)
+        return self.table.column(column)
+
+    def require(self, column: str) -> None:
+        """Raise DataError if there is no such column; the message lists those there are."""
         if column not in self.columns:
             if self.looks_headerless():
                 shown_columns = listed(self.columns)
@@ -392,15 +462,14 @@ class SourceTable:
             raise DataError(
                 f"no column {column!r}; there are: {listed(self.columns)}",
                 path=self.path,
-                line=None if self.text is None else 1,
+                line=1 if self.is_text else None,
                 remedy="Name the column to read, or rename it."
-                if self.text is None
+                if not self.is_text
                 else f"Name the column to read, or rename it; values are separated by {called(self.delimiter)}.",
             )
-        return self.table.column(column)
 
     def _strings(self, column: str) -> Any:
-        values = self._column(column)
+        values = self.raw_column(column)
         if pa.types.is_dictionary(values.type):
             values = pc.cast(values, values.type.value_type)
         if pa.types.is_floating(values.type):  # what integers with gaps become on their way through pandas
@@ -425,16 +494,17 @@ class SourceTable:
             raise DataError(problem, path=self.path, remedy="Write the ids as integers or as text.")
 
     def _fail(self, row: int, problem: str, *, remedy: str | None = None) -> NoReturn:
-        if self.text is None and self.lines is None:
-            problem = f"row {row} (from 0): {problem}"
+        if not self.is_text and self.lines is None:
+            problem = f"row {self.before + row} (from 0): {problem}"
             raise DataError(problem, path=self.path, remedy=remedy or "Correct or drop this row.")
         if self.lines is not None:
             line: int | None = int(self.lines[row])
         else:
-            line = next((line for at, (line, _, _) in enumerate(self._records()) if at == row), None)
+            wanted = self.before + row
+            line = next((line for at, (line, _, _) in enumerate(self._records()) if at == wanted), None)
         raise DataError(problem, path=self.path, line=line, remedy=remedy or "Correct or drop this line.")
 
-    def _ragged(self, columns: list[str], error: Exception) -> DataError:
+    def ragged(self, columns: list[str], error: Exception) -> DataError:
         """The error for text that does not split into the header's columns: the first line that is wrong."""
         separated = f"Values are separated by {called(self.delimiter)}."
         quote = "Is a quote opened there that is not closed?" if self.quoted else separated
@@ -452,9 +522,9 @@ class SourceTable:
 
         The fields are None, and the last of all, where a value is longer than any sane one.
         """
-        assert self.text is not None
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        body = io.StringIO(self.text.partition(b"\n")[2].decode("utf-8"))
+        whole = self.text or b""
+        body = io.StringIO(whole.partition(b"\n")[2].decode("utf-8")) if self.body is None else self.body()
         reader = csv.reader(body, delimiter=self.delimiter, quoting=quoting)
         last = 0 if self.headerless else 1
         try:
@@ -469,6 +539,53 @@ class SourceTable:
 NAMELESS = "column "
 """What columns without a name are called, with their place behind it."""
 
+
+def csv_options(columns: Sequence[str], delimiter: str, quoted: bool) -> dict[str, Any]:
+    """How pyarrow reads text below its header: every value as a string, an empty one as missing."""
+    return {
+        "read_options": pa_csv.ReadOptions(column_names=list(columns), use_threads=False),
+        "parse_options": pa_csv.ParseOptions(
+            delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
+        ),
+        "convert_options": pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    }
+
+
+def as_numbers(values: Any) -> pd.Series[float]:
+    """An Arrow array of numbers or text as float64, NaN for what is missing or no number."""
+    try:
+        return pd.Series(pc.cast(values, pa.float64()).to_numpy().astype(np.float64, copy=False))
+    except pa.ArrowException:  # not numbers alone
+        found: pd.Series[float] = pd.to_numeric(values.to_pandas(), errors="coerce").astype("float64")
+        return found
+
+
+def day_month_pairs(written: pd.Series[Any], before: int = 0) -> pd.DataFrame:
+    """The dates that begin with a day or a month, the first of each ``first`` and ``second`` number.
+
+    Columns: ``first``, ``second`` (NaN where the rest is no date), ``text``, and ``row`` counted from ``before``. Empty
+    if the column has none.
+    """
+    text = written.astype("str")
+    begins = text.str.fullmatch(r"\s*\d{1,2}[./-]\d.*").to_numpy(dtype=bool, na_value=False)
+    parts = text[begins].str.extract(DAY_MONTH_YEAR)
+    found = pd.DataFrame({"first": pd.to_numeric(parts[0]), "second": pd.to_numeric(parts[1])}).astype("float64")
+    found["text"], found["row"] = text[begins].astype(object), np.flatnonzero(begins) + before
+    return found.drop_duplicates(["first", "second"]).reset_index(drop=True)
+
+
+NUMBERS, ISO = "numbers", "iso"
+"""Ways in which a column of times is written, beside the orders of day and month."""
+
+PLAIN = "plain"
+"""Numbers are as programs write them; beside :data:`~hakg_dgl.data.written.DECIMALS`."""
+
+
 _BINARY_DIGITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> binary digits of the integers that it holds exactly."""
 
@@ -482,7 +599,8 @@ def _with_names(columns: list[str]) -> list[str]:
     return [column or f"{NAMELESS}{at}" for at, column in enumerate(columns, start=1)]
 
 
-def _refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = None) -> None:
+def refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = None) -> None:
+    """Raise DataError if two columns have one name."""
     name, count = next(iter(Counter(columns).most_common(1)), ("", 0))
     if count > 1:
         problem = f"{count} columns are called {shown(name)}" if name else f"{count} columns have no name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,8 +237,20 @@ def _values_a_line(lines: list[str], mark: str) -> int:
     return counts.pop() if len(counts) == 1 else 0
 
 
-def with_pair_marks(path: Path, data: bytes) -> bytes:
-    """Text whose values are separated by ``::``, with :data:`PAIR_MARK` in its place.
+def marked_pieces(path: Path, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of a text as :func:`with_pair_marks` has it whole."""
+    lines, held = 0, b""
+    for piece in pieces:
+        data = held + piece
+        cut = len(data) - (len(data) - len(data.rstrip(b":"))) % 2  # half a separator waits for its other half
+        data, held = data[:cut], data[cut:]
+        yield with_pair_marks(path, data, lines)
+        lines += data.count(b"\n")
+    yield held
+
+
+def with_pair_marks(path: Path, data: bytes, lines: int = 0) -> bytes:
+    """Text whose values are separated by ``::``, with :data:`PAIR_MARK` in its place; ``lines`` stand before it.
 
     Raises
     ------
@@ -247,7 +259,7 @@ def with_pair_marks(path: Path, data: bytes) -> bytes:
     """
     mark = PAIR_MARK.encode()
     if mark in data:
-        line = data[: data.index(mark)].count(b"\n") + 1
+        line = lines + data[: data.index(mark)].count(b"\n") + 1
         remedy = "Remove this character, which separates values here."
         raise DataError("holds the control character 0x1f", path=path, line=line, remedy=remedy)
     return data.replace(PAIR.encode(), mark)

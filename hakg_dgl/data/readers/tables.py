@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import pandas as pd
+import pyarrow as pa
 
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import Catalogue, read_items, with_catalogue
+from hakg_dgl.data.readers.log_blocks import BLOCK_ROWS, coded_rows, joined_rows, open_log
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
 from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf, refuse_other_formats
-from hakg_dgl.data.readers.repairs import one_to_one, some_rows, without_repeats
+from hakg_dgl.data.readers.repairs import one_to_one, require_rows, some_rows, without_repeats
 from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
 from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of
 from hakg_dgl.data.readers.users_table import read_users, with_people
@@ -71,6 +73,7 @@ def read_tables(
     no_header: Sequence[str] = (),
     date_order: str | None = None,
     decimal: str | None = None,
+    rows_at_once: int = BLOCK_ROWS,
 ) -> RawData:
     """Read tables: text such as CSV and TSV, JSON lines, Parquet, ``pandas.DataFrame`` or ``pyarrow.Table``.
 
@@ -99,6 +102,10 @@ def read_tables(
     ``user_col`` (or ``user``, ``user_id`` or ``id``); its columns become facts of users, and ``user_columns`` says how
     to read one. Each option takes several files.
 
+    The text of the interactions may be larger than memory: text and Parquet files are read ``rows_at_once`` rows at a
+    time, which changes nothing but the memory taken, and their ids are kept as categories. JSON, frames and ``.xz``
+    files are read whole, as are all other tables.
+
     Repairs, counted in the report: rows without an id are dropped; of links between items and entities the first of an
     item and of an entity is kept. A rating or timestamp that is missing or is not a finite number is an error, since no
     repair of it would be neutral.
@@ -119,7 +126,7 @@ def read_tables(
     reading = Reading(forms)
     columns = {"user": user_col, "item": item_col}
     optional = {"rating": rating_col, "timestamp": timestamp_col, "split": split_col}
-    frame = _each(interactions, lambda source: _interactions(source, columns, optional, reading))
+    frame = _interactions(interactions, columns, optional, reading, rows_at_once)
     of_triples = {"head": head_col, "relation": relation_col, "tail": tail_col}
     graph = Graph.empty() if triples is None else _triples(triples, of_triples, reading)
     catalogue = None if items is None else read_items(_listed(items), items_id_col, item_col, facts or {}, reading)
@@ -203,43 +210,67 @@ def _each(files: Files, read: Callable[[Source], pd.DataFrame]) -> pd.DataFrame:
 
 def _opened(source: Source, table: str, reading: Reading) -> SourceTable:
     """A table with its digest noted; frames are called by the table and, of several, their number."""
+    opened = read_table(source, reading.digests, reading.form(table), name=_free_name(table, reading))
+    _note_separator(opened, table, reading)
+    return opened
+
+
+def _free_name(table: str, reading: Reading) -> str:
+    """What a frame is called in messages: by its table and, of several, its number."""
     name, number = table, 1
     while name in reading.digests:
         number += 1
         name = f"{table}-{number}"
-    opened = read_table(source, reading.digests, reading.form(table), name=name)
-    if opened.text is not None and opened.delimiter not in ",\t" and reading.form(table).delimiter is None:
+    return name
+
+
+def _note_separator(opened: SourceTable, table: str, reading: Reading) -> None:
+    if opened.is_text and opened.delimiter not in ",\t" and reading.form(table).delimiter is None:
         reading.note(f"{opened.path.name}: values are separated by {called(opened.delimiter)}")
-    return opened
 
 
 def _ids(
     table: SourceTable, columns: Mapping[str, str], defaults: Mapping[str, str], reading: Reading, key: str
 ) -> pd.DataFrame:
     """The named columns as text; where one is left to its default, another common name or its place will do."""
-    places = {new: at for at, new in enumerate(columns, start=1)}
-    found = {
-        new: table.find(column, default=defaults.get(new, new), place=places[new], name=defaults.get(new, new))
-        for new, column in columns.items()
-    }
-    frame = table.ids(found, reading.report if key else {}, key)
+    frame = table.ids(_found(table, columns, defaults), reading.report if key else {}, key)
     reading.take_notes(table.notes)
     return frame
 
 
+def _found(table: SourceTable, columns: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """New name -> the column that is read."""
+    places = {new: at for at, new in enumerate(columns, start=1)}
+    return {
+        new: table.find(column, default=defaults.get(new, new), place=places[new], name=defaults.get(new, new))
+        for new, column in columns.items()
+    }
+
+
 def _interactions(
-    source: Source, columns: Mapping[str, str], optional: Mapping[str, str | None], reading: Reading
+    files: Files,
+    columns: Mapping[str, str],
+    optional: Mapping[str, str | None],
+    reading: Reading,
+    rows: int,
 ) -> pd.DataFrame:
     """Who interacted with what; ``optional`` maps rating, timestamp and split to their columns, or to None."""
-    table = _opened(source, "interactions", reading)
-    frame = _ids(table, columns, {}, reading, "interactions_without_id_dropped")
-    for what, column in optional.items():
-        if column is not None and what == "split":
-            frame[what] = table.splits(column)
-        elif column is not None:
-            frame[what] = table.floats(column, dates=what == "timestamp")
-    reading.take_notes(table.notes)
-    return some_rows(frame.dropna(subset=["user", "item"]), table.path)
+    others = {what: column for what, column in optional.items() if column is not None}
+
+    def blocks() -> Iterator[pa.Table]:
+        for source in _listed(files):
+            name = _free_name("interactions", reading)
+            log = open_log(source, reading.digests, reading.form("interactions"), name=name, rows=rows)
+            _note_separator(log.head, "interactions", reading)
+            ids = _found(log.head, columns, {})
+            some = False
+            for table in coded_rows(log, ids, others, reading.report, "interactions_without_id_dropped"):
+                some = some or len(table) > 0
+                yield table
+            reading.take_notes(log.head.notes)
+            require_rows(some, log.head.path)
+
+    return joined_rows(list(blocks()))
 
 
 def _triples(files: Files, columns: Mapping[str, str], reading: Reading) -> Graph:
@@ -286,7 +317,7 @@ def _refuse_nameless_relation(table: SourceTable, ends: Mapping[str, str]) -> No
             raise DataError(
                 f"no column 'relation', and column {column!r} may be it; there are: {listed(table.columns)}",
                 path=table.path,
-                line=None if table.text is None else 1,
+                line=1 if table.is_text else None,
                 remedy=f"Say that it is (--relation-col {shlex.quote(column)}). If all facts have one relation, which "
                 "the file is called by, take the column out.",
             )
@@ -302,7 +333,7 @@ def _refuse_catalogue(table: SourceTable, columns: Mapping[str, str]) -> None:
     raise DataError(
         f"no column {columns[missing[0]]!r}; there are: {listed(table.columns)}",
         path=table.path,
-        line=None if table.text is None else 1,
+        line=1 if table.is_text else None,
         remedy="A table with a row an item and a column an attribute is read by --items. Of a table of triples, name "
         "the columns (--head-col, --relation-col, --tail-col), or rename them.",
     )
@@ -318,6 +349,7 @@ def _may_be(table: SourceTable, end: str) -> bool:
 
 def _own_entities(items: pd.Series[Any], catalogue: Catalogue | None) -> pd.DataFrame:
     """Which entity an item is, where both have the same id."""
+    items = items.drop_duplicates().astype("str")
     known = items if catalogue is None else pd.concat([items, catalogue.items])
     own = known.drop_duplicates().reset_index(drop=True)
     return pd.DataFrame({"item": own, "entity": own})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hakg_dgl.errors import DataError
@@ -93,6 +94,12 @@ def recoded(path: Path, data: bytes, encoding: str) -> bytes:
 
 def decoded(path: Path, data: bytes) -> str:
     """Text of a file; UTF-16 and binary files are named as such."""
+    _refuse_magic(path, data)
+    return checked_utf8(path, data)
+
+
+def _refuse_magic(path: Path, data: bytes) -> None:
+    """Raise DataError if the first bytes are those of a file that is not text."""
     for magic, (what, suffix) in _MAGIC.items():
         if data.startswith(magic) and (magic not in (b"BZh", b"PAR1") or b"\0" in data[:4096]):
             raise DataError(f"is {what}, not text", path=path, remedy=f"End its name in {suffix}, or unpack it.")
@@ -104,6 +111,16 @@ def decoded(path: Path, data: bytes) -> str:
         raise DataError("is a zip archive or a spreadsheet, not text", path=path, remedy=remedy)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError("UTF-16 text, not UTF-8", path=path, remedy="Convert it: iconv -f utf-16 -t utf-8 OLD > NEW")
+
+
+def checked_utf8(path: Path, data: bytes, lines: int = 0) -> str:
+    """UTF-8 text without NUL bytes; ``lines`` is how many lines stand before it in the file.
+
+    Raises
+    ------
+    DataError
+        If it is something else; the message names the line.
+    """
     try:
         text = data.decode("utf-8-sig")
         at, problem = data.find(b"\0"), "a NUL byte"
@@ -113,15 +130,78 @@ def decoded(path: Path, data: bytes) -> str:
         remedy = "Convert it, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
         text = ""
     if at >= 0:
-        line = normalised(data[:at]).count(b"\n") + 1
+        line = lines + normalised(data[:at]).count(b"\n") + 1
         raise DataError(problem, path=path, line=line, remedy=remedy)
     return text
 
 
 def normalised(data: bytes) -> bytes:
     """Without a byte order mark, and with ``\\n`` as the only line end (as Python reads text)."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    return normalised_ends(data.removeprefix(codecs.BOM_UTF8))
+
+
+def normalised_ends(data: bytes) -> bytes:
+    """With ``\\n`` as the only line end."""
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
+def cleaned_pieces(path: Path, pieces: Iterable[bytes], encoding: str | None = None) -> Iterator[bytes]:
+    """The pieces of a text file as UTF-8 with ``\\n`` as the only line end and without a byte order mark, checked.
+
+    Raises
+    ------
+    DataError
+        As :func:`decoded` and :func:`recoded` do.
+    """
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8")()
+    lines, held, first = 0, b"", True
+    for piece, last in _with_last(pieces):
+        if encoding is None:
+            data = held + piece
+            # a letter may go on in the next piece, and so may a line end
+            cut = len(data) if last else len(data) - _unfinished(data)
+            data, held = data[:cut], data[cut:]
+        else:
+            try:
+                data = held + decoder.decode(piece, last).encode("utf-8")
+            except UnicodeError as error:
+                what = str(error).partition(":")[2].strip() or error
+                at = error.start if isinstance(error, UnicodeDecodeError) else 0
+                line = lines + piece[:at].count(b"\n") + 1
+                remedy = "Give the encoding that it was written in."
+                raise DataError(f"is not {encoding}: {what}", path=path, line=line, remedy=remedy) from error
+            cut = len(data) - (data.endswith(b"\r") and not last)
+            data, held = data[:cut], data[cut:]
+        if first:
+            _refuse_magic(path, data)
+        checked_utf8(path, data, lines)
+        text = normalised(data) if first else normalised_ends(data)
+        first = first and not data
+        lines += text.count(b"\n")
+        yield text
+
+
+def _with_last(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each piece, and whether it is the last."""
+    before: bytes | None = None
+    for piece in pieces:
+        if before is not None:
+            yield before, False
+        before = piece
+    yield before or b"", True
+
+
+def _unfinished(data: bytes) -> int:
+    """Bytes at the end that may belong to what follows: of a letter of several bytes, or of a line end."""
+    if data.endswith(b"\r"):
+        return 1
+    for back in range(1, min(4, len(data) + 1)):
+        if data[-back] & 0xC0 == 0xC0:  # the first byte of a letter
+            size = 2 if data[-back] < 0xE0 else 3 if data[-back] < 0xF0 else 4
+            return back if back < size else 0
+        if data[-back] < 0x80:
+            return 0
+    return 0
 
 
 def counted(count: int, what: str) -> str:

@@ -1,0 +1,76 @@
+"""A command that several processes run together: the same command line, started again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+import click
+
+_ARGUMENTS = "hakg_dgl.arguments"
+_STARTER = "HAKG_STARTED_BY"
+"""Environment variable with the id of the process that started this one."""
+
+
+class KeepsArguments(click.Command):
+    """A command that remembers how it was called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments, and parse them."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@contextmanager
+def helpers(processes: int) -> Iterator[None]:
+    """Have ``processes - 1`` others run the same command until the end of the block; they share the processors.
+
+    They must divide the work among themselves and with this process, by files. One that fails costs only its help: a
+    note says why.
+    """
+    if processes == 1:
+        yield
+        return
+    import tempfile
+
+    import torch
+
+    threads = max(1, torch.get_num_threads() // processes)
+    torch.set_num_threads(threads)
+    ctx = click.get_current_context()
+    command = [sys.executable, "-m", "hakg_dgl.cli", str(ctx.command.name), *ctx.meta[_ARGUMENTS], "--processes", "1"]
+    environment = {**os.environ, _STARTER: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
+    started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+    with ExitStack() as held:
+        held.callback(_end, started)
+        for _ in range(processes - 1):
+            errors: IO[bytes] = held.enter_context(tempfile.TemporaryFile())
+            child = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            )
+            started.append((child, errors))
+        yield
+        for child, told in started:
+            if child.wait():
+                told.seek(0)
+                lines = told.read().decode(errors="replace").strip().splitlines()
+                why = lines[-1] if lines else f"exit code {child.returncode}"
+                click.echo(f"Note: one of the processes ended early, and the others did its work: {why}", err=True)
+
+
+def _end(started: Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
+    """End what is still at work."""
+    for child, _ in started:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+
+
+def still_wanted() -> bool:
+    """Whether the process that started this one, if any did, is still there."""
+    starter = os.environ.get(_STARTER)
+    return starter is None or os.getppid() == int(starter)
