@@ -218,16 +218,9 @@ class Chooser:
         self.chosen["new_items_bias"] = max(v for v, worth in worths.items() if worth >= best - FREE * abs(best))
 
     def _pick(self, key: str, values: tuple[float, ...]) -> None:
-        """The best of the values, in order, of equal ones the first."""
-        best, since = None, 0
-        for value in sorted(set(values)):
-            worth = self._judged(self.chosen | {key: value})
-            if best is None or worth > best[0]:
-                best, since = (worth, value), 0
-            elif (since := since + 1) >= EASY:
-                break
-        assert best is not None
-        self.chosen[key] = best[1]
+        """The best of all the values, of equal ones the first: what little facts do may be lost in noise."""
+        worths = {value: self._judged(self.chosen | {key: value}) for value in sorted(set(values))}
+        self.chosen[key] = max(worths, key=lambda value: worths[value])
 
     def _judged(self, trial: dict[str, float]) -> float:
         return self.judge.worth(self._scorer(trial))
