@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.randomness import CounterStream
+
+Chance: TypeAlias = torch.Generator | CounterStream
+"""What masks are drawn from: in the order of draws, or by what is drawn for."""
 
 _LEVELS = 1 << 16
 
@@ -24,10 +28,16 @@ def _random_words(n: int, generator: torch.Generator) -> Tensor:
     return words.view(torch.int16)[:n]
 
 
-def draw_mask(n: int, rate: float, generator: torch.Generator) -> Tensor | None:
-    """Bool ``[n]``, each false with probability ``rate`` (to within 2^-17, at most 1 - 2^-16); None for rate 0."""
+def draw_mask(n: int, rate: float, generator: Chance, ids: Tensor | None = None) -> Tensor | None:
+    """Bool ``[n]``, each false with probability ``rate`` (to within 2^-17, at most 1 - 2^-16); None for rate 0.
+
+    ``ids`` (int64 ``[n]``; 0 to n - 1 if None) are what a :class:`~hakg_dgl.randomness.CounterStream` draws for.
+    """
     if rate == 0.0:
         return None
+    if isinstance(generator, CounterStream):
+        ids = torch.arange(n, device=generator.device) if ids is None else ids
+        return generator.keep(ids, _dropped_levels(rate))
     return _random_words(n, generator) >= _dropped_levels(rate) - _LEVELS // 2
 
 
@@ -50,7 +60,7 @@ class _DropAndNormalise(torch.autograd.Function):
         return result if mask is None else result.mul_(mask), None
 
 
-def drop_and_normalise(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+def drop_and_normalise(x: Tensor, rate: float, generator: Chance | None, rows: Tensor | None = None) -> Tensor:
     """Zero each coordinate with probability ``rate``, then divide each row by its L2 norm (floored at 1e-12).
 
     Dropout's factor ``1 / (1 - rate)`` would cancel in the division, so it is left out.
@@ -63,13 +73,18 @@ def drop_and_normalise(x: Tensor, rate: float, generator: torch.Generator | None
         Share of coordinates dropped, rounded to a multiple of 2^-16.
     generator
         Source of the mask; None switches dropout off.
+    rows
+        Numbers of the rows, int64 ``[n]``, for a source that draws by them; 0 to n - 1 if None.
 
     Returns
     -------
     Tensor
         ``[n, d]`` with unit rows, zero rows where all of x's coordinates are zero or dropped.
     """
-    mask = None if generator is None else draw_mask(x.numel(), rate, generator)
+    ids = None
+    if rows is not None:
+        ids = (rows.unsqueeze(1) * x.shape[1] + torch.arange(x.shape[1], device=x.device)).view(-1)
+    mask = None if generator is None else draw_mask(x.numel(), rate, generator, ids)
     result: Tensor = _DropAndNormalise.apply(  # type: ignore[no-untyped-call]
         x, None if mask is None else mask.view(x.shape)
     )

@@ -182,7 +182,7 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, backend: SparseBackend, user: Tensor, item: Tensor, users: Tensor, positives: Tensor,
-        rivals: _Rivals, temperature: float,
+        rivals: Rivals, temperature: float,
     ) -> Tensor:  # fmt: skip
         fixed = in_fixed_shapes(users)
         # A row a user, not a pair, as the pairs of a user share their sums; but finding them would wait for a GPU.
@@ -220,7 +220,7 @@ class _SoftmaxOverCandidates(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Rivals:
+class Rivals:
     """The items that positives compete with in a step, and which of them each user is known to have."""
 
     items: Tensor | None
@@ -334,7 +334,7 @@ def softmax_loss(
     """
     if longest is None:
         longest = int(known[0].diff().max()) if in_fixed_shapes(users) else 0
-    rivals = _Rivals(candidates, known[0], known[1], longest, len(item))
+    rivals = Rivals(candidates, known[0], known[1], longest, len(item))
     result: Tensor = _SoftmaxOverCandidates.apply(  # type: ignore[no-untyped-call]
         backend or choose_backend("torch"), user, item, users, positives, rivals, temperature
     )

@@ -81,7 +81,7 @@ class BPRMF(GradientRecommender):
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
     }
-    abilities = Abilities(vectors=True)
+    abilities = Abilities(vectors=True, distributed=True)
     streams = ("negatives",)
 
     def build(self) -> None:

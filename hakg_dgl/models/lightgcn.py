@@ -68,7 +68,7 @@ class LightGCN(BPRMF):
     name = "lightgcn"
     sections = Sections(LightGCNSettings, LightGCNLossSettings, LightGCNTrainingSettings, GradientRunSettings)
     space: ClassVar[Mapping[str, Any]] = {**BPRMF.space, "layers": {"low": 1, "high": 4}}
-    abilities = Abilities(vectors=True, folds_in_users=True)
+    abilities = Abilities(vectors=True, folds_in_users=True, distributed=True)
 
     def build(self) -> None:
         """The parameters of matrix factorisation, and what runs the layers."""

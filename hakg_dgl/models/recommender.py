@@ -93,6 +93,8 @@ class Abilities:
         Its training step can be recorded as a CUDA graph.
     own_edge_types
         It takes update functions for edge types of one's own.
+    distributed
+        Several processes can train it, each owning a part of its rows (:mod:`hakg_dgl.distributed`).
     """
 
     facts: bool = False
@@ -103,6 +105,7 @@ class Abilities:
     positions: bool = False
     records_steps: bool = False
     own_edge_types: bool = False
+    distributed: bool = False
 
 
 NODE_TYPES = ("user", "item", "entity")

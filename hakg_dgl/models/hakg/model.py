@@ -85,6 +85,7 @@ class HAKG(Network):
         positions=True,
         records_steps=True,
         own_edge_types=True,
+        distributed=True,
     )
     streams = STREAMS
 

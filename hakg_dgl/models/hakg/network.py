@@ -19,7 +19,7 @@ from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
 from hakg_dgl.graph.packed import PackedGraph
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import FusedBackend
-from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.layers.dropout import Chance, draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
@@ -135,10 +135,10 @@ class Network(GradientRecommender):
         return self._shared_out(self.fused_items(layer, entity, item), self.packed.interactions.col_degree)
 
     def _shared_out(self, values: Tensor, degree: Tensor) -> Tensor:
-        scale = self._share(degree)
+        scale = self.share(degree)
         return values if scale is None else values * scale.unsqueeze(1)
 
-    def _share(self, degree: Tensor) -> Tensor | None:
+    def share(self, degree: Tensor) -> Tensor | None:
         r"""What nodes of these degrees multiply their messages by, :math:`|N|^{-\alpha}`; None for ones."""
         exponent = self.settings.degree_exponent
         return None if exponent == 0.0 else degree.clamp_min(1).to(self.user.dtype).pow(-exponent)
@@ -155,8 +155,8 @@ class Network(GradientRecommender):
         to_items: UpdateFunction = Silent()
         if self.settings.dual_item_embeddings:
             mean = self.inverse_degree("col") if self.settings.formulation == "paper" else None
-            to_items = Copy(self._share(degree.row_degree), mean, worth)
-        to_users = Copy(self._share(degree.col_degree), self.inverse_degree("row"), worth)
+            to_items = Copy(self.share(degree.row_degree), mean, worth)
+        to_users = Copy(self.share(degree.col_degree), self.inverse_degree("row"), worth)
         numbers = {etype: n for n, etype in enumerate((*self.graph.relation_types, *self.graph.user_types))}
         relations: dict[EdgeType, UpdateFunction] = {
             etype: RelationTransitive(self.relation, numbers[etype], self.rule) for etype in self.relation_types
@@ -195,7 +195,7 @@ class Network(GradientRecommender):
         # In float32 even for float64, as in the released code; the normalisation after the layer makes it immaterial.
         return degree.clamp_min(1).float().reciprocal().to(self.user.dtype)
 
-    def propagate(self, *, all_entities: bool = False, dropout: torch.Generator | None = None) -> Embeddings:
+    def propagate(self, *, all_entities: bool = False, dropout: Chance | None = None) -> Embeddings:
         """Run all layers and sum their normalised outputs onto the parameters.
 
         Parameters
@@ -233,7 +233,7 @@ class Network(GradientRecommender):
         assert entity_sum is not None
         return Embeddings(user_sum, entity_sum, item_sum)
 
-    def _draw_masks(self, generator: torch.Generator) -> Masks:
+    def _draw_masks(self, generator: Chance) -> Masks:
         """Which edges a training step keeps."""
         s, relations = self.settings, self.relation_types
         n_edges = self.graph.joined(relations, one_table=True).pattern.n_edges if relations else 0
@@ -243,18 +243,22 @@ class Network(GradientRecommender):
         }
         return {edge_types: mask for edge_types, mask in drawn.items() if mask is not None}
 
-    def score_vectors(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+    def score_vectors(self, embeddings: Embeddings, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products are the learned score.
 
         ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i). ``"inner"``: the inner
         product of u with the mean of e_i and v_i, where v_i is zero for items without interactions: nothing trains it.
-        Without dual item embeddings v_i is left out. Differentiable.
+        Without dual item embeddings v_i is left out. Differentiable. ``rows`` (int64) are the items that the
+        embeddings are of, where they are not of all.
         """
         user, entity, item = embeddings.user, embeddings.entity[: self.graph.n_items], embeddings.item
         if self.settings.score == "inner":
             if item is None:
                 return user, entity
-            return user, (entity + (item if self.known_items is None else item * self.known_items)) / 2.0
+            known = self.known_items
+            if known is not None:
+                item = item * (known if rows is None else known.index_select(0, rows))
+            return user, (entity + item) / 2.0
         user = _normalise(user)
         if item is None:
             return user, _normalise(entity)

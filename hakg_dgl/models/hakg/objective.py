@@ -129,16 +129,20 @@ class Objective:
             negatives = self.sampler.sample(users, loss.negatives, generator)
             return contrastive_loss(self.backend, embeddings, users, positives, negatives, loss.margin)
         user, item = self.network.score_vectors(embeddings)
-        pool, n_pool = self.pool, len(item) if self.pool is None else len(self.pool)
-        candidates = pool
-        if loss.candidates < n_pool:
-            order = torch.randperm(n_pool, generator=generator, device=generator.device)
-            chosen = order[: loss.candidates].sort().values
-            candidates = chosen if pool is None else pool[chosen]
         return softmax_loss(
             user, item, users, positives, self.known,
-            longest=self.longest, candidates=candidates, temperature=loss.temperature, backend=self.backend,
+            longest=self.longest, candidates=self.draw_candidates(), temperature=loss.temperature, backend=self.backend,
         )  # fmt: skip
+
+    def draw_candidates(self) -> Tensor | None:
+        """The items that the positives of a step compete with, int64 ``[m]``, ascending; None for all items."""
+        generator, pool = self.generators["negatives"], self.pool
+        n_pool = self.network.graph.n_items if pool is None else len(pool)
+        if self.settings.candidates >= n_pool:
+            return pool
+        order = torch.randperm(n_pool, generator=generator, device=generator.device)
+        chosen = order[: self.settings.candidates].sort().values
+        return chosen if pool is None else pool[chosen]
 
 
 def angle_loss_warnings(network: Network) -> list[str]:

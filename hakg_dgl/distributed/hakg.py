@@ -1,0 +1,177 @@
+"""HAKG in several processes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hakg_dgl.distributed.edges import knowledge_of, received_edges
+from hakg_dgl.distributed.halo import Halo
+from hakg_dgl.distributed.ranks import sum_over_ranks
+from hakg_dgl.distributed.scores import BatchScores
+from hakg_dgl.distributed.shard import Shard
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.kernels.aggregation import relation_transitive_mean
+from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.layers.embeddings import Embeddings
+from hakg_dgl.layers.losses import AngleLoss
+from hakg_dgl.models.hakg.network import Network
+from hakg_dgl.models.hakg.objective import Objective
+
+
+class HAKGShard(Shard):
+    """See :class:`~hakg_dgl.models.hakg.HAKG`; own items are the first of the own entities."""
+
+    @property
+    def network(self) -> Network:
+        """The model, whose user, entity and item parameters are those of own rows."""
+        return cast(Network, self.model)
+
+    def refuse(self) -> None:
+        """Raise ConfigError for masks an edge, bfloat16 and facts of users."""
+        super().refuse()
+        s, loss = self.network.settings, self.network.loss
+        if s.precision == "bf16":
+            raise ConfigError("precision = 'bf16' does not run in several processes yet; set precision = 'float32'")
+        if loss.angle_weight > 0.0 and loss.angle_dropout > 0.0 and loss.angle_mask == "edge":
+            raise ConfigError("angle_mask = 'edge' does not run in several processes yet; set angle_mask = 'step'")
+
+    def prepare(self) -> None:
+        """Edges that end at own nodes, and own pairs of the angle loss."""
+        network, packed = self.network, self.network.packed
+        self.objective = Objective(network, self.random)
+        self.backend = self.objective.backend
+        users, items = ("user", packed.interactions.rows), ("item", packed.interactions.cols)
+        heads, tails = ("entity", packed.knowledge.pairs.rows), ("entity", packed.knowledge.pairs.cols)
+        self.to_users = received_edges(self.ranks, self.ownership, users, items)
+        self.to_items = received_edges(self.ranks, self.ownership, items, users)
+        self.to_entities = received_edges(self.ranks, self.ownership, heads, tails)
+        self.knowledge = knowledge_of(self.to_entities, packed.knowledge)
+        self.sent = [
+            None if share is None else share[self.own[name]].unsqueeze(1)
+            for name, share in (("user", network.share(packed.interactions.row_degree)),
+                                ("item", network.share(packed.interactions.col_degree)))
+        ]  # fmt: skip
+        self.mean_of_users = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
+        self.mean_of_items = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
+        self._prepare_angle()
+
+    def _prepare_angle(self) -> None:
+        angle = self.objective.angle
+        pairs, owner, places = angle.pairs, self.ownership.owners["entity"], self.ownership.places["entity"]
+        chosen = owner[pairs.rows] == self.ranks.rank
+        rows, cols = pairs.rows[chosen], pairs.cols[chosen]
+        order = places[rows].argsort(stable=True)
+        self.angle_halo = Halo(self.ranks, self.ownership, "entity", cols)
+        n_own = len(self.own["entity"])
+        own = SparsePattern.from_pairs(
+            places[rows[order]], self.angle_halo.columns(cols[order]), n_own, len(self.angle_halo)
+        )
+        self.angle_share = own.n_edges / max(1, pairs.n_edges)
+        self.angle = AngleLoss(own, angle.rule, angle.direction, angle.aperture, angle.dropout, angle.mask)
+
+    def loss(self, users: Tensor, positives: Tensor) -> Tensor:
+        """See :meth:`Shard.loss`."""
+        network, settings = self.network, self.network.loss
+        total = self.ranking_loss(self.propagate(), users, positives)
+        if settings.gate_l2 > 0.0:
+            for matrix in network.gate_matrices():
+                total = total + self.once(settings.gate_l2 * matrix.square().sum())
+        if settings.angle_weight > 0.0 and self.objective.angle.pairs.n_edges:
+            table = self.angle_halo.table(network.entity)
+            angle = self.angle(self.backend, table, self.random["angle"]) * self.angle_share
+            # All processes have to go backwards through the exchange, also those without a pair.
+            total = total + settings.angle_weight * sum_over_ranks(self.ranks, angle + 0.0 * table.sum())
+        return total
+
+    def ranking_loss(self, embeddings: Embeddings, users: Tensor, positives: Tensor) -> Tensor:
+        """The part of the loss that ranks, from own embeddings."""
+        settings, objective = self.network.loss, self.objective
+        if settings.ranking_loss == "hinge":
+            negatives = objective.sampler.sample(users, settings.negatives, self.random["negatives"])
+            return self._hinge(embeddings, users, positives, negatives)
+        user, item = self.network.score_vectors(embeddings, self.own["item"])
+        scores = BatchScores(self.ranks, self.ownership, self.backend, user, users)
+        return scores.softmax(item, positives, objective.known, objective.draw_candidates(), settings.temperature)
+
+    def _hinge(self, embeddings: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """:func:`~hakg_dgl.layers.losses.contrastive_loss`."""
+        user = F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR)
+        scores = BatchScores(self.ranks, self.ownership, self.backend, user, users)
+        tables = [embeddings.entity] if embeddings.item is None else [embeddings.entity, embeddings.item]
+        missing, excess = user.new_full((len(users),), float(len(tables))), user.new_zeros(len(users))
+        for table in tables:
+            unit = F.normalize(table, dim=1, eps=ROW_NORM_FLOOR)
+            missing = missing - scores.of(unit, positives)
+            excess = excess + scores.excess(unit, negatives, self.network.loss.margin)
+        return (missing.clamp_min(0.0) + excess).mean()
+
+    def propagate(self) -> Embeddings:
+        """Embeddings of own users and items of a training step; see :meth:`Network.propagate`."""
+        network, s, own, n_items = self.network, self.network.settings, self.own, len(self.own["item"])
+        chance = self.dropout
+        chance.begin(self.step)
+        facts = self.to_entities.ids if network.relation_types else self.to_entities.ids[:0]
+        relations = draw_mask(len(facts), s.kg_edge_dropout, chance, facts)
+        interactions = self._draw_interactions()
+        user, entity, item = network.user, network.entity, network.item if s.dual_item_embeddings else None
+        sums: list[Tensor | None] = [user, entity[:n_items], item]
+        for number in range(s.layers):
+            n_heads = n_items if number == s.layers - 1 else len(own["entity"])
+            outputs = self._layer(number, (user, entity, item), n_heads, (relations, *interactions))
+            rows = (own["user"], own["entity"][:n_heads], own["item"])
+            user, entity, item = (  # type: ignore[assignment]
+                None if x is None else drop_and_normalise(x, s.message_dropout, chance, ids)
+                for x, ids in zip(outputs, rows, strict=True)
+            )
+            for i, output in enumerate((user, entity[:n_items], item)):
+                total = sums[i]
+                sums[i] = None if total is None or output is None else total + output
+        assert sums[0] is not None
+        assert sums[1] is not None
+        return Embeddings(sums[0], sums[1], sums[2])
+
+    def _draw_interactions(self) -> tuple[Tensor | None, Tensor | None]:
+        """Which interactions are kept, among those that end at own users and at own items: one use of chance."""
+        rate, use = self.network.settings.interaction_dropout, self.dropout.use
+        at_users = draw_mask(len(self.to_users.ids), rate, self.dropout, self.to_users.ids)
+        after, self.dropout.use = self.dropout.use, use
+        at_items = draw_mask(len(self.to_items.ids), rate, self.dropout, self.to_items.ids)
+        self.dropout.use = after
+        return at_users, at_items
+
+    def _layer(
+        self,
+        number: int,
+        values: tuple[Tensor, Tensor, Tensor | None],
+        n_heads: int,
+        masks: tuple[Tensor | None, Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See :meth:`Network.layer`."""
+        network, s = self.network, self.network.settings
+        user, entity, item = values
+        relations, at_users, at_items = masks
+        worth = 1.0 / (1.0 - s.interaction_dropout)
+        of_user, of_item = self.sent
+        fused = network.fused_items(number, entity[: len(self.own["item"])], item)
+        fused = fused if of_item is None else fused * of_item
+        new_user = self.to_users.sums(self.backend, fused, at_users) * worth * self.mean_of_users
+        new_item = None
+        if s.dual_item_embeddings:
+            sent = user if of_user is None else user * of_user
+            new_item = self.to_items.sums(self.backend, sent, at_items) * worth
+            new_item = new_item * self.mean_of_items if s.formulation == "paper" else new_item
+        if not network.relation_types:
+            return new_user, torch.zeros_like(entity[:n_heads]), new_item
+        pattern = self.knowledge
+        if relations is not None or n_heads != pattern.pairs.n_rows:
+            pattern = pattern.keep(relations, n_heads)
+        table = self.to_entities.halo.table(entity)
+        return new_user, relation_transitive_mean(
+            self.backend, pattern, table, network.relation, network.rule
+        ), new_item  # fmt: skip

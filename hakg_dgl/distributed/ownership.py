@@ -1,0 +1,74 @@
+"""Which process owns which users, items and entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.graph.heterograph import HeteroGraph
+
+
+class Ownership:
+    """The owner of every node.
+
+    Parameters
+    ----------
+    owners
+        Node type (``user``, ``item``, ``entity``) -> the process that owns each node, int64 ``[n_nodes]``.
+    size
+        Number of processes.
+
+    Raises
+    ------
+    ConfigError
+        If an owner is no process, or an item and the entity that it is have two owners.
+    """
+
+    def __init__(self, owners: Mapping[str, Tensor], size: int) -> None:
+        self.owners, self.size = {name: owner.long() for name, owner in owners.items()}, size
+        for name, owner in self.owners.items():
+            wrong = ((owner < 0) | (owner >= size)).nonzero().flatten()
+            if len(wrong):
+                raise ConfigError(
+                    f"{name} {int(wrong[0])} belongs to process {int(owner[wrong[0]])}, but there are {size}, counted "
+                    f"from 0; make a partition for {size} processes"
+                )
+        item, entity = self.owners["item"], self.owners["entity"]
+        apart = (item != entity[: len(item)]).nonzero().flatten()
+        if len(apart):
+            raise ConfigError(
+                f"item {int(apart[0])} belongs to process {int(item[apart[0]])}, but the entity that it is to process "
+                f"{int(entity[apart[0]])}; give both one owner"
+            )
+
+    @classmethod
+    def ranges(cls, graph: HeteroGraph, size: int) -> Ownership:
+        """Equal ranges of users, of items and of other entities."""
+        n_others = graph.n_entities - graph.n_items
+        user, item, other = (_ranges(n, size) for n in (graph.n_users, graph.n_items, n_others))
+        return cls({"user": user, "item": item, "entity": torch.cat([item, other])}, size)
+
+    @cached_property
+    def places(self) -> dict[str, Tensor]:
+        """Node type -> the place of each node among those of its owner, in the order of ids; int64 ``[n_nodes]``."""
+        found = {}
+        for name, owner in self.owners.items():
+            order = owner.argsort(stable=True)
+            counts = owner.bincount(minlength=self.size)
+            first = counts.cumsum(0) - counts
+            places = torch.empty_like(owner)
+            places[order] = torch.arange(len(owner)) - first.index_select(0, owner[order])
+            found[name] = places
+        return found
+
+    def rows(self, node_type: str, rank: int) -> Tensor:
+        """The nodes of a process, ascending, int64."""
+        return (self.owners[node_type] == rank).nonzero().flatten()
+
+
+def _ranges(n: int, size: int) -> Tensor:
+    return torch.arange(n) * size // max(1, n)

@@ -1,0 +1,112 @@
+"""The processes that train together: sums and maxima over them, and what these are in a backward pass.
+
+The loss is the same number in every process. A sum over processes passes its gradient on as it is, so what a process
+computes backwards is its own share of the gradient, and rows and replicated parameters add the shares up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Ranks:
+    """All processes of the default group, or one process alone where there is no group.
+
+    Attributes
+    ----------
+    rank, size
+        Which of how many this process is.
+    """
+
+    def __init__(self) -> None:
+        self._joined = dist.is_available() and dist.is_initialized()
+        self.rank: int = dist.get_rank() if self._joined else 0
+        self.size: int = dist.get_world_size() if self._joined else 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes of tensors of one shape; not differentiable."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Tensor) -> Tensor:
+        """The maximum over processes of tensors of one shape; not differentiable."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def _reduced(self, values: Tensor, how: Any) -> Tensor:
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        if self.size > 1:
+            dist.all_reduce(total, op=how)
+        return total
+
+    def exchange(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Rows sent to each process, one after the other, for the rows that each sends here; not differentiable."""
+        out = rows.new_empty(sum(received), *rows.shape[1:])
+        if self.size > 1:
+            dist.all_to_all_single(out, rows.contiguous(), received, sent)
+        return out
+
+    def from_first(self, content: bytes | None) -> bytes:
+        """What the first process passes, in all of them; the others pass None."""
+        if self.size == 1:
+            assert content is not None
+            return content
+        size = torch.tensor(0 if content is None else len(content))
+        dist.broadcast(size, 0)
+        buffer = torch.zeros(int(size), dtype=torch.uint8)
+        if content:
+            buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        dist.broadcast(buffer, 0)
+        return buffer.numpy().tobytes()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ranks: Ranks, values: Tensor) -> Tensor:
+        return ranks.sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+def sum_over_ranks(ranks: Ranks, values: Tensor) -> Tensor:
+    """The sum over processes, ``[...] -> [...]``; what is computed from it must be the same in all processes."""
+    result: Tensor = _SumOverRanks.apply(ranks, values)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _RowsEverywhere(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ranks: Ranks, own: Tensor, places: Tensor, slots: Tensor, n: int) -> Tensor:
+        ctx.ranks, ctx.shape = ranks, own.shape
+        ctx.save_for_backward(places, slots)
+        rows = own.new_zeros(n, own.shape[1]).index_copy_(0, slots, own.index_select(0, places))
+        return ranks.sum(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None]:
+        places, slots = ctx.saved_tensors
+        total = ctx.ranks.sum(grad)
+        back = total.new_zeros(ctx.shape).index_copy_(0, places, total.index_select(0, slots))
+        return None, back, None, None, None
+
+
+def rows_everywhere(ranks: Ranks, own: Tensor, places: Tensor, slots: Tensor, n: int) -> Tensor:
+    """Rows that processes own, in all of them, ``[n, d]``; their gradients add up over processes.
+
+    Parameters
+    ----------
+    ranks
+        The processes.
+    own
+        The rows of this process, ``[n_own, d]``.
+    places, slots
+        int64 ``[k]``: which of them go to which of the n rows; each row comes from one process, and from one place.
+    n
+        Number of rows.
+    """
+    result: Tensor = _RowsEverywhere.apply(ranks, own, places, slots, n)  # type: ignore[no-untyped-call]
+    return result

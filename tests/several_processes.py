@@ -1,0 +1,28 @@
+"""Runs a function in several processes that are joined by gloo on the loopback interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_in(size: int, work: Callable[..., None], folder: Path, *args: Any) -> None:
+    """Call ``work(rank, folder, *args)`` in each of ``size`` processes; what one raises is raised here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mp.spawn(_joined, (size, work, folder, args), nprocs=size)  # type: ignore[no-untyped-call]
+
+
+def _joined(rank: int, size: int, work: Callable[..., None], folder: Path, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    address = f"file://{(folder / 'meeting').resolve()}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    try:
+        work(rank, folder, *args)
+    finally:
+        dist.destroy_process_group()
