@@ -63,9 +63,7 @@ class BatchScores:
         Of the batch's pairs, int64 ``[batch]``.
     """
 
-    def __init__(
-        self, ranks: Ranks, ownership: Ownership, backend: SparseBackend, user: Tensor, users: Tensor
-    ) -> None:
+    def __init__(self, ranks: Ranks, ownership: Ownership, backend: SparseBackend, user: Tensor, users: Tensor) -> None:
         self.ranks, self.ownership, self.backend = ranks, ownership, backend
         self.rows, self.row = torch.unique(users, return_inverse=True)
         slots = (ownership.owners["user"][self.rows] == ranks.rank).nonzero().flatten()

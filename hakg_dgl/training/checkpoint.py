@@ -85,6 +85,11 @@ class Checkpoint:
         """Seconds since the state was last written, or since the beginning."""
         return time.monotonic() - self._written
 
+    @property
+    def affordable(self) -> bool:
+        """Whether the last write is so long ago that another one takes a small share of the time."""
+        return self.age * STATE_SHARE >= self._cost
+
     def save(self, standing: Standing, best: Weights, *, force: bool = False, order: Tensor | None = None) -> bool:
         """Write the state, unless the last write was too short a while ago to afford one; whether it was written.
 
@@ -100,7 +105,7 @@ class Checkpoint:
             Within an epoch, the state of the batches' generator at the beginning of the pass.
         """
         began = time.monotonic()
-        if not force and (began - self._written) * STATE_SHARE < self._cost:
+        if not force and not self.affordable:
             return False
         self._write(self.folder.state_file, standing, best, order)
         self._written = time.monotonic()

@@ -70,8 +70,12 @@ class Session:
 
     def set_up(self, splits: tuple[str, ...]) -> None:
         """Make what is trained on these splits, as it is before the first epoch."""
-        self.trainee = Trainee(self.dataset, self.settings, self.device, splits, self.start)
+        self.trainee = self.new_trainee(splits)
         self.checkpoint = None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
+
+    def new_trainee(self, splits: tuple[str, ...]) -> Trainee:
+        """What is trained on these splits, as it is before the first epoch."""
+        return Trainee(self.dataset, self.settings, self.device, splits, self.start)
 
     # --- what phases ask for ----------------------------------------------------------------------------------------
 

@@ -61,13 +61,17 @@ class Trainee:
         self.model: GradientRecommender = model
         if start is not None:
             begin_with(model, start)
-        model.prepare()
+        self.prepare()
         training: TrainingSettings = settings.training
         streams = (BATCHES, *model.streams)
         self.generators = {name: torch_generator(settings.run.seed, name, device) for name in streams}
         self.passes = tuple(model.passes(training, self.generators))
         self.optimizers = model.optimizers(training.lr)
         self._steps: dict[str, Step] = {}
+
+    def prepare(self) -> None:
+        """Have the model compute what is not learned."""
+        self.model.prepare()
 
     def __len__(self) -> int:
         """Steps an epoch."""

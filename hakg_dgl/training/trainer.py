@@ -83,11 +83,14 @@ class Trainer:
             keep_freed_memory()
         self.folder = None if run is None else RunFolder(run)
         recording = Recording(self.folder, self.settings, on_progress)
-        self.session = Session(dataset, self.settings, self.device, self.folder, data_path, recording, start)
+        self.session = self._new_session(data_path, recording, start)
         self.model.require_resources()
         self.warnings: list[str] = [*self.settings.idle(), *self.model.warnings()]
         """Settings that turned out to do nothing, also in ``result.json``."""
         self._fresh = True
+
+    def _new_session(self, data_path: str | Path | None, recording: Recording, start: Weights | None) -> Session:
+        return Session(self.dataset, self.settings, self.device, self.folder, data_path, recording, start)
 
     @property
     def trainee(self) -> Trainee:
@@ -153,10 +156,7 @@ class Trainer:
         if not self._fresh:
             session.begin()
         self._fresh = False
-        if resume:
-            resume_session(session)
-        elif self.folder is not None:
-            self.folder.create(self.settings, self.dataset, session.data_path, start=session.start)
+        self._open(resume)
         session.recording.open(session.standing.epoch)
         try:
             Search(session).run()
@@ -168,6 +168,13 @@ class Trainer:
             session.stop_asked = False
             session.recording.close()
         return self._finish()
+
+    def _open(self, resume: bool) -> None:
+        """Stand where the run in the folder does, or begin one."""
+        if resume:
+            resume_session(self.session)
+        elif self.folder is not None:
+            self.folder.create(self.settings, self.dataset, self.session.data_path, start=self.session.start)
 
     def _finish(self) -> dict[str, Any]:
         """Load the best model, evaluate it on the splits the protocol allows, write the result."""

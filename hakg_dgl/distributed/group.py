@@ -1,0 +1,83 @@
+"""Joining the processes of a training, and what they say when one of them is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.errors import ConfigError, HakgError
+from hakg_dgl.models.settings import Settings
+
+TIMEOUT = timedelta(seconds=50)
+"""How long a process waits for the others in one exchange before it gives up."""
+MEASURING = timedelta(hours=6)
+"""How long the others wait for what the first process measures."""
+
+
+class LostProcessError(HakgError):
+    """Another process of the training has ended, or can no longer be reached."""
+
+
+def in_group(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, or ``--processes``, started this process as one of several."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that the environment names, over gloo.
+
+    Raises
+    ------
+    LostProcessError
+        In place of what is raised when another process is gone or does not answer.
+    """
+    try:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        if not _is_lost(error):
+            raise
+        raise LostProcessError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost another one, which was ended or "
+            "cannot be reached\nContinue with --resume; training goes on from the last saved state."
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _is_lost(error: Exception) -> bool:
+    text = str(error).lower()
+    known = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe", "connection refused")
+    return isinstance(error, dist.DistError) or any(words in text for words in known)
+
+
+def require_alike(dataset: Dataset, settings: Settings, version: str) -> None:
+    """Raise ConfigError, in all processes, unless all have the same data, settings and version of the package."""
+    if not dist.is_initialized():
+        return
+    about = {"data": dataset.digest, "settings": json.dumps(settings.to_dict(), sort_keys=True), "version": version}
+    about["PyTorch"] = torch.__version__
+    mine = torch.tensor([_number(value) for value in about.values()])
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    for rank, theirs in enumerate(found):
+        wrong = [name for name, same in zip(about, (theirs == found[0]).tolist(), strict=True) if not same]
+        if wrong:
+            raise ConfigError(
+                f"process {rank} has other {' and '.join(wrong)} than process 0; start all of them with the same data, "
+                "settings and versions"
+            )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)

@@ -1,0 +1,102 @@
+"""Starting the processes of a training on this machine, and ending all of them when one ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+GRACE = 10.0
+"""Seconds that the others have to end by themselves after one has."""
+_PAUSE = 0.1
+
+
+class Launched:
+    """Processes that run one command, told by their environment which of them they are, as torchrun does.
+
+    The first one writes to this process's output; what others write is kept for the message if they fail.
+
+    Parameters
+    ----------
+    command
+        What each of them runs.
+    size
+        Number of processes, at least 1.
+    environment
+        What they inherit.
+    """
+
+    def __init__(self, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ) -> None:
+        self._logs = tempfile.TemporaryDirectory(prefix="hakg-processes-")
+        threads = str(max(1, (os.cpu_count() or 1) // size))
+        common = {"OMP_NUM_THREADS": threads, **environment, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for rank in range(size):
+            own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if rank == 0:
+                self.processes.append(subprocess.Popen(command, env=own))
+                continue
+            with self._log(rank).open("wb") as log:
+                self.processes.append(
+                    subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                )
+
+    def _log(self, rank: int) -> Path:
+        return Path(self._logs.name) / f"{rank}.log"
+
+    def wait(self) -> tuple[int, int]:
+        """Wait until all have ended; the process that failed first and its exit code, (0, 0) if none failed.
+
+        A negative code is that of the signal that ended it. When one fails, the others have :data:`GRACE` seconds.
+        """
+        first: tuple[int, int] | None = None
+        deadline = float("inf")
+        while any(process.poll() is None for process in self.processes):
+            if first is None:
+                first = self._failed()
+                deadline = time.monotonic() + GRACE if first else deadline
+            if time.monotonic() > deadline:
+                self.end()
+            time.sleep(_PAUSE)
+        first = first or self._failed()
+        return first or (0, 0)
+
+    def _failed(self) -> tuple[int, int] | None:
+        ended = [(rank, process.poll() or 0) for rank, process in enumerate(self.processes)]
+        failed = [(rank, code) for rank, code in ended if code]
+        killed = [(rank, code) for rank, code in failed if code < 0]  # the others end because of it
+        return next(iter(killed or failed), None)
+
+    def last_words(self, rank: int) -> str:
+        """The end of what a process other than the first wrote."""
+        return self._log(rank).read_text(errors="replace")[-2000:].strip() if rank else ""
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to all that run."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def end(self) -> None:
+        """End all that run."""
+        self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all that run, and remove what they wrote."""
+        self.end()
+        for process in self.processes:
+            process.wait()
+        self._logs.cleanup()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -1,0 +1,205 @@
+"""Training by several processes. The first one measures, decides and writes; the others are told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.distributed.ranks import Ranks
+from hakg_dgl.distributed.shards import shard_class
+from hakg_dgl.distributed.trainee import DistributedTrainee
+from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.training.checkpoint import Standing, Weights
+from hakg_dgl.training.progress import OnProgress
+from hakg_dgl.training.recording import Recording
+from hakg_dgl.training.selection import Measured
+from hakg_dgl.training.session import Session
+from hakg_dgl.training.trainee import Trainee
+from hakg_dgl.training.trainer import Trainer
+
+
+class DistributedSession(Session):
+    """See :class:`~hakg_dgl.training.session.Session`; every method that phases call is a step of all processes.
+
+    Parameters
+    ----------
+    ranks
+        The processes.
+    given
+        What a session takes.
+    """
+
+    def __init__(self, ranks: Ranks, *given: Any) -> None:
+        self.ranks, self.stop_after_epoch, self._alone = ranks, False, False
+        super().__init__(*given)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that measures and writes."""
+        return self.ranks.rank == 0
+
+    @property
+    def shared(self) -> DistributedTrainee:
+        """What is trained."""
+        assert isinstance(self.trainee, DistributedTrainee)
+        return self.trainee
+
+    def new_trainee(self, splits: tuple[str, ...]) -> Trainee:
+        """See the base class."""
+        return DistributedTrainee(self.dataset, self.settings, self.device, splits, self.start, self.ranks)
+
+    def told(self, value: Any) -> Any:
+        """A JSON value of the first process, in all of them."""
+        return json.loads(self.ranks.from_first(json.dumps(value).encode() if self.first else None))
+
+    def agree(self) -> None:
+        """Stand where the first process does, which may have resumed a run."""
+        about = self.told({"standing": asdict(self.standing), "splits": list(self.trainee.splits)})
+        if tuple(about["splits"]) != self.trainee.splits:
+            self.set_up(tuple(about["splits"]))
+        tensors = load(self.ranks.from_first(save(self._state()) if self.first else None))
+        if not self.first:
+            self._take(tensors)
+        self.standing = Standing(**about["standing"])
+        before = self.standing.refit_from or 0
+        self.shared.steps_done = (self.standing.epoch - before) * len(self.trainee) + self.standing.step
+
+    def _state(self) -> dict[str, Tensor]:
+        found = {f"model.{name}": value.detach().contiguous() for name, value in self.trainee.model.named_parameters()}
+        for key, optimizer in self.trainee.optimizers.items():
+            for index, slots in optimizer.state_dict()["state"].items():
+                found |= {f"optimizer.{key}.{index}.{slot}": torch.as_tensor(slots[slot]) for slot in slots}
+        random = {f"random.{name}": generator.get_state() for name, generator in self.trainee.generators.items()}
+        return {name: value.clone() for name, value in (found | random).items()}
+
+    @torch.no_grad()
+    def _take(self, tensors: dict[str, Tensor]) -> None:
+        slots: dict[str, dict[int, dict[str, Tensor]]] = {key: {} for key in self.trainee.optimizers}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            if group == "model":
+                self.trainee.model.get_parameter(rest).copy_(value)
+            elif group == "random":
+                self.trainee.generators[rest].set_state(value)
+            else:
+                key, index, slot = rest.rsplit(".", 2)
+                slots[key].setdefault(int(index), {})[slot] = value
+        for key, optimizer in self.trainee.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots[key]})
+
+    # --- what phases ask for ----------------------------------------------------------------------------------------
+
+    def measure(self, number: int) -> Measured:
+        """The first process evaluates the whole."""
+        if self._alone:
+            return super().measure(number)
+        self.shared.collect()
+        found = self.told(asdict(super().measure(number)) if self.first else None)
+        return Measured(**found)
+
+    def choose(self) -> None:
+        """The first process chooses."""
+        if self.first:
+            self._alone = True
+            try:
+                super().choose()
+            finally:
+                self._alone = False
+        self.standing = Standing(**self.told(asdict(self.standing)))
+
+    def keep_as_best(self) -> None:
+        """The first process keeps it."""
+        if self.first:
+            super().keep_as_best()
+
+    def save_state(self, *, force: bool = True, order: Tensor | None = None) -> None:
+        """The first process says whether it is time, and writes what all put together."""
+        due = force or (self.checkpoint is not None and self.checkpoint.affordable)
+        if self._alone:
+            super().save_state(force=force, order=order)
+        elif self.told(due):
+            self.shared.collect()
+            super().save_state(force=True, order=order)
+
+    @property
+    def state_is_old(self) -> bool:
+        """States are written between epochs only."""
+        return False
+
+    def stop_if_asked(self) -> None:
+        """After an epoch: stop if any process was asked to."""
+        if int(self.ranks.max(torch.tensor(int(self.stop_after_epoch)))):
+            self.save_state()
+            raise KeyboardInterrupt
+
+
+class DistributedTrainer(Trainer):
+    """See :class:`~hakg_dgl.Trainer`; made in every process, in a process group or alone.
+
+    The whole model, with its optimizer's state, is put together in every process to be measured and saved, by the
+    first one, as one process would save it: a run goes on with any number of processes.
+
+    Parameters
+    ----------
+    dataset, settings, run, data_path, on_progress
+        As there; the folder is written by the first process.
+
+    Raises
+    ------
+    ConfigError
+        If several processes cannot train the model, or not with these settings, or processes differ in data, settings
+        or version.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        *,
+        run: str | Path | None = None,
+        data_path: str | Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        shard_class(settings.kind)
+        if settings.values().get("cuda_graphs", False):
+            raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to false")
+        self.ranks = Ranks()
+        if self.ranks.rank:
+            run, on_progress = None, None
+        super().__init__(dataset, settings, run=run, data_path=data_path, on_progress=on_progress)
+
+    def _new_session(self, data_path: str | Path | None, recording: Recording, start: Weights | None) -> Session:
+        return DistributedSession(
+            self.ranks, self.dataset, self.settings, self.device, self.folder, data_path, recording, start
+        )
+
+    @property
+    def shared(self) -> DistributedSession:
+        """The session."""
+        assert isinstance(self.session, DistributedSession)
+        return self.session
+
+    def interrupt(self) -> None:
+        """Have :meth:`fit` save the state after the epoch it is in, and raise KeyboardInterrupt in all processes."""
+        self.shared.stop_after_epoch = True
+
+    def _open(self, resume: bool) -> None:
+        if self.ranks.rank == 0:
+            self.shared._alone = True
+            try:
+                super()._open(resume)
+            finally:
+                self.shared._alone = False
+        self.shared.agree()
+
+    def _finish(self) -> dict[str, Any]:
+        result: dict[str, Any] = self.shared.told(super()._finish() if self.ranks.rank == 0 else None)
+        return result

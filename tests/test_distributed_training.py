@@ -1,0 +1,67 @@
+"""Whole trainings by several processes come to the numbers of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from several_processes import run_in
+from small_demo import small_demo, small_settings
+
+from hakg_dgl.distributed.trainer import DistributedTrainer
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.training.run_folder import RunFolder
+from hakg_dgl.training.trainer import Trainer
+
+VALUES: dict[str, dict[str, Any]] = {
+    "hakg": {"epochs": 3, "refit": True, "message_dropout": 0.2, "candidates": 20, "linear_rank": 8, "facts_rank": 8},
+    "lightgcn": {"epochs": 3, "eval_every": 1},
+}
+
+
+def settings_of(kind: str, **more: Any) -> Settings:
+    return small_settings(kind, dtype="float64", **{**VALUES[kind], **more})
+
+
+def train(rank: int, folder: Path, kind: str, more: dict[str, Any], resume: bool) -> None:
+    trainer = DistributedTrainer(small_demo(), settings_of(kind, **more), run=folder / "run")
+    result = trainer.fit(resume=resume)
+    (folder / f"{rank}.json").write_text(json.dumps(result["metrics"]))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    run = RunFolder(folder / "run")
+    return run.load_tensors(run.model_file)[0]
+
+
+def require_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first.keys() & {"user", "item", "entity", "relation"}:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-6, atol=1e-9)
+    metrics = [RunFolder(folder / "run").result["metrics"] for folder in (one, other)]
+    assert metrics[0]["test"] == pytest.approx(metrics[1]["test"], rel=1e-9)
+
+
+def test_lightgcn_without_dropout_comes_to_what_the_trainer_of_one_process_does(tmp_path: Path) -> None:
+    run_in(2, train, tmp_path / "two", "lightgcn", {}, False)
+    Trainer(small_demo(), settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
+    require_same(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two" / "0.json").read_text() == (tmp_path / "two" / "1.json").read_text()
+
+
+def test_hakg_with_dropout_and_refit_comes_to_the_same_with_one_process_and_two(tmp_path: Path) -> None:
+    for size, name in ((1, "one"), (2, "two")):
+        run_in(size, train, tmp_path / name, "hakg", {}, False)
+    require_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_of_two_processes_goes_on_with_three(tmp_path: Path) -> None:
+    run_in(1, train, tmp_path / "one", "lightgcn", {}, False)
+    run_in(2, train, tmp_path / "other", "lightgcn", {"epochs": 1}, False)
+    (tmp_path / "other" / "meeting").unlink(missing_ok=True)
+    run_in(3, train, tmp_path / "other", "lightgcn", {}, True)
+    require_same(tmp_path / "one", tmp_path / "other")
