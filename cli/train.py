@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,13 +14,14 @@ from hakg_dgl.settings.run import Device
 from hakg_dgl.settings.training import Protocol
 
 from .failures import Failure, after_interrupt, stopping_gently
+from .processes import in_processes
 from .progress import epochs as epochs_bar
 from .progress import say
 from .report import table
 from .runs import protocol_notes
 
 if TYPE_CHECKING:
-    from hakg_dgl import RunFolder
+    from hakg_dgl import Dataset, RunFolder, Settings
 
 
 PRESETS = (
@@ -58,11 +60,17 @@ PRESETS = (
     help="With --protocol published: test pairs that are also in train count as relevant, as they did there.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Train hakg, lightgcn or bpr-mf by N processes of this machine; torchrun starts them on several.",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, with its settings; --epochs may be raised.")
 @click.option("--overwrite", is_flag=True, help="Train anew if OUT already holds a run; that run is lost.")
 def train_command(
     data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
-    overwrite: bool, **settings_given: Any,
+    overwrite: bool, processes: int | None, **settings_given: Any,
 ) -> None:  # fmt: skip
     """Train on DATA, keep the best model in OUT.
 
@@ -71,25 +79,52 @@ def train_command(
     such as item-knn and ease, tries every choice of its settings, a line each, and keeps the best one.
     """
     from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.distributed.group import in_group, is_first
+    from hakg_dgl.distributed.shards import shard_class
     from hakg_dgl.models.settings import Settings
     from hakg_dgl.training.run_folder import RunFolder
-    from hakg_dgl.training.trainer import make_trainer
 
     folder = RunFolder(out)
-    _refuse_occupied(folder, resume, overwrite)
+    if is_first():
+        _refuse_occupied(folder, resume, overwrite)
     if resume and not preset and not config and folder.exists():
         config = folder.config_file
     given = {key: value for key, value in settings_given.items() if value is not None and value is not False}
     overrides = [f"{key}={str(value).lower()}" for key, value in given.items()]
     settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
+    after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
+    if processes is not None and not in_group():
+        shard_class(settings.kind)
+        in_processes(processes)
+        return
     dataset = load_dataset(data)
-    with epochs_bar(settings.training.select_by) as progress:
-        trainer = make_trainer(dataset, settings, run=out, data_path=data, on_progress=progress)
-        after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
+    result = _trained(dataset, settings, data, out, resume)
+    if is_first():
+        _show(result, out)
+
+
+def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume: bool) -> dict[str, Any]:
+    """Train, alone or as one of several processes; the content of ``result.json``."""
+    from hakg_dgl import __version__
+    from hakg_dgl.distributed.group import in_group, joined, require_alike
+    from hakg_dgl.distributed.trainer import DistributedTrainer
+    from hakg_dgl.training.trainer import make_trainer
+
+    with ExitStack() as group:
+        make = make_trainer
+        if in_group():
+            group.enter_context(joined())
+            require_alike(dataset, settings, __version__)
+            make = DistributedTrainer
+        progress = group.enter_context(epochs_bar(settings.training.select_by))
+        trainer = make(dataset, settings, run=out, data_path=data, on_progress=progress)
         for warning in trainer.warnings:
             say(warning)
         with stopping_gently(trainer.interrupt):
-            result = trainer.fit(resume=resume)
+            return trainer.fit(resume=resume)
+
+
+def _show(result: dict[str, Any], out: Path) -> None:
     for note in protocol_notes(result["note"]):
         click.echo(note + "\n")
     splits = {split: values for split, values in result["metrics"].items() if values}

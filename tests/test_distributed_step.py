@@ -101,7 +101,7 @@ def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path, size: int, k
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(
-                found[name], value, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{case} {n}: {m}"
+                found[name], value, rtol=1e-9, atol=1e-11, msg=lambda m, n=name, case=case: f"{case} {n}: {m}"
             )
             assert name == "loss" or value.abs().max() > 0 or case == "without items of their own", (case, name)
 

@@ -18,8 +18,6 @@ from hakg_dgl.models.settings import Settings
 
 TIMEOUT = timedelta(seconds=50)
 """How long a process waits for the others in one exchange before it gives up."""
-MEASURING = timedelta(hours=6)
-"""How long the others wait for what the first process measures."""
 
 
 class LostProcessError(HakgError):
@@ -29,6 +27,11 @@ class LostProcessError(HakgError):
 def in_group(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun, or ``--processes``, started this process as one of several."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+
+
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process writes: the first of several, or one alone."""
+    return not in_group(environment) or environment["RANK"] == "0"
 
 
 @contextmanager

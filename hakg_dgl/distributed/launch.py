@@ -40,11 +40,13 @@ class Launched:
         for rank in range(size):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             if rank == 0:
-                self.processes.append(subprocess.Popen(command, env=own))
+                self.processes.append(subprocess.Popen(command, env=own, start_new_session=True))
                 continue
             with self._log(rank).open("wb") as log:
                 self.processes.append(
-                    subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                    subprocess.Popen(
+                        command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    )
                 )
 
     def _log(self, rank: int) -> Path:

@@ -6,15 +6,21 @@ computes backwards is its own share of the gradient, and rows and replicated par
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for what the first one measures; that it is gone is noticed at once all the same."""
+
 
 class Ranks:
     """All processes of the default group, or one process alone where there is no group.
+
+    Making it is a step of all processes together.
 
     Attributes
     ----------
@@ -26,6 +32,7 @@ class Ranks:
         self._joined = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if self._joined else 0
         self.size: int = dist.get_world_size() if self._joined else 1
+        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE) if self._joined else None
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes of tensors of one shape; not differentiable."""
@@ -54,11 +61,11 @@ class Ranks:
             assert content is not None
             return content
         size = torch.tensor(0 if content is None else len(content))
-        dist.broadcast(size, 0)
+        dist.broadcast(size, 0, group=self._patient)
         buffer = torch.zeros(int(size), dtype=torch.uint8)
         if content:
             buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        dist.broadcast(buffer, 0)
+        dist.broadcast(buffer, 0, group=self._patient)
         return buffer.numpy().tobytes()
 
 

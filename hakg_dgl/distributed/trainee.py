@@ -66,6 +66,7 @@ class DistributedTrainee(Trainee):
     def step(self, each: Pass) -> Step:
         """What makes a step on own rows."""
         if self.shard is None:
+            self.ranks.from_first(b"prepared" if self.ranks.rank == 0 else None)
             self.shard = self._cut()
         if each.name not in self._steps:
             own = replace(each, loss=self.shard.loss)

@@ -236,9 +236,11 @@ class Rivals:
         return 0.0 if self.items is None else math.log(self.n_items / len(self.items))
 
     def rows_of(self, table: Tensor) -> Tensor:
+        """Their rows of a table of all items."""
         return table if self.items is None else table.index_select(0, self.items)
 
     def scatter(self, grad: Tensor, table: Tensor) -> Tensor:
+        """Gradients of their rows as one of the table of all items."""
         return grad if self.items is None else torch.zeros_like(table).index_copy_(0, self.items, grad)
 
     def known_within(self, users: Tensor, fixed: bool) -> Tensor:

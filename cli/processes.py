@@ -1,0 +1,66 @@
+"""``--processes``: the same command in several processes of this machine, which train together."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+
+import click
+
+from .failures import Failure, stopping_gently
+
+
+def in_processes(size: int) -> None:
+    """Run the command that is running in several processes; returns when all have ended well.
+
+    Raises
+    ------
+    Failure
+        If one of them failed; which, and how.
+    KeyboardInterrupt
+        If this process was asked to stop, when the others have saved where they stand.
+    """
+    from hakg_dgl.distributed.launch import Launched
+
+    launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *_arguments(click.get_current_context())], size)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        stopped.append(1)
+        launched.signal(signal.SIGTERM)
+
+    try:
+        with stopping_gently(stop):
+            rank, code = launched.wait()
+        if stopped and code:
+            raise KeyboardInterrupt
+        if code:
+            raise Failure(_message(launched.last_words(rank), rank, code, size))
+    finally:
+        launched.close()
+
+
+def _message(words: str, rank: int, code: int, size: int) -> str:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    said = f": {words.removeprefix('Error: ')}" if words and code > 0 else ""
+    return (
+        f"process {rank} of {size} {how}, and with it the training{said}\n"
+        "Continue with --resume: training goes on from the last saved state, with any number of processes."
+    )
+
+
+def _arguments(context: click.Context) -> Iterator[str]:
+    """The command line again, without ``--processes``."""
+    yield str(context.info_name)
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name == "processes" or value is None or value is False or value == ():
+            continue
+        if isinstance(parameter, click.Argument):
+            yield str(value)
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            yield parameter.opts[0]
+            if each is not True:
+                yield str(each)
