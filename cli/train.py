@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -105,23 +106,23 @@ def train_command(
 
 def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume: bool) -> dict[str, Any]:
     """Train, alone or as one of several processes; the content of ``result.json``."""
-    from hakg_dgl import __version__
     from hakg_dgl.distributed.group import in_group, joined, require_alike
     from hakg_dgl.distributed.trainer import DistributedTrainer
     from hakg_dgl.training.trainer import make_trainer
 
     with ExitStack() as group:
-        make = make_trainer
+        make: Callable[..., Any] = make_trainer
         if in_group():
             group.enter_context(joined())
-            require_alike(dataset, settings, __version__)
+            require_alike(dataset, settings)
             make = DistributedTrainer
         progress = group.enter_context(epochs_bar(settings.training.select_by))
         trainer = make(dataset, settings, run=out, data_path=data, on_progress=progress)
         for warning in trainer.warnings:
             say(warning)
         with stopping_gently(trainer.interrupt):
-            return trainer.fit(resume=resume)
+            result: dict[str, Any] = trainer.fit(resume=resume)
+    return result
 
 
 def _show(result: dict[str, Any], out: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from several_processes import run_in
 from small_demo import small_demo, small_settings
 
+from hakg_dgl.distributed.group import require_alike
 from hakg_dgl.distributed.trainer import DistributedTrainer
+from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Trainer
@@ -65,3 +67,16 @@ def test_a_run_of_two_processes_goes_on_with_three(tmp_path: Path) -> None:
     (tmp_path / "other" / "meeting").unlink(missing_ok=True)
     run_in(3, train, tmp_path / "other", "lightgcn", {}, True)
     require_same(tmp_path / "one", tmp_path / "other")
+
+
+def differ(rank: int, folder: Path) -> None:
+    settings = settings_of("lightgcn", lr=0.01 if rank == 0 else 0.02)
+    with pytest.raises(ConfigError, match="process 1 has other settings than process 0"):
+        require_alike(small_demo(), settings)
+    require_alike(small_demo(), settings_of("lightgcn"))
+    with pytest.raises(ConfigError, match="process 1 has other data than process 0"):
+        require_alike(small_demo(seed=rank), settings_of("lightgcn"))
+
+
+def test_processes_with_other_settings_or_data_are_refused_in_all_of_them(tmp_path: Path) -> None:
+    run_in(2, differ, tmp_path)

@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # The parts of the package from top to bottom: a part may import those above it. A new part needs a place here.
 ORDER = (
     "errors", "randomness", "atomic_files", "locks", "checkout", "settings", "data", "geometry", "graph", "kernels",
-    "layers", "ranking", "models", "training", "distributed", "insight", "studies", "figures", "serving", "quickstart", "doctor",
-    "cli",
+    "layers", "ranking", "models", "training", "distributed", "insight", "studies", "figures", "serving", "quickstart",
+    "doctor", "cli",
 )  # fmt: skip
 GATE = REPOSITORY / "hakg_dgl" / "graph" / "dgl_gate.py"
 

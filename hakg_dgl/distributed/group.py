@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import torch.distributed as dist
@@ -64,11 +65,11 @@ def _is_lost(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(words in text for words in known)
 
 
-def require_alike(dataset: Dataset, settings: Settings, version: str) -> None:
+def require_alike(dataset: Dataset, settings: Settings) -> None:
     """Raise ConfigError, in all processes, unless all have the same data, settings and version of the package."""
     if not dist.is_initialized():
         return
-    about = {"data": dataset.digest, "settings": json.dumps(settings.to_dict(), sort_keys=True), "version": version}
+    about = {"data": dataset.digest, "settings": json.dumps(settings.to_dict(), sort_keys=True), "version": _version()}
     about["PyTorch"] = torch.__version__
     mine = torch.tensor([_number(value) for value in about.values()])
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -80,6 +81,13 @@ def require_alike(dataset: Dataset, settings: Settings, version: str) -> None:
                 f"process {rank} has other {' and '.join(wrong)} than process 0; start all of them with the same data, "
                 "settings and versions"
             )
+
+
+def _version() -> str:
+    try:
+        return version("hakg_dgl")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _number(text: str) -> int:
