@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from small_demo import small_demo
 
 from hakg_dgl.distributed.launch import Launched
@@ -32,6 +33,7 @@ def test_two_processes_train_and_one_evaluates(tmp_path: Path) -> None:
     assert hakg("evaluate", str(run)).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_of_them_and_the_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     data = tmp_path / "data"
     small_demo().save(data)

@@ -61,6 +61,7 @@ def test_hakg_with_dropout_and_refit_comes_to_the_same_with_one_process_and_two(
     require_same(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_three(tmp_path: Path) -> None:
     run_in(1, train, tmp_path / "one", "lightgcn", {}, False)
     run_in(2, train, tmp_path / "other", "lightgcn", {"epochs": 1}, False)
