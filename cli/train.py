@@ -93,15 +93,19 @@ def train_command(
     given = {key: value for key, value in settings_given.items() if value is not None and value is not False}
     overrides = [f"{key}={str(value).lower()}" for key, value in given.items()]
     settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
-    after_interrupt(f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume")
     if processes is not None and not in_group():
         shard_class(settings.kind)
+        after_interrupt(_to_go_on(data, out))
         in_processes(processes)
         return
     dataset = load_dataset(data)
     result = _trained(dataset, settings, data, out, resume)
     if is_first():
         _show(result, out)
+
+
+def _to_go_on(data: Path, out: Path) -> str:
+    return f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume"
 
 
 def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume: bool) -> dict[str, Any]:
@@ -118,6 +122,7 @@ def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume
             make = DistributedTrainer
         progress = group.enter_context(epochs_bar(settings.training.select_by))
         trainer = make(dataset, settings, run=out, data_path=data, on_progress=progress)
+        after_interrupt(_to_go_on(data, out))
         for warning in trainer.warnings:
             say(warning)
         with stopping_gently(trainer.interrupt):

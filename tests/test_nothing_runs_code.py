@@ -48,6 +48,7 @@ ALLOWED = {
     ("json", "loads"), ("json", "load"), ("tomllib", "loads"), ("re", "compile"), ("torch", "compile"),
     ("DemoSettings", "load"), ("SearchSpace", "load"), ("cls", "load"), ("tl", "load"), ("model", "eval"),
     ("platform", "system"), ("opened", "load"), ("run", "load"),
+    ("safetensors_of_torch", "load"),
     ("point", "load"),  # a model of an installed package, found by its entry point
 }  # fmt: skip
 """Owner and name of calls that read text only, are loaders of ours built on such, or are of another meaning."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import torch as safetensors_of_torch
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
@@ -65,7 +65,8 @@ class DistributedSession(Session):
         about = self.told({"standing": asdict(self.standing), "splits": list(self.trainee.splits)})
         if tuple(about["splits"]) != self.trainee.splits:
             self.set_up(tuple(about["splits"]))
-        tensors = load(self.ranks.from_first(save(self._state()) if self.first else None))
+        sent = safetensors_of_torch.save(self._state()) if self.first else None
+        tensors = safetensors_of_torch.load(self.ranks.from_first(sent))
         if not self.first:
             self._take(tensors)
         self.standing = Standing(**about["standing"])
