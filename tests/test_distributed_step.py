@@ -93,7 +93,10 @@ def steps_of_all(rank: int, folder: Path, cases: list[str], kind: str) -> None:
             save_file({"loss": loss.detach(), **found}, folder / f"{case}.safetensors")
 
 
-@pytest.mark.parametrize(("size", "kind"), [(1, "ranges"), (2, "ranges"), (3, "scattered"), (4, "scattered")])
+@pytest.mark.parametrize(("size", "kind"), [
+    (1, "ranges"), (2, "ranges"), pytest.param(3, "scattered", marks=pytest.mark.slow),
+    pytest.param(4, "scattered", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path, size: int, kind: str) -> None:
     run_in(size, steps_of_all, tmp_path, list(CASES), kind)
     for case in CASES:

@@ -55,6 +55,7 @@ def test_lightgcn_without_dropout_comes_to_what_the_trainer_of_one_process_does(
     assert (tmp_path / "two" / "0.json").read_text() == (tmp_path / "two" / "1.json").read_text()
 
 
+@pytest.mark.slow
 def test_hakg_with_dropout_and_refit_comes_to_the_same_with_one_process_and_two(tmp_path: Path) -> None:
     for size, name in ((1, "one"), (2, "two")):
         run_in(size, train, tmp_path / name, "hakg", {}, False)
