@@ -9,18 +9,23 @@ from scipy.stats import kstest
 
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.ranking.topk import masked_topk
-from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
+from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer, popularity
 
 
-def test_popularity_orders_by_count_then_id():
+def test_popularity_orders_by_count_and_equal_counts_by_nothing_that_ids_tell():
     items = {("train",): np.array([2, 2, 0, 4, 4, 1]), ("train", "valid"): np.array([2, 2, 0, 4, 4, 1, 1, 1])}
     dataset = SimpleNamespace(n_users=3, n_items=6, positives=lambda *splits: (None, items[splits]))
     ranked, scores = masked_topk(PopularityScorer(dataset), torch.arange(3), 6)
-    assert ranked.tolist() == [[2, 4, 0, 1, 3, 5]] * 3
+    assert [set(ranked[0, place : place + 2].tolist()) for place in (0, 2, 4)] == [{2, 4}, {0, 1}, {3, 5}]
+    assert (ranked == ranked[0]).all()
     assert (scores[:, 1:] < scores[:, :-1]).all()
     assert scores[0].floor().tolist() == [2, 2, 1, 1, 0, 0]
     ranked, _ = masked_topk(PopularityScorer(dataset, ("train", "valid")), torch.arange(1), 3)
-    assert ranked.tolist() == [[1, 2, 4]]
+    assert ranked[0, 0] == 1
+    unsold = popularity(torch.zeros(0, dtype=torch.int64), 4000)
+    assert len(unsold.unique()) == 4000
+    assert abs(np.corrcoef(unsold.numpy(), np.arange(4000))[0, 1]) < 0.05
+    assert torch.equal(unsold[:100], popularity(torch.zeros(0, dtype=torch.int64), 100))  # a longer catalogue moves none
 
 
 def test_random_scores_depend_on_user_item_and_seed_alone():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.randomness import mixed
 
 if TYPE_CHECKING:
     from hakg_dgl.data.dataset import Dataset
@@ -33,9 +34,10 @@ class SameForAllScorer:
 
 
 def popularity(items: Tensor, n_items: int) -> Tensor:
-    """Scores that rank items by how often they occur, float64 ``[n_items]``; equal counts go to the lower id.
+    """Scores that rank items by how often they occur, float64 ``[n_items]``; equal counts go by a hash of the id.
 
-    The integer part is the count; a fraction that falls with the id makes the order strict.
+    The integer part is the count, and a fraction orders equal ones. Where a catalogue is numbered by how much its items
+    sell, an order by id would tell of items without interaction what nobody can know of them.
 
     Parameters
     ----------
@@ -45,7 +47,8 @@ def popularity(items: Tensor, n_items: int) -> Tensor:
         Size of the catalogue.
     """
     counts = torch.bincount(items, minlength=n_items).double()
-    return counts + torch.arange(n_items - 1, -1, -1, dtype=torch.float64) / n_items
+    fractions = (mixed(torch.arange(n_items)) & 0xFFFFFFFF).double() / 2**32
+    return counts + fractions
 
 
 class PopularityScorer(SameForAllScorer):
