@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import big_log
 import measure
+import models
 import naive
 import partition
 import scaling
@@ -260,3 +263,24 @@ def test_parts_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     partition.main([*sizes, "--json", str(tmp_path / "parts.json")])
     shown = capsys.readouterr().out
     assert [line.split("|")[2].strip() for line in shown.splitlines()[4:]] == ["hash", "range"] * 2
+
+
+@pytest.mark.slow
+def test_epochs_are_timed_and_an_interpreter_without_recbole_is_a_row_with_its_reason(
+    dataset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset.save(tmp_path / "data")
+    few = ["--models", "cke", "--epochs", "1", "--rounds", "1", "--recbole", sys.executable]
+    models.main([str(tmp_path / "data"), *few])
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| cke"))
+    assert "No module named 'recbole'" in row or re.search(r"0\.\d\d \|$", row)
+    assert re.match(r"\| cke \| [\d.]+ m?s \|", row)
+
+
+def test_what_recbole_reads_is_what_is_trained_on(dataset: Any, tmp_path: Path) -> None:
+    models.write_atomic_files(dataset, tmp_path)
+    tables = {name: pd.read_csv(tmp_path / f"data/data.{name}", sep="\t") for name in ("inter", "kg", "link")}
+    assert list(tables["inter"]) == ["user_id:token", "item_id:token"]
+    assert [tuple(row) for row in tables["inter"].to_numpy()] == [tuple(row) for row in dataset.pairs("train")]
+    assert len(tables["kg"]) == len(dataset.triples)
+    assert len(tables["link"]) == dataset.n_items
