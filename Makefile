@@ -1,6 +1,7 @@
 # make demo    a data set, a short training and its evaluation, in demo/
 # make test    the tests            (PYTEST_ARGS="-m 'not slow'" for the quick ones)
 # make lint    ruff and mypy
+# make docs    the documentation as a site, in site/ (SITE=FOLDER for another one); warnings are errors
 # make conda   the conda environment "hakg", DGL with CUDA
 # make clean   remove what these made
 #
@@ -13,10 +14,11 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 WORKERS ?= 2
+SITE ?= site
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint conda clean
+.PHONY: demo test lint docs conda clean
 
 demo: $(VENV)/.installed
 	rm -rf demo/data demo/run
@@ -32,12 +34,15 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy hakg_dgl cli benchmarks
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir '$(abspath $(SITE))'
+
 conda:
 	conda env create -f environment.yml
 	conda run -n hakg python -m pip install --no-deps -e .
 
 clean:
-	rm -rf .venv build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf .venv build dist demo site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip before 21.3 cannot install a pyproject.toml editable.
@@ -53,4 +58,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/.installed
