@@ -54,7 +54,9 @@ def anchor_of(path: str, text: str) -> str:
 
 def _page(module: str) -> str:
     file = module.replace(".", "/")
-    return f"api/{file}/index.md" if (ROOT / file).is_dir() else f"api/{file}.md"
+    if (ROOT / file).is_dir():
+        return f"api/{file}/index.md"
+    return f"api/{file}_.md" if file.endswith("/index") else f"api/{file}.md"  # index.md is the package's
 
 
 @functools.cache
