@@ -53,7 +53,7 @@ class Docstrings(griffe.Extension):
         scope: griffe.Object | None = item
         while scope is not None:
             candidates.append(f"{scope.path}.{name}")
-            scope = scope.parent  # type: ignore[assignment]
+            scope = scope.parent
         for candidate in candidates:
             found = self._shown(candidate)
             if found is not None and found.startswith("hakg_dgl") and "._" not in found:

@@ -40,7 +40,7 @@ def fence(source: str, *_: Any, **__: Any) -> str:
 
 
 class _Inline(InlineProcessor):
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str | Element, int, int]:  # type: ignore[override]
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str | Element, int, int]:
         stashed = self.md.htmlStash.store(mathml(m[1], block=False))
         return AtomicString(stashed), m.start(0), m.end(0)
 

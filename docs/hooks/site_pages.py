@@ -31,7 +31,7 @@ _LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".json": "json"}
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add what a text file of settings cannot hold: functions, and the entries of made pages."""
-    config.markdown_extensions.append(equations.Equations())  # type: ignore[arg-type]
+    config.markdown_extensions.append(equations.Equations())
     config.mdx_configs["toc"] = {"permalink": True, "slugify": site_links.anchor}
     fence = {"name": "math", "class": "equation", "format": equations.fence}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
