@@ -167,7 +167,7 @@ def committed_files() -> list[str]:
 def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Names in a wheel built from a copy, so that no build folder is left in the checkout."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     for name in PACKED:
         shutil.copytree(REPOSITORY / name, source / name)
