@@ -2,41 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .progress import stages
-from .runs import device_option, open_run
+from .runs import OpenedRun, device_option, open_run
+
+if TYPE_CHECKING:
+    from hakg_dgl import Recommender
+
+PROGRAMS = ("faiss", "hnswlib", "onnx")
+"""Those of hakg_dgl.insight.program_files, which is not imported for a help text; a test compares."""
 
 
-@click.command("export", epilog="\b\nExample:\n  hakg export runs/demo --out vectors/demo\n")
+@click.command(
+    "export",
+    epilog="\b\nExamples:\n"
+    "  hakg export runs/demo --out vectors/demo\n"
+    "  hakg export runs/demo --to faiss --out demo.faiss\n"
+    "  hakg export runs/demo --to onnx --out demo.onnx\n",
+)
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
-    help="Folder to write; it is written whole or not at all.",
+    help="Folder to write, whole or not at all; with --to a file, beside which the ids lie.",
+)
+@click.option(
+    "--to",
+    "program",
+    type=click.Choice(PROGRAMS),
+    help="Write one file for this program: an index of items (faiss, hnswlib), or a graph from users to lists (onnx).",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
-def export_command(run: Path, out: Path, data: Path | None, device: str) -> None:
+def export_command(run: Path, out: Path, program: str | None, data: Path | None, device: str) -> None:
     """Write embeddings and ids of RUN for other programs.
 
     Files are Parquet and NumPy; docs/export.md lists them. Inner products of the ranking vectors rank as the model
     does, so a nearest-neighbour index can serve them. An earlier export in the folder is replaced, nothing else is.
+    With --to, the ranking is written as a file that a program reads as it is.
     """
-    from hakg_dgl.insight.export import export, refuse_foreign
+    from hakg_dgl.insight.export import refuse_foreign
 
     with stages(2) as begin:
         begin("loading")
-        refuse_foreign(out)
+        if program is None:
+            refuse_foreign(out)
         opened = open_run(run, data)
         model = opened.load(device).model
         begin("writing")
-        about = {"kind": model.name, **model.about_vectors()}
-        manifest = export(model, opened.dataset, out, about={"model": about})
+        about = {"model": {"kind": model.name, **model.about_vectors()}}
+        told = _tables(model, opened, out, about) if program is None else _file(program, model, opened, out, about)
     for note in opened.notes:
         click.echo(f"Note: {note}", err=True)
+    click.echo(told)
+
+
+def _tables(model: Recommender, opened: OpenedRun, out: Path, about: Mapping[str, Any]) -> str:
+    from hakg_dgl.insight.export import export
+
+    manifest = export(model, opened.dataset, out, about=about)
     counts = ", ".join(f"{count:,} {table}" for table, count in manifest["counts"].items())
-    click.echo(f"Wrote {out}: {len(manifest['files']):,} files of {counts}")
+    return f"Wrote {out}: {len(manifest['files']):,} files of {counts}"
+
+
+def _file(program: str, model: Recommender, opened: OpenedRun, out: Path, about: Mapping[str, Any]) -> str:
+    from hakg_dgl.insight.program_files import export_to
+
+    found = export_to(program, model, opened.dataset, out, about=about)
+    counts = ", ".join(f"{count:,} {table}" for table, count in found["counts"].items())
+    more = ""
+    if "recall" in found:
+        recall = found["recall"]
+        more = f"\nWith ef = {found['ef']} it finds {recall['value']:.1%} of the {recall['cut']} best items"
+    return f"Wrote {out}: {program}, {counts}; ids in {out.name}.items.parquet, {out.name}.users.parquet{more}"

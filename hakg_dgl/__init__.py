@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hakg_dgl.data.cards import list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.downloads import fetch
+    from hakg_dgl.data.from_tables import from_tables
     from hakg_dgl.data.growth import grow
     from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.later_log import LaterLog, read_later_log
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from hakg_dgl.data.readers.tables import read_tables
     from hakg_dgl.data.synthetic import generate_demo
     from hakg_dgl.errors import HakgError
+    from hakg_dgl.estimator import Estimator
     from hakg_dgl.graph.dgl_graph import build_heterograph, from_dgl, to_dgl
     from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
     from hakg_dgl.insight.explain import Explainer, explain
     from hakg_dgl.insight.explanation import Explanation
     from hakg_dgl.insight.export import export
+    from hakg_dgl.insight.program_files import export_to
     from hakg_dgl.models.hakg import HAKG, HAKGLossSettings, HAKGSettings
     from hakg_dgl.models.recommender import Recommender
     from hakg_dgl.models.registry import model_class, model_names, register_model
@@ -69,6 +72,7 @@ _HOMES = {
     "data.cards": ("list_cards", "load_card"),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.downloads": ("fetch",),
+    "data.from_tables": ("from_tables",),
     "data.growth": ("grow",),
     "data.id_files": ("NewUsers", "read_new_users"),
     "data.later_log": ("LaterLog", "read_later_log"),
@@ -81,11 +85,13 @@ _HOMES = {
     "data.readers.tables": ("read_tables",),
     "data.synthetic": ("generate_demo",),
     "errors": ("HakgError",),
+    "estimator": ("Estimator",),
     "graph.dgl_graph": ("build_heterograph", "from_dgl", "to_dgl"),
     "graph.heterograph": ("HeteroGraph", "build_graph"),
     "insight.explain": ("Explainer", "explain"),
     "insight.explanation": ("Explanation",),
     "insight.export": ("export",),
+    "insight.program_files": ("export_to",),
     "models.hakg": ("HAKG", "HAKGLossSettings", "HAKGSettings"),
     "models.recommender": ("Recommender",),
     "models.registry": ("model_class", "model_names", "register_model"),
@@ -126,6 +132,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "EmbeddingScorer",
+    "Estimator",
     "Evaluation",
     "Explainer",
     "Explanation",
@@ -159,8 +166,10 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "export_to",
     "fetch",
     "from_dgl",
+    "from_tables",
     "generate_demo",
     "grow",
     "items_where",

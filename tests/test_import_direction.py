@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors", "randomness", "atomic_files", "locks", "checkout", "settings", "data", "geometry", "graph", "kernels",
     "layers", "ranking", "models", "training", "distributed", "insight", "studies", "figures", "serving", "quickstart",
-    "doctor", "cli",
+    "estimator", "doctor", "cli",
 )  # fmt: skip
 GATE = REPOSITORY / "hakg_dgl" / "graph" / "dgl_gate.py"
 

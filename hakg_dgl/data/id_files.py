@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.readers.sources import Files, Source, first_path, frame_name, sources_of
 from hakg_dgl.data.readers.text import decoded
 from hakg_dgl.data.values import USER_MARK, ValuesOfColumn, facts_of_rows
 from hakg_dgl.data.written import plainly
@@ -24,8 +25,6 @@ from hakg_dgl.errors import ConfigError, DataError
 
 Int64 = npt.NDArray[np.int64]
 UnknownItems = Literal["refuse", "skip"]
-Files: TypeAlias = "str | Path | Sequence[str | Path]"
-"""A file, or several whose rows are taken together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ def read_new_users(
     item_col: str = "item",
     unknown_items: UnknownItems = "refuse",
 ) -> NewUsers:
-    """Read tables of interactions or attributes of users: CSV, TSV (also ``.gz``) or Parquet, with a header.
+    """Read tables of interactions or attributes of users: CSV, TSV (also ``.gz``) or Parquet, or in memory.
 
     A file with the column of items has a row an interaction. Any file may have attributes: columns that are called as
     a relation of the data set's facts about users. A user whom the data set knows keeps the items that it has of the
@@ -90,7 +89,7 @@ def read_new_users(
     Parameters
     ----------
     path
-        The file, or several.
+        The file or table in memory, or several.
     dataset
         The data set that the model was trained on.
     user_col, item_col
@@ -114,12 +113,11 @@ def read_new_users(
     """
     if unknown_items not in get_args(UnknownItems):
         raise ConfigError(f"unknown_items = {unknown_items!r} is not allowed: it must be 'refuse' or 'skip'")
-    files = [path] if isinstance(path, (str, Path)) else list(path)
     report: dict[str, int] = {}
     attributes = _attributes(dataset)
     pairs, about, found = [], [], []
-    for file in files:
-        table = read_table(file, {})
+    for at, source in enumerate(sources_of(path), start=1):
+        table = read_table(source, {}, name=frame_name("users", at))
         mine = [name for name in table.columns if name in attributes and name not in (user_col, item_col)]
         if item_col not in table.columns and not mine:
             if table.looks_headerless():
@@ -151,7 +149,9 @@ def read_new_users(
     kept = has_items.to_numpy() | np.asarray(has_attributes) | (known >= 0)
     if not kept.any():
         raise DataError(
-            "no row has a user and an item of the data set", path=Path(files[0]), remedy=_ids_look_like(dataset)
+            "no row has a user and an item of the data set",
+            path=first_path(path, "users"),
+            remedy=_ids_look_like(dataset),
         )
     if pairs:
         report["users_without_known_item_left_out"] = int((~kept).sum())
@@ -256,7 +256,7 @@ class Pairs:
 
 
 def read_pairs(
-    path: str | Path,
+    path: Source,
     users: Sequence[str] | npt.NDArray[Any],
     dataset: Dataset,
     *,
@@ -264,12 +264,12 @@ def read_pairs(
     item_col: str = "item",
     skip: bool = False,
 ) -> Pairs:
-    """Read a table of pairs: CSV, TSV (also ``.gz``) or Parquet, with a header; a pair that comes twice stays twice.
+    """Read a table of pairs: CSV, TSV (also ``.gz``) or Parquet, or in memory; a pair that comes twice stays twice.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or the table in memory.
     users
         Original ids of the users, in the order of their numbers.
     dataset
@@ -285,7 +285,7 @@ def read_pairs(
         If the file cannot be read, lacks a column, has unknown users or items that are not skipped, or no row is left.
     """
     report: dict[str, int] = {}
-    table = read_table(path, {})
+    table = read_table(path, {}, name="pairs")
     rows = table.ids({"user": user_col, "item": item_col}, report, "rows_without_id_dropped").dropna()
     known = pd.Index(users)
     user = IdMap(known, pd.Series(known)).indices(rows["user"])
@@ -295,25 +295,25 @@ def read_pairs(
         raise DataError(
             f"{_rows_of(int((user < 0).sum()), len(some), 'user')} not known, such as "
             f"{', '.join(map(repr, some.head(5)))}",
-            path=path,
+            path=table.path,
             remedy="Take the rows out, skip them (--unknown-items skip), or say what they have (--new-users).",
         )
     if not skip and (item < 0).any():
-        raise _unknown_items(path, rows.loc[item < 0, "item"], dataset)
+        raise _unknown_items(table.path, rows.loc[item < 0, "item"], dataset)
     kept = (user >= 0) & (item >= 0)
     report["rows_of_unknown_users_or_items_skipped"] = int((~kept).sum())
     if not kept.any():
-        raise DataError("no row has a user and an item that are known", path=path, remedy=_ids_look_like(dataset))
+        raise DataError("no row has a user and an item that are known", path=table.path, remedy=_ids_look_like(dataset))
     return Pairs(rows[kept].reset_index(drop=True), user[kept], item[kept], report)
 
 
-def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:
+def read_item_ids(path: Source, *, item_col: str = "item") -> list[str]:
     """Original ids of items from a file: the lines of a ``.txt`` (or ``.txt.gz``), else a column of a table.
 
     Parameters
     ----------
     path
-        The file; tables are CSV, TSV (also ``.gz``) or Parquet, with a header.
+        The file; tables are CSV, TSV (also ``.gz``) or Parquet with a header, or in memory.
     item_col
         The column.
 
@@ -322,14 +322,14 @@ def read_item_ids(path: str | Path, *, item_col: str = "item") -> list[str]:
     DataError
         If the file cannot be read, lacks the column, or holds no id.
     """
-    path = Path(path)
-    if ".txt" in path.suffixes:
-        lines = decoded(path, read_file(path)[1]).splitlines()
+    where = first_path(path, "items")
+    if isinstance(path, (str, Path)) and ".txt" in where.suffixes:
+        lines = decoded(where, read_file(where)[1]).splitlines()
         ids = [line.strip() for line in lines if line.strip()]
     else:
-        ids = read_table(path, {}).ids({"item": item_col}, {}, "")["item"].dropna().tolist()
+        ids = read_table(path, {}, name="items").ids({"item": item_col}, {}, "")["item"].dropna().tolist()
     if not ids:
-        raise DataError("there is no id in it", path=path, remedy="Give the original ids of items, one a line.")
+        raise DataError("there is no id in it", path=where, remedy="Give the original ids of items, one a line.")
     return ids
 
 

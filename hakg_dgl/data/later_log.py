@@ -10,10 +10,10 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
+from hakg_dgl.data.readers.sources import Files, first_path
 from hakg_dgl.data.readers.tables import read_tables
 from hakg_dgl.errors import DataError
 
-Files = str | Path | Sequence[str | Path]
 SHOWN = 3
 """Ids that a message gives as examples."""
 
@@ -61,7 +61,7 @@ def read_later_log(
         paths, user_col=user_col, item_col=item_col, rating_col=rating_col, delimiter=delimiter, encoding=encoding,
         no_header=no_header, decimal=decimal,
     )  # fmt: skip
-    first = Path(paths if isinstance(paths, (str, Path)) else paths[0])
+    first = first_path(paths, "interactions")
     return later_log(raw.interactions, dataset, report=raw.report, path=first)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.items_table import ID_COLUMNS, NAME_COLUMNS
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.readers.sources import Files, first_path, frame_name, sources_of
 from hakg_dgl.data.values import ValuesOfColumn, facts_of_rows
 from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import DataError
@@ -42,14 +43,15 @@ class NewItems:
         return len(self.numbers)
 
 
-def read_new_items(paths: str | Path | Sequence[str | Path], dataset: Dataset, *, item_col: str = "item") -> NewItems:
-    """Read tables of new items: CSV, TSV (also ``.gz``) or Parquet, with a header and a row an item.
+def read_new_items(paths: Files, dataset: Dataset, *, item_col: str = "item") -> NewItems:
+    """Read tables of new items: CSV, TSV (also ``.gz``) or Parquet with a header, or in memory; a row is an item.
 
     Parameters
     ----------
     paths
-        One file or several. The id of an item stands in ``item_col`` (or ``item``, ``item_id``, ``id``), its name in
-        ``name`` or ``title``. Columns that are called as a relation of the data set are facts; others are left out.
+        One file or table in memory, or several. The id of an item stands in ``item_col`` (or ``item``, ``item_id``,
+        ``id``), its name in ``name`` or ``title``. Columns that are called as a relation of the data set are facts;
+        others are left out.
     dataset
         The data set that the model was trained on.
     item_col
@@ -67,9 +69,9 @@ def read_new_items(paths: str | Path | Sequence[str | Path], dataset: Dataset, *
     DataError
         If a file cannot be read or has no column of ids, no column is a relation, or no item is new.
     """
-    files = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    rows = pd.concat([_rows(read_table(path, {}), item_col) for path in files], ignore_index=True)
-    return new_items_of(rows, dataset, path=Path(files[0]))
+    tables = [read_table(each, {}, name=frame_name("items", at)) for at, each in enumerate(sources_of(paths), start=1)]
+    rows = pd.concat([_rows(table, item_col) for table in tables], ignore_index=True)
+    return new_items_of(rows, dataset, path=first_path(paths, "items"))
 
 
 def new_items_of(rows: pd.DataFrame, dataset: Dataset, *, path: Path | None = None) -> NewItems:

@@ -118,6 +118,24 @@ def refuse_foreign(out: Path) -> None:
         raise DataError(f"holds something else than an export, such as {foreign[0]!r}", path=out, remedy=remedy)
 
 
+def ranking_vectors_of(model: Recommender | EmbeddingScorer, dataset: Dataset) -> tuple[Array, Array]:
+    """The vectors of users ``[n_users, d]`` and of items ``[n_items, d]`` whose inner products rank, float32.
+
+    Raises
+    ------
+    ConfigError
+        If the model ranks without vectors.
+    DataError
+        If they are not of this data set.
+    """
+    vectors = {
+        table: {"ranking": columns["ranking"]} for table, columns in _vectors(model).items() if "ranking" in columns
+    }
+    _check_lengths({table: getattr(dataset, table) for table in vectors}, vectors)
+    users, items = (np.ascontiguousarray(vectors[table]["ranking"], dtype=np.float32) for table in ("users", "items"))
+    return users, items
+
+
 def _vectors(model: Recommender | EmbeddingScorer) -> dict[str, dict[str, Array]]:
     """Table -> name of the vectors -> array ``[rows, d]``."""
     if isinstance(model, EmbeddingScorer):

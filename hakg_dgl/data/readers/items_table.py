@@ -14,7 +14,8 @@ import pandas as pd
 from hakg_dgl.data.facts import LIST_MARK, ColumnRead, ItemFacts, facts_of_columns
 from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.readers.source_table import NAMELESS, Source, SourceTable, read_table
+from hakg_dgl.data.readers.source_table import NAMELESS, SourceTable, read_table
+from hakg_dgl.data.readers.sources import Source, first_path, frame_name
 from hakg_dgl.data.readers.table_form import Reading, alias
 from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import ConfigError, DataError
@@ -62,7 +63,7 @@ def read_items(
     unread: dict[str, str] = {}
     frames = []
     for at, source in enumerate(sources, start=1):
-        table = read_table(source, reading.digests, reading.form("items"), name=f"items-{at}")
+        table = read_table(source, reading.digests, reading.form("items"), name=frame_name("items", at))
         frames.append(_frame(table, id_col, item_col, unread))
         reading.take_notes(table.notes)
     rows = put_plainly(pd.concat(frames, ignore_index=True), kinds, "items", reading)
@@ -88,11 +89,6 @@ def catalogue_of(rows: pd.DataFrame, kinds: Mapping[str, str], reading: Reading,
     names = rows[["item", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
     facts = facts_of_columns(rows["item"], rows.drop(columns=["item", "name"]), kinds)
     return Catalogue(items, names.reset_index(drop=True), facts)
-
-
-def first_path(sources: Sequence[Source], what: str) -> Path:
-    """The first of the files, for a message; a frame is called by what it is."""
-    return Path(sources[0]) if isinstance(sources[0], (str, Path)) else Path(what)
 
 
 def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequence[str], what: str) -> str:

@@ -28,7 +28,6 @@ from hakg_dgl.data.readers.source_table import (
     ISO,
     NUMBERS,
     PLAIN,
-    Source,
     SourceTable,
     TextLayout,
     csv_options,
@@ -40,6 +39,7 @@ from hakg_dgl.data.readers.source_table import (
     refuse_repeats,
     text_layout,
 )
+from hakg_dgl.data.readers.sources import Source
 from hakg_dgl.data.readers.table_form import PAIR_MARK, TableForm, marked_pieces
 from hakg_dgl.data.readers.text import HEADER_LIMIT, WHOLE, cleaned_pieces, header_line, refuse_empty
 from hakg_dgl.data.written import plain_numbers

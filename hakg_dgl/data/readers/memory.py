@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.interchange
 
 from hakg_dgl.data.readers.text import decoded, normalised, refuse_empty, shown
 from hakg_dgl.errors import DataError
@@ -21,30 +22,84 @@ _ONE_OBJECT = 'A line is one object, such as {"user": "ann", "item": "17"}.'
 
 
 def frame_table(frame: Any, name: str) -> pa.Table:
-    """A ``pandas.DataFrame`` or ``pyarrow.Table`` with columns of one kind each; numbers among texts become text.
+    """A table in memory as an Arrow table with columns of one kind each; numbers among texts become text.
+
+    Parameters
+    ----------
+    frame
+        A ``pandas.DataFrame``, a ``pyarrow.Table``, or an object with ``__arrow_c_stream__``, ``__arrow_c_array__`` or
+        ``__dataframe__``, such as a ``polars.DataFrame``, a table of DuckDB or a ``pyarrow.RecordBatch``.
+    name
+        What it is called in messages.
 
     Raises
     ------
     DataError
-        If it is neither, has no row, or has two columns of one name.
+        If it is none of these, cannot be exchanged, has no row, or has two columns of one name.
     """
     if isinstance(frame, pd.DataFrame):
         names = [str(column) for column in frame.columns]
         try:
-            columns = [_array(frame.iloc[:, at]) for at in range(len(names))]
+            columns = [_plain(_array(frame.iloc[:, at])) for at in range(len(names))]
         except UnicodeEncodeError as error:
             raise DataError(_HALF_LETTER, path=Path(name), remedy="Read the file in its own encoding.") from error
-    elif isinstance(frame, pa.Table):
-        names, columns = list(frame.column_names), list(frame.columns)
     else:
-        problem = f"is a {type(frame).__name__}, not a file, a pandas.DataFrame or a pyarrow.Table"
-        raise DataError(problem, path=Path(name), remedy="Give one of these, or several in a list.")
-    if not len(frame):
+        table = _exchanged(frame, name)
+        names, columns = list(table.column_names), [_plain(column) for column in table.columns]
+    if not len(columns) or not len(columns[0]):
         raise DataError("the table has no row", path=Path(name), remedy="Check what made it.")
     twice = next((column for column in names if names.count(column) > 1), None)
     if twice is not None:
         raise DataError(f"several columns are called {shown(twice)}", path=Path(name), remedy="Rename them.")
     return pa.table(columns, names=names)
+
+
+def _exchanged(frame: Any, name: str) -> pa.Table:
+    """A table of pyarrow or of another library, which need not be imported here."""
+    if isinstance(frame, pa.Table):
+        return frame
+    try:
+        if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
+            return pa.table(frame)
+        if hasattr(frame, "__dataframe__"):
+            return pa.interchange.from_dataframe(frame)
+    except (pa.ArrowException, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        problem = f"is a {type(frame).__name__}, and cannot be read as a table: {str(error).partition(chr(10))[0]}"
+        raise DataError(problem, path=Path(name), remedy="Give a table whose columns have names.") from error
+    problem = f"is a {type(frame).__name__}, not a file or a table of pandas, polars or Arrow"
+    remedy = "Give one of these, or several in a list."
+    if hasattr(frame, "collect"):
+        remedy = "It is a query that has not run yet: give what its collect() returns."
+    raise DataError(problem, path=Path(name), remedy=remedy)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column in the types that files have, where it is of another type for the same values."""
+    wanted = _plain_type(column.type)
+    if wanted == column.type:
+        return column
+    if pa.types.is_dictionary(column.type):  # in two steps, since Arrow does not take from a view of text
+        chunks = [chunk.dictionary.cast(wanted).take(chunk.indices) for chunk in column.chunks]
+        return pa.chunked_array(chunks, wanted)
+    return column.cast(wanted)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type in files of what Arrow has several types for; lists of one length stay, which no reader takes."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if str(kind) == "string_view":
+        return pa.large_string()
+    if any(is_(kind) for is_ in _LISTS):
+        return pa.large_list(_plain_type(kind.value_type))
+    return kind
+
+
+_LISTS = tuple(
+    getattr(pa.types, name)
+    for name in ("is_list", "is_large_list", "is_list_view", "is_large_list_view")
+    if hasattr(pa.types, name)  # views came with pyarrow 16
+)
 
 
 def frame_digest(table: pa.Table) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TextIO, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from hakg_dgl.data.parquet import ParquetColumns, is_list, is_plain, listed
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.memory import frame_digest, frame_table, json_table
 from hakg_dgl.data.readers.raw import SPLITS
+from hakg_dgl.data.readers.sources import Source
 from hakg_dgl.data.readers.table_form import (
     PAIR,
     PAIR_MARK,
@@ -50,9 +51,6 @@ from hakg_dgl.data.readers.text import (
 from hakg_dgl.data.written import DAY_MONTH_YEAR, plain_numbers
 from hakg_dgl.errors import DataError
 
-Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table"
-"""Where a table is: a file, or in memory."""
-
 _JSON = (".json", ".jsonl", ".ndjson")
 
 
@@ -64,7 +62,8 @@ def read_table(
     Parameters
     ----------
     source
-        A file, packed or not, a ``pandas.DataFrame`` (its index is not read) or a ``pyarrow.Table``.
+        A file, packed or not, or a table in memory: a ``pandas.DataFrame`` (its index is not read), a
+        ``pyarrow.Table``, or what speaks one of Arrow's protocols; see :mod:`hakg_dgl.data.readers.sources`.
     digests
         Gets the file's name, or ``name`` of a frame, and its digest.
     form
@@ -446,9 +445,10 @@ class SourceTable:
         return pd.Categorical(values.tolist(), categories=list(SPLITS))
 
     def raw_column(self, column: str) -> Any:
-        """A column as it is stored, an Arrow array; DataError if there is none."""
+        """A column as it is stored, an Arrow array, and text if it holds nothing; DataError if there is none."""
         self.require(column)
-        return self.table.column(column)
+        values = self.table.column(column)
+        return pc.cast(values, pa.string()) if pa.types.is_null(values.type) else values
 
     def require(self, column: str) -> None:
         """Raise DataError if there is no such column; the message lists those there are."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,13 +18,11 @@ from hakg_dgl.data.readers.log_blocks import BLOCK_ROWS, coded_rows, joined_rows
 from hakg_dgl.data.readers.raw import RawData, empty_user_facts, empty_user_links
 from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf, refuse_other_formats
 from hakg_dgl.data.readers.repairs import one_to_one, require_rows, some_rows, without_repeats
-from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.readers.sources import Files, Source, frame_name, sources_of
 from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of
 from hakg_dgl.data.readers.users_table import read_users, with_people
 from hakg_dgl.errors import DataError
-
-Files: TypeAlias = "Source | Sequence[Source]"
-"""A file or frame, or several whose rows are taken together."""
 
 TABLES = ("interactions", "triples", "links", "item_names", "items", "users", "user_facts", "user_links")
 """Names of the tables, as options about their form have them."""
@@ -75,7 +74,10 @@ def read_tables(
     decimal: str | None = None,
     rows_at_once: int = BLOCK_ROWS,
 ) -> RawData:
-    """Read tables: text such as CSV and TSV, JSON lines, Parquet, ``pandas.DataFrame`` or ``pyarrow.Table``.
+    """Read tables: text such as CSV and TSV, JSON lines, Parquet, or tables in memory.
+
+    A table in memory is a ``pandas.DataFrame``, a ``pyarrow.Table``, or anything that speaks Arrow's protocols, such as
+    a ``polars.DataFrame``; it stands wherever a file may.
 
     Files may be packed (``.gz``, ``.bz2``, ``.xz``, ``.zst``, ``.zip``). Values of text are separated by tabs, commas,
     semicolons, ``|`` or ``::``, whichever fits the first lines; ``delimiter`` forces one. ``encoding`` is that of text
@@ -190,10 +192,7 @@ def _with_labels(raw: RawData, labels: pd.DataFrame) -> RawData:
 
 def _listed(files: Files) -> list[Source]:
     """The files and frames, in order; DataError if a file is given twice, or a name."""
-    single = isinstance(files, (str, Path)) or not isinstance(files, Sequence)
-    sources: list[Source] = [cast(Source, files)] if single else list(cast("Sequence[Source]", files))
-    if not sources:
-        raise DataError("an empty list of files", remedy="Give at least one file or frame.")
+    sources = sources_of(files)
     names = [Path(source).name for source in sources if isinstance(source, (str, Path))]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -217,11 +216,7 @@ def _opened(source: Source, table: str, reading: Reading) -> SourceTable:
 
 def _free_name(table: str, reading: Reading) -> str:
     """What a frame is called in messages: by its table and, of several, its number."""
-    name, number = table, 1
-    while name in reading.digests:
-        number += 1
-        name = f"{table}-{number}"
-    return name
+    return next(name for at in itertools.count(1) if (name := frame_name(table, at)) not in reading.digests)
 
 
 def _note_separator(opened: SourceTable, table: str, reading: Reading) -> None:

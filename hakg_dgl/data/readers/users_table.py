@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from hakg_dgl.data.facts import ItemFacts, facts_of_columns
-from hakg_dgl.data.readers.items_table import attribute_columns, first_path, id_column, name_column, put_plainly
+from hakg_dgl.data.readers.items_table import attribute_columns, id_column, name_column, put_plainly
 from hakg_dgl.data.readers.raw import RawData
-from hakg_dgl.data.readers.source_table import Source, SourceTable, read_table
+from hakg_dgl.data.readers.source_table import SourceTable, read_table
+from hakg_dgl.data.readers.sources import Source, first_path, frame_name
 from hakg_dgl.data.readers.table_form import Reading
 from hakg_dgl.data.values import USER_MARK
 from hakg_dgl.errors import DataError
@@ -58,7 +59,7 @@ def read_users(
     """
     report, unread, frames = reading.report, dict[str, str](), []
     for at, source in enumerate(sources, start=1):
-        table = read_table(source, reading.digests, reading.form("users"), name=f"users-{at}")
+        table = read_table(source, reading.digests, reading.form("users"), name=frame_name("users", at))
         frames.append(_frame(table, id_col, user_col, unread))
         reading.take_notes(table.notes)
     rows = put_plainly(pd.concat(frames, ignore_index=True), kinds, "users", reading)
