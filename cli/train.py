@@ -62,6 +62,12 @@ PRESETS = (
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files to RUN/tensorboard.")
 @click.option(
+    "--mlflow",
+    "store",
+    metavar="STORE",
+    help="Also write the finished run into this store of MLflow: a folder, or a URI such as sqlite:///mlflow.db.",
+)
+@click.option(
     "--processes",
     type=click.IntRange(1, 1024),
     metavar="N",
@@ -71,7 +77,7 @@ PRESETS = (
 @click.option("--overwrite", is_flag=True, help="Train anew if OUT already holds a run; that run is lost.")
 def train_command(
     data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
-    overwrite: bool, processes: int | None, **settings_given: Any,
+    overwrite: bool, store: str | None, processes: int | None, **settings_given: Any,
 ) -> None:  # fmt: skip
     """Train on DATA, keep the best model in OUT.
 
@@ -83,9 +89,12 @@ def train_command(
     from hakg_dgl.distributed.group import in_group, is_first
     from hakg_dgl.distributed.shards import shard_class
     from hakg_dgl.models.settings import Settings
+    from hakg_dgl.training.mlflow_log import log_to_mlflow, require_mlflow
     from hakg_dgl.training.run_folder import RunFolder
 
     folder = RunFolder(out)
+    if store is not None:
+        require_mlflow()
     if is_first():
         _refuse_occupied(folder, resume, overwrite)
     if resume and not preset and not config and folder.exists():
@@ -102,6 +111,8 @@ def train_command(
     result = _trained(dataset, settings, data, out, resume)
     if is_first():
         _show(result, out)
+        if store is not None:
+            click.echo(f"Wrote run {log_to_mlflow(out, store)} into {store}")
 
 
 def _to_go_on(data: Path, out: Path) -> str:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from hakg_dgl.studies.tuning import Study, StudyProgress
     from hakg_dgl.training.closed_form import ClosedFormTrainer
     from hakg_dgl.training.loading import load_fold_in, load_model, load_scorer, load_trained
+    from hakg_dgl.training.mlflow_log import log_to_mlflow
     from hakg_dgl.training.progress import Progress
     from hakg_dgl.training.run_folder import RunFolder
     from hakg_dgl.training.trainer import Trainer, make_trainer
@@ -108,6 +109,7 @@ _HOMES = {
     "ranking.topk": ("EmbeddingScorer",),
     "training.closed_form": ("ClosedFormTrainer",),
     "training.loading": ("load_fold_in", "load_model", "load_scorer", "load_trained"),
+    "training.mlflow_log": ("log_to_mlflow",),
     "training.progress": ("Progress",),
     "training.run_folder": ("RunFolder",),
     "training.trainer": ("Trainer", "make_trainer"),
@@ -180,6 +182,7 @@ __all__ = [
     "load_model",
     "load_scorer",
     "load_trained",
+    "log_to_mlflow",
     "make_trainer",
     "make_updater",
     "model_class",

@@ -276,6 +276,9 @@ TINY = {"users": 40, "items": 60, "branching": (3, 2), "makers": 10, "years": 5,
         "min_interactions": 8, "preferred_depths": (0.5, 0.5)}  # fmt: skip
 
 
+OPTIONAL = ("faiss", "onnxruntime", "polars")  # packages that blocks may import, which the extra test has
+
+
 def needs_network(block: Block) -> bool:
     return "fetch(" in block.text
 
@@ -317,6 +320,8 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for block in examples(page):
         if "dgl_gate" in block.text:
             dgl_or_skip()
+        for name in re.findall(rf"^import ({'|'.join(OPTIONAL)})$", block.text, re.MULTILINE):
+            pytest.importorskip(name, reason=f"{name} is in the extra test: python -m pip install -e .[test]")
         # Empty lines in front, so that a traceback names the page and its line.
         tree = ast.parse("\n" * (block.line - 1) + block.text, filename=str(page))
         if needs_network(block):

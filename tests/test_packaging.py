@@ -38,7 +38,10 @@ ENVIRONMENT: dict[str, Any] = yaml.safe_load((REPOSITORY / "environment.yml").re
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Distributions whose module has another name.
-MODULES = {"pyyaml": "yaml", "tomli-w": "tomli_w", "prometheus-client": "prometheus_client", "faiss-cpu": "faiss"}
+MODULES = {
+    "pyyaml": "yaml", "tomli-w": "tomli_w", "prometheus-client": "prometheus_client", "faiss-cpu": "faiss",
+    "mlflow-skinny": "mlflow",
+}  # fmt: skip
 
 
 def pins_for(name: str, python: str) -> list[str]:
