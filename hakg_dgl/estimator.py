@@ -80,7 +80,7 @@ class Estimator:
         self.model, self.settings = model, settings
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._trained: TrainedModel | None = None
-        self._columns = {"user_col": "user", "item_col": "item"}
+        self._user_col, self._item_col = "user", "item"
         self._reading: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ class Estimator:
         data = Path(place.name) / DATA
         dataset.save(data)
         make_trainer(dataset, settings, run=place.name, data_path=data, on_progress=on_progress).fit()
-        self._columns = {name: tables.get(name, usual) for name, usual in self._columns.items()}
+        self._user_col, self._item_col = tables.get("user_col", "user"), tables.get("item_col", "item")
         self._reading = {name: value for name, value in tables.items() if name.endswith("_col") and name != "split_col"}
         return self._adopt(Path(place.name), dataset, place)
 
@@ -237,7 +237,7 @@ class Estimator:
         if history is None:
             ids, seen, scorer = self._ids("users"), dataset.positives(), model.scorer()
         else:
-            found = read_new_users(history, dataset, **self._columns)
+            found = read_new_users(history, dataset, user_col=self._user_col, item_col=self._item_col)
             about, fold = about_users(found), fold_in_of(model, self.run_)
             scorer = fold.scorer(*found.lists) if about is None else fold.scorer(*found.lists, about)
             ids, seen = IdMap(found.ids, found.ids.to_series()), found.lists
@@ -285,7 +285,13 @@ class Estimator:
             If it is not fitted.
         """
         model = self._fitted().model
-        found = read_pairs(pairs, self.dataset_.users["original_id"].to_numpy(), self.dataset_, **self._columns)
+        found = read_pairs(
+            pairs,
+            self.dataset_.users["original_id"].to_numpy(),
+            self.dataset_,
+            user_col=self._user_col,
+            item_col=self._item_col,
+        )
         return found.rows.assign(score=score_pairs(model.scorer(), found.users, found.items))
 
     def evaluate(self, interactions: Files | None = None, *, split: str = "test", **how: Any) -> Evaluation:
@@ -309,7 +315,10 @@ class Estimator:
         """
         fitted, dataset = self._fitted(), self.dataset_
         if interactions is not None:
-            dataset, split = read_later_log(interactions, dataset, **self._columns).dataset, "test"
+            dataset, split = (
+                read_later_log(interactions, dataset, user_col=self._user_col, item_col=self._item_col).dataset,
+                "test",
+            )
         elif split in fitted.splits or not len(dataset.pairs(split)):
             raise ConfigError(
                 f"nothing was held out as {split}, or the model was trained on it in the end: give a later log, or fit "
@@ -382,7 +391,8 @@ class Estimator:
         if data is None or not data.is_dir():
             raise CheckpointError(f"{folder}: its data set is not at {data}; put it into {run.path / DATA}")
         made = cls(run.settings.kind, **_changed(run.settings))
-        made._columns = made._reading = {"user_col": user_col, "item_col": item_col}
+        made._user_col, made._item_col = user_col, item_col
+        made._reading = {"user_col": user_col, "item_col": item_col}
         return made._adopt(run.path, load_dataset(data), None)
 
     def _adopt(

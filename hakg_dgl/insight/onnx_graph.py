@@ -56,7 +56,7 @@ def ranking_graph(users: Float32, items: Float32, producer_version: str = "") ->
     if not len(users) or not len(items):
         raise ConfigError("an ONNX file needs at least one user and one item")
     n_items = len(items)
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "user_vectors": users,
         "item_vectors": np.ascontiguousarray(items.T),
         "nothing": np.array(-np.inf, dtype=np.float32),
