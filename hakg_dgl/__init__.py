@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from hakg_dgl.ranking.evaluation import Evaluation, cold_items, evaluate
     from hakg_dgl.ranking.fold_in import about_users
     from hakg_dgl.ranking.limits import at_most
-    from hakg_dgl.ranking.lists import recommend
+    from hakg_dgl.ranking.lists import recommend, with_names
     from hakg_dgl.ranking.pairs import score_pairs
     from hakg_dgl.ranking.shards import write_shards
     from hakg_dgl.ranking.similar import Similarity, similar_items, similar_users
@@ -102,7 +102,7 @@ _HOMES = {
     "ranking.evaluation": ("Evaluation", "cold_items", "evaluate"),
     "ranking.fold_in": ("about_users",),
     "ranking.limits": ("at_most",),
-    "ranking.lists": ("recommend",),
+    "ranking.lists": ("recommend", "with_names"),
     "ranking.pairs": ("score_pairs",),
     "ranking.shards": ("write_shards",),
     "ranking.similar": ("Similarity", "similar_items", "similar_users"),
@@ -201,6 +201,7 @@ __all__ = [
     "similar_items",
     "similar_users",
     "to_dgl",
+    "with_names",
     "write_shards",
 ]
 

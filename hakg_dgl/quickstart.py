@@ -22,7 +22,7 @@ from hakg_dgl.figures.report import report_page
 from hakg_dgl.figures.subject import Subject
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import evaluate
-from hakg_dgl.ranking.lists import iter_recommendations
+from hakg_dgl.ranking.lists import recommend, with_names
 from hakg_dgl.ranking.yardsticks import PopularityScorer
 from hakg_dgl.training.closed_form import ClosedFormTrainer
 from hakg_dgl.training.loading import load_scorer
@@ -223,16 +223,5 @@ def _dataset(
 
 def _lists(dataset: Dataset, scorer: Any, k: int) -> pd.DataFrame:
     """Lists of all users by original ids, without what a user has."""
-    users, items = dataset.users["original_id"].to_numpy(), dataset.items
-    blocks = iter_recommendations(scorer, np.arange(dataset.n_users), min(k, dataset.n_items), dataset.positives())
-    table = pd.concat(list(blocks), ignore_index=True)
-    place = table["item"].to_numpy()
-    return pd.DataFrame(
-        {
-            "user": users[table["user"].to_numpy()],
-            "rank": table["rank"],
-            "item": items["original_id"].to_numpy()[place],
-            "name": items["name"].to_numpy()[place],
-            "score": table["score"],
-        }
-    )
+    everyone = np.arange(dataset.n_users)
+    return with_names(recommend(scorer, everyone, min(k, dataset.n_items), dataset.positives()), dataset)

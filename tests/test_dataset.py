@@ -35,6 +35,15 @@ def test_pairs_and_positives():
         data.pairs("dev")
 
 
+def test_numbers_of_users_and_items_are_found_by_their_ids():
+    data = toy()
+    for of, number in (("user", data.user_number), ("item", data.item_number)):
+        ids = getattr(data, f"{of}s")["original_id"]
+        assert [number(original_id) for original_id in ids] == list(range(len(ids)))
+        with pytest.raises(DataError, match=rf"no {of} with the id 'nobody'\n.*'{ids[0]}'"):
+            number("nobody")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

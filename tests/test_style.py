@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hakg_dgl.figures.style import inline_svg, new_figure, plain, plain_relation, save_figure, styled
+from hakg_dgl.figures.style import DPI, inline_svg, new_figure, plain, plain_relation, save_figure, styled
 
 pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
@@ -34,3 +34,17 @@ def test_names_are_no_mathematics_and_no_markup(tmp_path: Path) -> None:
     assert inline.startswith("<svg")
     assert "<b>" not in inline
     assert 'id="q"' in inline
+
+
+def test_a_notebook_shows_a_figure_as_the_file_it_would_be(tmp_path: Path) -> None:
+    @styled
+    def draw() -> Any:
+        figure, axes = new_figure(3, 2)
+        axes[0, 0].plot([1, 2])
+        return figure
+
+    shown, size = draw()._repr_png_()
+    save_figure(draw(), tmp_path / "figure.png")
+    assert shown == (tmp_path / "figure.png").read_bytes()
+    assert [int.from_bytes(shown[at : at + 4], "big") for at in (16, 20)] == [3 * DPI, 2 * DPI]
+    assert size == {"width": 288, "height": 192}

@@ -21,6 +21,7 @@ from pandas.api.types import infer_dtype, is_float_dtype
 
 from hakg_dgl.atomic_files import recover_folder, replace_folder
 from hakg_dgl.data.hierarchy import Triples
+from hakg_dgl.data.id_maps import IdMap
 from hakg_dgl.data.parquet import ParquetColumns, listed
 from hakg_dgl.data.readers.archives import file_digest
 from hakg_dgl.data.readers.raw import SPLITS, empty_pairs, empty_user_facts, empty_user_links
@@ -224,6 +225,14 @@ class Dataset:
                     digest.update(np.ascontiguousarray(rows[end].to_numpy(), dtype="<i8").tobytes())
         return digest.hexdigest()
 
+    def user_number(self, original_id: str) -> int:
+        """The number of the user with an original id; DataError, which shows a few ids, if there is none."""
+        return _number(self.users, original_id, "user")
+
+    def item_number(self, original_id: str) -> int:
+        """The number of the item with an original id; DataError, which shows a few ids, if there is none."""
+        return _number(self.items, original_id, "item")
+
     def pairs(self, *splits: str) -> Int64:
         """(user, item) pairs of the named splits (of all, if none is named), int64 [n, 2], by user, then item.
 
@@ -408,6 +417,10 @@ def _read_parquet(file: Path, data: bytes, columns: tuple[str, ...]) -> pd.DataF
         raise DataError(problem, path=file, remedy=_AGAIN)
     # the split stays categorical
     return pd.DataFrame({name: table.column(name, decode=name != "split").to_pandas() for name in names})
+
+
+def _number(table: pd.DataFrame, original_id: str, what: str) -> int:
+    return IdMap(pd.Index(table["original_id"]), table["name"]).index(original_id, what)
 
 
 def _require_text(values: pd.Series[Any], name: str) -> None:

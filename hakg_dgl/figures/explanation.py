@@ -13,7 +13,7 @@ import pandas as pd
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.data.shared_items import short_relation
 from hakg_dgl.figures.fonts import use_fonts
-from hakg_dgl.figures.style import require_matplotlib
+from hakg_dgl.figures.style import figure_class
 from hakg_dgl.insight.explanation import Explanation, introduced
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
@@ -46,14 +46,12 @@ def draw(explanation: Explanation, *, items: int = 8, paths: int = 8) -> Any:
     MissingDependencyError
         If Matplotlib is missing.
     """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
+    shown = figure_class()
     n_bars = min(items, len(explanation.past_items))
     over = "entity" if (explanation.paths["via"] == "entity").any() else "user"
     strongest = _paths(explanation, over, paths)
     height = max(0.34 * (n_bars + 4) + 1.9, 0.5 * max(strongest[c].nunique() for c in ("past_item", "node")) + 1.2)
-    figure = Figure(figsize=(11.5, max(height, 3.6)), layout="constrained")
+    figure = shown(figsize=(11.5, max(height, 3.6)), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(4, 5))
     left, right = parts
     bars, whole = left.subplots(2, 1, height_ratios=(max(n_bars, 1) + 1, 5.5))

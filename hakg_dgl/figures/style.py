@@ -78,6 +78,30 @@ def styled(draw: Callable[P, Any]) -> Callable[P, Any]:
     return within
 
 
+@functools.cache
+def figure_class() -> type[Any]:
+    """Matplotlib's ``Figure`` with one thing more: a notebook shows it where it is the value of a cell.
+
+    Figures that pyplot made are shown by a notebook's own settings; these are not pyplot's.
+
+    Raises
+    ------
+    MissingDependencyError
+        If Matplotlib is missing.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        """A figure that a notebook shows as the PNG that :func:`save_figure` writes, at the size of its inches."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            width, height = (round(96 * inches) for inches in self.get_size_inches())
+            return _rendered(self, "png", "figure", DPI), {"width": width, "height": height}
+
+    return ShownFigure
+
+
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, *, like: dict[str, Any] | None = None
 ) -> tuple[Any, Any]:
@@ -98,9 +122,7 @@ def new_figure(
     numpy.ndarray of matplotlib.axes.Axes
         The axes, ``[rows, columns]``.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = figure_class()(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **(like or {}))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hakg_dgl.errors import ConfigError, DataError, NumericalError
 
-IdArray: TypeAlias = "Tensor | NDArray[Any]"
+IdArray: TypeAlias = "Tensor | NDArray[Any] | Sequence[int]"
 UserItems: TypeAlias = "tuple[IdArray, IdArray]"
 Watch: TypeAlias = "Callable[[Tensor, Tensor], None]"
 """Gets the users ``[B]`` and the scores ``[B, n_items]`` of a block, ``-inf`` where an item is no candidate."""
