@@ -2,6 +2,7 @@
 # make test    the tests            (PYTEST_ARGS="-m 'not slow'" for the quick ones)
 # make lint    ruff and mypy
 # make docs    the documentation as a site, in site/ (SITE=FOLDER for another one); warnings are errors
+# make notebooks    runs docs/notebooks/ and saves them with their outputs
 # make conda   the conda environment "hakg", DGL with CUDA
 # make clean   remove what these made
 #
@@ -18,7 +19,7 @@ SITE ?= site
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint docs conda clean
+.PHONY: demo test lint docs notebooks conda clean
 
 demo: $(VENV)/.installed
 	rm -rf demo/data demo/run
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir '$(abspath $(SITE))'
+
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/notebooks.py
 
 conda:
 	conda env create -f environment.yml

@@ -71,6 +71,15 @@ def test_the_data_set_with_the_new_items_is_the_whole_one(table: Path) -> None:
     assert found.report["values_unknown_left_out"] == found.report["new_items_without_facts"] == 0
 
 
+def test_new_items_may_be_a_frame(table: Path) -> None:
+    frame = pd.read_csv(table, dtype=str)
+    from_file, *others = (read_new_items(each, without_cold()) for each in (table, frame, [frame[:1], frame[1:]]))
+    for other in others:
+        assert (other.dataset.digest, other.report) == (from_file.dataset.digest, from_file.report)
+    with pytest.raises(DataError, match="new items: no column 'sku' with the ids of items"):
+        read_new_items(frame.drop(columns="item"), DEMO, item_col="sku")
+
+
 def trained_on_the_whole(**settings: Any) -> HAKG:
     """HAKG with default terms on the data set that has the items; their own parameters are zero, all others drawn."""
     model = HAKG(build_graph(with_cold()), HAKGSettings(dim=8, **settings), seed=5, dtype=torch.float64)

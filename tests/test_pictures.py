@@ -8,9 +8,10 @@ import pytest
 from planted import tree_of
 from small_demo import small_settings
 
-from hakg_dgl import RunFolder, Trainer, load_dataset
+from hakg_dgl import PopularityScorer, RandomScorer, RunFolder, Trainer, evaluate, load_dataset
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.figures.depth import depth_agreement
+from hakg_dgl.figures.groups import groups_figure
 from hakg_dgl.figures.pictures import NAMES, pictures
 from hakg_dgl.figures.subject import Subject
 
@@ -46,3 +47,14 @@ def test_the_caption_says_whether_there_are_cones(planted: Dataset, tmp_path: Pa
 
 def test_the_names_of_pictures_are_known(planted_run: Subject) -> None:
     assert len(set(NAMES)) == len(NAMES) == 6
+
+
+def test_bars_of_scorers_with_any_names_can_be_told_apart(planted: Dataset) -> None:
+    scorers = {name: RandomScorer(planted.n_users, planted.n_items, seed) for seed, name in enumerate("abc")}
+    every = {**scorers, "popularity": PopularityScorer(planted), "random": scorers["a"]}
+    found = {name: evaluate(scorer, planted, groups=True) for name, scorer in every.items()}
+    panel = groups_figure(found).axes[0]
+    colours = [bars.patches[0].get_facecolor() for bars in panel.containers]
+    assert len(set(colours)) == len(every)
+    alone = groups_figure({"popularity": found["popularity"]}).axes[0]
+    assert alone.containers[0].patches[0].get_facecolor() == colours[3]

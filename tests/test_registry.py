@@ -28,23 +28,19 @@ print(json.dumps([[result.exit_code, result.output] for result in results]))
 """
 
 
-def toy_of_the_docs() -> str:
-    """The model of docs/extending.md, without the lines that register and train it."""
+def of_the_docs(language: str, holding: str) -> str:
+    """The block of docs/extending.md in a language that holds some text."""
     text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Toy(" in block)
-    return "import torch\n" + block.partition("\nfor model in")[0]
+    (block,) = (block for block in re.findall(rf"```{language}\n(.*?)```", text, re.S) if holding in block)
+    return str(block)
 
 
-def installed(folder: Path, package: str, entry: str, source: str) -> Path:
-    """Where a package that declares one model is installed, from a source folder, as pip does it."""
-    (folder / package).mkdir(parents=True)
-    (folder / package / "__init__.py").write_text(source, encoding="utf-8")
-    (folder / "pyproject.toml").write_text(
-        f'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
-        f'[project]\nname = "{package}"\nversion = "1"\n[project.entry-points."hakg_dgl.models"]\n{entry}\n'
-        f'[tool.setuptools]\npackages = ["{package}"]\n',
-        encoding="utf-8",
-    )
+def installed_toy(folder: Path) -> Path:
+    """Where the package of docs/extending.md is installed, from a source folder, as pip does it."""
+    code, _, _ = of_the_docs("python", "class Toy(").partition("\nfor model in")  # what follows registers and trains it
+    (folder / "toy_package").mkdir(parents=True)
+    (folder / "toy_package" / "__init__.py").write_text(code, encoding="utf-8")
+    (folder / "pyproject.toml").write_text(of_the_docs("toml", "hakg_dgl.models"), encoding="utf-8")
     target = folder / "installed"
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "--target", target, folder], check=True, capture_output=True, text=True, timeout=300)
@@ -86,7 +82,7 @@ def run_commands(folder: Path, path: list[Path], *commands: tuple[object, ...]) 
 
 @pytest.mark.slow
 def test_a_model_of_another_package_trains_evaluates_and_lists_by_its_name(tmp_path: Path) -> None:
-    site = installed(tmp_path / "source", "toy_package", 'toy = "toy_package:Toy"', toy_of_the_docs())
+    site = installed_toy(tmp_path / "source")
     small_demo().save(tmp_path / "data")
     small = ("--set", "dim=4", "--set", "refit=false", "--epochs", 2, "--device", "cpu")
     told, *done, wrong = run_commands(

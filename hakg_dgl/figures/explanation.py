@@ -154,6 +154,7 @@ def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame
         axes.text(0.5, 0.5, "no shared entity or user", ha="center", color=_GREY, transform=axes.transAxes)
         return
     share = explanation.share(explanation.path_totals[over][1])
+    share = None if share is None else round(share, 3) + 0.0  # never "-0.0%"
     every = "" if share is None else f" (all of them: {share:.1%} of the score)".replace("-", "−")
     axes.set_title(f"Strongest paths over shared {'entities' if over == 'entity' else 'users'}{every}", fontsize=10)
     left, middle = _places(paths)

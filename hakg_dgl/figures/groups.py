@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from hakg_dgl.figures.style import BLUE, GREY, INK, ORANGE, PALE, new_figure, styled
+from hakg_dgl.figures.style import CYCLE, GREY, INK, ORANGE, PALE, new_figure, styled
 from hakg_dgl.ranking.evaluation import Evaluation
 
-_COLOURS = {"model": BLUE, "popularity": ORANGE, "random": PALE}
+_COLOURS = {"popularity": ORANGE, "random": PALE}
 
 
 @styled
@@ -20,8 +21,8 @@ def groups_figure(evaluations: Mapping[str, Evaluation], *, metric: str = "ndcg"
     Parameters
     ----------
     evaluations
-        Name of the scorer (``model``, ``popularity``, ``random``) -> its evaluation, all with groups and of the same
-        split and users. The first cut is shown.
+        Name of the scorer -> its evaluation, all with groups and of the same split and users. ``popularity`` and
+        ``random`` have the same colours in every picture. The first cut is shown.
     metric
         The metric that is shown for groups of users.
 
@@ -44,15 +45,19 @@ def groups_figure(evaluations: Mapping[str, Evaluation], *, metric: str = "ndcg"
     return figure
 
 
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """Colours of the bars: yardsticks have theirs, and the others take those that are left, one after the other."""
+    free = itertools.cycle([colour for colour in CYCLE if colour not in _COLOURS.values()])
+    return {name: _COLOURS.get(name) or next(free) for name in names}
+
+
 def _bars(panel: Any, rows: Mapping[str, list[dict[str, Any]]], metric: str) -> None:
-    width = 0.8 / len(rows)
+    width, colours = 0.8 / len(rows), _colours(rows)
     for number, (scorer, groups) in enumerate(rows.items()):
         # None where no user has a relevant item of the group
         heights = np.array([np.nan if row[metric] is None else row[metric] for row in groups], dtype=float)
         places = np.arange(len(groups)) + (number - (len(rows) - 1) / 2) * width
-        panel.bar(
-            places, heights, width * 0.92, label=scorer, color=_COLOURS.get(scorer, GREY), edgecolor=GREY, linewidth=0.4
-        )
+        panel.bar(places, heights, width * 0.92, label=scorer, color=colours[scorer], edgecolor=GREY, linewidth=0.4)
         for place, height in zip(places, heights, strict=True):
             text = "no\nuser" if np.isnan(height) else f"{height:.2f}" if height else "0"
             panel.annotate(
