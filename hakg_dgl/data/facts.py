@@ -11,10 +11,12 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hakg_dgl.errors import ConfigError
 
@@ -23,13 +25,20 @@ ColumnKind: TypeAlias = Literal["values", "list", "path", "bins", "dates", "out"
 
 ``values``: each value is an entity. ``list``: several values, separated by ``|`` or ``;``. ``path``: levels separated
 by ``>``, the last one being the item's; each level is ``part_of`` the one before. ``bins``: numbers in bins with about
-as many items each; a bin ``follows`` the one below. ``dates``: a month, which is ``part_of`` its year. ``out``: none.
+as many items each; a bin ``follows`` the one below, and its name has its ends exactly. ``dates``: a month, which is
+``part_of`` its year. ``out``: none.
 """
 KINDS: tuple[str, ...] = get_args(ColumnKind)
 LIST_MARK = "\x1f"
 """What separates the values of a list that a file or frame holds as a list."""
 PART_OF, FOLLOWS = "part_of", "follows"
 BINS = 8
+ASKED = "asked for"
+"""Why a column was read as it was, where a caller said how."""
+TELLS_APART = ("nearly every item has another value", "nearly every user has another value")
+"""Why a column of a table of items, or of users, was left out: it says nothing that two of them share."""
+_FEWEST_DIGITS, _MOST_DIGITS = 6, 17
+"""Digits of the ends of bins: as few as tell them apart."""
 FEW_VALUES = 20
 """Distinct numbers up to which each is a value of its own."""
 NEARLY_ALL = 0.9
@@ -83,8 +92,9 @@ class ItemFacts:
 
 
 def facts_of_columns(
-    items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[str, str] | None = None, *, of: str = "items"
-) -> ItemFacts:
+    items: pd.Series[Any], table: pd.DataFrame, kinds: Mapping[str, str] | None = None, *, of: str = "items",
+    separator: str | None = None,
+) -> ItemFacts:  # fmt: skip
     """Facts from the columns of a table.
 
     Parameters
@@ -97,6 +107,8 @@ def facts_of_columns(
         Column -> :data:`ColumnKind`, for those that are not to be read by what they hold.
     of
         What a row is, for messages: ``items`` or ``users``.
+    separator
+        What stands between column and value in ids of entities; by default :func:`separator_of` the table.
 
     Raises
     ------
@@ -106,10 +118,10 @@ def facts_of_columns(
     kinds = dict(kinds or {})
     _refuse_unknown(kinds, list(table.columns), of)
     parts, reads = [], []
-    separator = _separator(items, table.columns)
+    separator = separator or separator_of(items, table.columns)
     for column in table.columns:
         values = _present(items, table[column])
-        kind, why = (kinds[column], "asked for") if column in kinds else _kind_of(values["value"], len(items), of)
+        kind, why = (kinds[column], ASKED) if column in kinds else _kind_of(values["value"], len(items), of)
         found = _READERS[kind](column, values)
         reads.append(ColumnRead(column, kind, len(found.facts), found.facts["value"].nunique(), why))
         parts.append(_numbered(column, separator, found, last_level=kind == "path"))
@@ -144,7 +156,7 @@ def _present(items: pd.Series[Any], column: pd.Series[Any]) -> pd.DataFrame:
     return frame.dropna().reset_index(drop=True)
 
 
-def _separator(items: pd.Series[Any], columns: Iterable[str]) -> str:
+def separator_of(items: pd.Series[Any], columns: Iterable[str]) -> str:
     """What stands between column and value in an entity's id, such that no item has an id of that form."""
     separator = "="
     while items.astype(str).str.startswith(tuple(f"{column}{separator}" for column in columns)).any():
@@ -172,8 +184,17 @@ def _kind_of(values: pd.Series[Any], n_items: int, of: str) -> tuple[str, str]:
     if _numbers(values).notna().all() and distinct > FEW_VALUES:
         return "bins", f"{distinct:,} different numbers"
     if n >= 10 and distinct > NEARLY_ALL * n:
-        return "out", f"nearly every {of[:-1]} has another value"
+        return "out", TELLS_APART[of == "users"]
     return "values", f"{distinct:,} different values"
+
+
+def read_as(kind: str, values: pd.Series[Any]) -> pd.Series[bool]:
+    """Which values (text or None) there are that can be read in a kind; of bins, numbers, of dates, dates."""
+    present = values.notna()
+    text = values.where(present, "").astype(str)
+    if kind == "bins":
+        return present & _numbers(text).notna()
+    return present & text.str.fullmatch(_DATE) if kind == "dates" else present
 
 
 def _numbers(values: pd.Series[Any]) -> pd.Series[float]:
@@ -217,13 +238,30 @@ def _as_bins(column: str, values: pd.DataFrame) -> _Found:
     if numbers.isna().any():
         wrong = values["value"][numbers.isna()].iloc[0]
         raise ConfigError(f"column {column!r} holds {wrong!r}, which is not a number; read it as values or out")
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)))
+    edges, texts = _written(np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1))))
     place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(0, len(edges) - 2))
-    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)] or [f"{edges[0]:g}"]
+    names = [f"{low} to {high}" for low, high in itertools.pairwise(texts)] or texts
     used = np.unique(place)
     pairs = [(names[above], FOLLOWS, names[below]) for below, above in itertools.pairwise(used)]
     facts = values.assign(value=np.array(names, dtype=object)[place])
     return _Found(facts, pd.DataFrame(pairs, columns=_no_order().columns, dtype=object))
+
+
+def _written(edges: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[str]]:
+    """Ends of bins as short texts say them exactly, and these texts; the outer two still hold all numbers between.
+
+    So the name of a bin is all that is needed to know which numbers are in it.
+    """
+    last = len(edges) - 1
+    sides = [ROUND_FLOOR if not n else ROUND_CEILING if n == last else ROUND_HALF_EVEN for n in range(last + 1)]
+    for digits in range(_FEWEST_DIGITS, _MOST_DIGITS + 1):
+        rounded = [
+            float(Context(prec=digits, rounding=side).create_decimal(edge))
+            for edge, side in zip(edges.tolist(), sides, strict=True)
+        ]
+        if len({*rounded}) == len(edges) and (last or rounded[0] == edges[0]):
+            return np.array(rounded), [f"{edge:.{digits}g}" for edge in rounded]
+    return edges, [f"{edge!r}" for edge in edges.tolist()]
 
 
 def _as_dates(column: str, values: pd.DataFrame) -> _Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.id_maps import IdMap
-from hakg_dgl.data.known_bins import in_known_bins, with_users_in_known_bins
+from hakg_dgl.data.known_columns import read_as_before
 from hakg_dgl.data.readers.raw import SPLITS, RawData
 from hakg_dgl.data.relation_names import INTERACTION_NAMES, distinct_names
 from hakg_dgl.data.splits import held_out, k_core, rating_threshold
@@ -120,7 +120,8 @@ def grow(old: Dataset, raw: RawData, options: GrowthOptions | None = None) -> Gr
         raise DataError("a folder of the KGAT layout has numbers in place of ids", remedy="Update from tables.")
     report = dict(raw.report)
     users, items = IdMap(pd.Index(old.users["original_id"]), old.users["name"]), _map_of(old.items)
-    raw = with_users_in_known_bins(old, raw, report)
+    raw = read_as_before(old, raw, report)
+    raw = replace(raw, triples=pd.concat([raw.triples, raw.attribute_order], ignore_index=True))
     log = _new_rows(old, raw, options, report)
     strategy, chosen = _strategy(old, log, options), log["item"]
     if strategy == "temporal-global":
@@ -140,7 +141,9 @@ def grow(old: Dataset, raw: RawData, options: GrowthOptions | None = None) -> Gr
         new = distinct_names(table.names.tolist(), taken)
         taken += new
         relations[name] = IdMap(table.original_ids, pd.Series(new, dtype=object))
-    columns = {"columns": list(raw.columns)} if raw.columns else {}
+    columns = {
+        name: list(found) for name, found in (("columns", raw.columns), ("user_columns", raw.user_columns)) if found
+    }
     grown = Dataset(
         name=old.name,
         interactions=pd.concat([before, log], ignore_index=True)[list(before.columns)],
@@ -395,7 +398,7 @@ class _Knowledge:
         triples = (
             triples.assign(**{end: triples[end].replace(called) for end in ("head", "tail")}) if called else triples
         )
-        return in_known_bins(old, triples, report).drop_duplicates()
+        return triples.drop_duplicates()
 
     @staticmethod
     def _joined(old: Dataset, before: pd.DataFrame, added: pd.DataFrame, report: dict[str, int]) -> pd.DataFrame:

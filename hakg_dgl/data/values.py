@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ _DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[T ].*)?")
 USER_MARK = "user:"
 """Stands before the column in the id that a table of users gives a value, more often where an id begins so anyway."""
 _BIN = re.compile(r"(\S+) to (\S+)")
+Place = TypeVar("Place")
 
 
 class Span(NamedTuple):
@@ -103,12 +104,28 @@ class ValuesOfColumn:
         return None
 
     def _bin_of(self, asked: float) -> int | None:
-        """The bin that a number lies in; the lowest and the highest one take what lies beyond them."""
-        if not self._bins:
-            return None
-        ordered = sorted(self._bins)
-        inside = [place for span, place in ordered if span.low <= asked]
-        return inside[-1] if inside else ordered[0][1]
+        return bin_of(self._bins, asked) if self._bins else None
+
+
+def bin_of(bins: Sequence[tuple[Span, Place]], asked: float) -> Place:
+    """The bin that a number lies in; a number between two that do not touch, or beyond all, takes the nearest one.
+
+    Parameters
+    ----------
+    bins
+        Their ranges, in any order, each with what stands for it; at least one. A range begins with its ``low`` and
+        ends before its ``high``, but for the highest.
+    asked
+        The number.
+    """
+    ordered = sorted(bins, key=lambda each: each[0])
+    below = [each for each in ordered if each[0].low <= asked]
+    if not below:
+        return ordered[0][1]
+    span, place = below[-1]
+    above = ordered[len(below)] if len(below) < len(ordered) else None
+    nearer_above = above is not None and asked > span.high and above[0].low - asked < asked - span.high
+    return above[1] if above is not None and nearer_above else place
 
 
 def facts_of_rows(

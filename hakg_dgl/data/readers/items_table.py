@@ -35,11 +35,14 @@ class Catalogue:
         ``id`` and ``name`` of the items that have one.
     facts
         From the other columns.
+    rows
+        Ids and the other columns, text.
     """
 
     items: pd.Series[Any]
     names: pd.DataFrame
     facts: ItemFacts
+    rows: pd.DataFrame
 
 
 def read_items(
@@ -88,7 +91,7 @@ def catalogue_of(rows: pd.DataFrame, kinds: Mapping[str, str], reading: Reading,
     report["items_rows_of_an_item_seen_before"] = len(rows) - len(items)
     names = rows[["item", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
     facts = facts_of_columns(rows["item"], rows.drop(columns=["item", "name"]), kinds)
-    return Catalogue(items, names.reset_index(drop=True), facts)
+    return Catalogue(items, names.reset_index(drop=True), facts, rows.drop(columns="name"))
 
 
 def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequence[str], what: str) -> str:
@@ -234,6 +237,7 @@ def with_catalogue(raw: RawData, catalogue: Catalogue) -> RawData:
         entities=entities if raw.entities is None else pd.concat([raw.entities, entities], ignore_index=True),
         catalogue=catalogue.items,
         columns=tuple(column.to_dict() for column in catalogue.facts.columns),
+        item_rows=catalogue.rows,
     )
 
 

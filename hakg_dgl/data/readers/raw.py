@@ -59,6 +59,9 @@ class RawData:
         Ids of items that are in the data set though nobody has chosen them, text.
     columns
         What was made of each column of a table of items, as JSON values; see :class:`~hakg_dgl.data.facts.ColumnRead`.
+    item_rows, user_rows
+        The tables of items and of users that ``columns`` and ``user_columns`` tell of, as text: ids first, then the
+        columns. An update reads some of them again.
     people
         Ids of users that a table of users has a row of, text, whether they have interactions or not.
     user_columns
@@ -92,6 +95,8 @@ class RawData:
     test_overlap: pd.DataFrame = field(default_factory=empty_pairs)
     catalogue: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
     columns: tuple[Mapping[str, Any], ...] = ()
+    item_rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    user_rows: pd.DataFrame = field(default_factory=pd.DataFrame)
     people: pd.Series[Any] = field(default_factory=lambda: pd.Series(dtype=object))
     user_columns: tuple[Mapping[str, Any], ...] = ()
     attribute_order: pd.DataFrame = field(

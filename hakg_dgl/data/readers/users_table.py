@@ -32,11 +32,14 @@ class People:
         ``id`` and ``name`` of the users who have one.
     facts
         From the other columns; heads are ids of users, and entities where values have an order.
+    rows
+        Ids and the other columns, text.
     """
 
     users: pd.Series[Any]
     names: pd.DataFrame
     facts: ItemFacts
+    rows: pd.DataFrame
 
 
 def read_users(
@@ -105,7 +108,7 @@ def people_of(rows: pd.DataFrame, kinds: Mapping[str, str] | None = None) -> Peo
     users = rows["user"].drop_duplicates().reset_index(drop=True)
     names = rows[["user", "name"]].set_axis(["id", "name"], axis=1).dropna().drop_duplicates("id")
     facts = facts_of_columns(rows["user"], rows.drop(columns=["user", "name"]), kinds, of="users")
-    return People(users, names.reset_index(drop=True), facts)
+    return People(users, names.reset_index(drop=True), facts, rows.drop(columns="name"))
 
 
 def with_people(raw: RawData, people: People) -> RawData:
@@ -134,4 +137,5 @@ def with_people(raw: RawData, people: People) -> RawData:
         attribute_order=pd.concat([raw.attribute_order, between], ignore_index=True),
         people=people.users,
         user_columns=tuple(column.to_dict() for column in people.facts.columns),
+        user_rows=people.rows,
     )
