@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -52,8 +53,27 @@ def test_any_bytes_are_read_or_refused_with_a_reason(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"NaN", b"[1, -Infinity]", b'{"a": 1, "a": 2}', b"9" * 5000, b"\xff", b"", b"[" * 10**6]
+    "body",
+    [b"NaN", b"[1, -Infinity]", b'{"a": 1, "a": 2}', b"9" * 5000, b"\xff", b"", b"[" * 10**6, b"[1e999]", b"-1e400"],
 )
 def test_what_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal):
         read_json(body, depth=8)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\\"' * 20_000,
+        b'"' + b'\\"' * 20_000,
+        b'"x' * 20_001,
+        b"{" + b",".join(b'"%d":0' % n for n in range(20_000)) + b',"19999":1}',
+    ],
+    ids=["quotes behind backslashes", "a text without an end", "odd quotes", "a key twice among many"],
+)
+def test_a_hostile_body_takes_time_by_its_length_alone(body: bytes) -> None:
+    """The interpreter does nothing else meanwhile; by the square of its length, each took two seconds and more."""
+    begun = time.process_time()
+    with pytest.raises(Refusal):
+        read_json(body, depth=8)
+    assert time.process_time() - begun < 1.0

@@ -115,7 +115,8 @@ def _row(value: Any, place: str, bounds: Bounds) -> NewItemRow:
         if given is None:
             continue
         if isinstance(given, (int, float)) and not isinstance(given, bool):
-            given = str(given) if isinstance(given, int) else f"{given:.15g}"  # as prices and years are written
+            short = f"{given:.15g}"  # as prices and years are written
+            given = short if isinstance(given, float) and float(short) == given else str(given)
         texts = _texts([given] if isinstance(given, str) else given, what, bounds.given_items, bounds)
         found.append((column, "|".join(texts)))
     return tuple(found)
