@@ -1,7 +1,7 @@
 """Load, soak and kills of ``hakg serve``: latencies by a public load generator, memory over time, answers after kills.
 
     python benchmarks/serving.py RUN load --rate 200 --seconds 30      # needs hey on the path
-    python benchmarks/serving.py RUN soak --rate 200 --seconds 600 [--new-items]
+    python benchmarks/serving.py RUN soak --rate 200 --seconds 600 [--new-items [1000]]
     python benchmarks/serving.py RUN kills --times 10
 
 Each starts a server of its own on RUN. ``load`` has hey ask for one user's list; the other two ask for those of all
@@ -118,8 +118,8 @@ def load(service: Service, rate: int, seconds: int) -> None:
     _processor(before, service.metrics())
 
 
-def soak(service: Service, rate: int, seconds: int, new_items: bool) -> None:
-    """Mixed requests at a rate, every 1000th with a new item if that is asked for; memory over time."""
+def soak(service: Service, rate: int, seconds: int, new_items: int) -> None:
+    """Mixed requests at a rate, one of ``new_items`` with a new item if that is asked for; memory over time."""
     todo, wrong, lock = requests(service), [], threading.Lock()
     new, first = a_fact(service) if new_items else None, service.ask("/users?query=1&k=1")[1]["users"][0]["id"]
     begun, place = time.monotonic(), 0
@@ -134,7 +134,7 @@ def soak(service: Service, rate: int, seconds: int, new_items: bool) -> None:
                 return
             time.sleep(max(0.0, due - time.monotonic()))
             path, body = todo[number % len(todo)]
-            if number % 1000 == 999 and new is not None:
+            if new is not None and number % new_items == new_items - 1:
                 path, body = "/recommend", arrived(number)
             status, answer = service.ask(path, body)
             if status != (404 if "nobody" in path else 200):
@@ -228,7 +228,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=["load", "soak", "kills"])
     parser.add_argument("--rate", type=int, default=200, help="requests a second")
     parser.add_argument("--seconds", type=int, default=30, help="how long load and soak last")
-    parser.add_argument("--new-items", action="store_true", help="let the soak bring a new item every 1000 requests")
+    parser.add_argument(
+        "--new-items", type=int, nargs="?", const=1000, default=0, metavar="N",
+        help="let the soak bring a new item every N requests (1000)",
+    )  # fmt: skip
     parser.add_argument("--times", type=int, default=10, help="number of kills")
     options = parser.parse_args(arguments)
     service = Service(options.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import shlex
 import shutil
@@ -379,6 +380,30 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "key twice": (post('{"users":[],"users":[{"id":"user_7"}]}'), 400, "'users' twice"),
     "not UTF-8 body": (post(b'{"users":[{"id":"\xff"}]}'), 400, "not UTF-8"),
     "half of a pair of letters": (post('{"users":[{"id":"\\ud800"}]}'), 404, "no user"),
+    "half of a pair in an item": (users({"items": ["\ud800"]}), 400, "half of a pair of letters"),
+    "half of a pair in a condition": (users({"id": "user_7"}, where=["made_by=\ud800"]), 400, "half of a pair"),
+    "half of a pair alike": (post('{"item": "\\udfff"}', path="/similar"), 400, "half of a pair"),
+    "half of a pair in a new item": (
+        users({"id": "user_7"}, new_items=[{"item": "x", "name": "\ud800", "made_by": "maker_3"}]),
+        400,
+        "new_items[0]['name'][0] has half of a pair",
+    ),
+    "half of a pair as a column": (
+        users({"id": "user_7"}, new_items=[{"item": "x", "\ud800": "y", "made_by": "maker_3"}]),
+        400,
+        "half of a pair",
+    ),
+    "number beyond floating point": (
+        post('{"users":[{"id":"user_7"}],"new_items":[{"item":"x","weight":1e999}]}'),
+        400,
+        "1e999, which is too large",
+    ),
+    "quotes behind backslashes": (post(b'\\"' * 500_000), 400, "not JSON"),
+    "key twice among many": (
+        post("{" + ",".join(f'"{n}":0' for n in range(60_000)) + ',"59999":1}'),
+        400,
+        "'59999' twice",
+    ),
     "other type": (post("user=user_7", kind="application/x-www-form-urlencoded"), 415, "application/x-www"),
     "type of a foreign form": (post('{"users":[{"id":"user_7"}]}', kind="text/plain"), 415, "text/plain"),
     "list as body": (post("[]"), 400, "not an object"),
@@ -393,6 +418,9 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "1001 items": (users({"items": ["item_1"] * 1001}), 400, "1,001 entries"),
     "odd limit": (get("/recommend?user=user_7&at_most=made_by"), 400, "not a limit"),
     "limit of an unknown relation": (users({"id": "user_7"}, at_most=["colour=1"]), 400, "colour"),
+    "limit of many digits": (users({"id": "user_7"}, at_most=["made_by=" + "9" * 400]), 400, "not a limit"),
+    "limit in other digits": (get("/recommend?user=user_7&at_most=made_by%3D%D9%A2"), 400, "not a limit"),
+    "condition of signs": (get("/recommend?user=user_7&where=" + "%3D" * 511), 400, "no relation"),
     "many limits": (get("/similar?item=item_1" + "&at_most=a%3D1" * 9), 400, "given 9 times"),
     "new items that are no list": (users({"id": "user_7"}, new_items={"item": "x"}), 400, "new_items is not a list"),
     "new item without id": (users({"id": "user_7"}, new_items=[{"made_by": "x"}]), 400, "new_items[0].item is missing"),
@@ -420,6 +448,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
         "larger than",
     ),
     "smuggled length": (post(b"{}", "Content-Length: 2", "Content-Length: 5"), 400, "HTTP/1.1"),
+    "two kinds of length": (post(b"0\r\n\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"), 400, "has both"),
     # heads
     "header flood": (get("/healthz", *[f"X-{n}: {'a' * 50}" for n in range(2000)]), 431, "too long"),
     "one long header": (get("/healthz", "Cookie: " + "a" * 100_000), 431, "too long"),
@@ -661,6 +690,30 @@ def test_killed_and_restarted_under_load_it_answers_as_before(server: Server) ->
     assert load.broken > 0
     assert load.statuses[200] == sum(load.statuses)
     assert server.ask("/recommend", {"user": "user_7", "k": 5}).json == before
+
+
+@pytest.mark.slow
+def test_told_to_end_it_does_not_begin_what_waits(place: Path) -> None:
+    """Sixty models for new items would take sixty times as long as one; it ends after the few seconds of grace."""
+    running = Server(place / "good", "--seconds", "60")
+
+    def ask(number: int) -> None:
+        rows = [{"item": f"new_{number}", "made_by": "maker_3"}]
+        with suppress(OSError, http.client.HTTPException):
+            running.ask("/recommend", method="POST", body={"users": [{"id": "user_7"}], "new_items": rows})
+
+    ask(0)
+    begun = time.monotonic()
+    ask(1)
+    one = time.monotonic() - begun
+    with ThreadPoolExecutor(60) as pool:
+        waiting = [pool.submit(ask, number) for number in range(2, 62)]
+        while not any(answer.done() for answer in waiting):
+            time.sleep(0.01)
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=300) == 143
+        assert time.monotonic() - begun < 15 + 20 * one
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -50,6 +50,24 @@ def test_what_is_too_much_or_too_slow_is_told_to_come_later() -> None:
     asyncio.run(run())
 
 
+def test_what_waits_when_it_is_closed_is_never_begun() -> None:
+    release, begun = threading.Event(), list[int]()
+
+    async def run() -> None:
+        work = Workplace(Bounds(threads=1))
+        first = asyncio.ensure_future(work.do(release.wait))
+        others = [asyncio.ensure_future(work.do(lambda: begun.append(1))) for _ in range(5)]
+        await asyncio.sleep(0)
+        work.close()
+        release.set()
+        assert await first
+        for other in others:
+            other.cancel()
+
+    asyncio.run(run())
+    assert not begun
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_limits_are_numbers_above_zero(value: float) -> None:
     with pytest.raises(ConfigError, match="the limit work_seconds"):

@@ -170,14 +170,25 @@ class _Comparison:
 
 def _comparison(dataset: Dataset, condition: str) -> _Comparison | None:
     """The comparison that a condition is; None for ``relation=entity``, which comes first."""
-    parts = condition.split("=")
-    if any(len(_named(dataset.relations, "=".join(parts[:cut]).strip())) for cut in range(1, len(parts))):
+    if _cut(dataset.relations, condition) is not None:
         return None
+    known = _calls(dataset.relations)
     for found in re.finditer(r"<=|>=|<|>", condition):
-        relations = _named(dataset.relations, condition[: found.start()].strip())
-        if len(relations):
-            return _Comparison(relations, found.group(), condition[found.end() :].strip())
+        name = condition[: found.start()].strip()
+        if name in known:
+            return _Comparison(_named(dataset.relations, name), found.group(), condition[found.end() :].strip())
     return None
+
+
+def _calls(relations: pd.DataFrame) -> set[str]:
+    """Original ids and names."""
+    return {*relations["original_id"], *relations["name"]}
+
+
+def _cut(relations: pd.DataFrame, condition: str) -> int | None:
+    """Where the ``=`` stands that ends the name of a relation, None if none does."""
+    known = _calls(relations)
+    return next((cut.start() for cut in re.finditer("=", condition) if condition[: cut.start()].strip() in known), None)
 
 
 def _bare_values(dataset: Dataset, entities: NDArray[np.int64], relations: NDArray[np.int64]) -> list[str]:
@@ -210,11 +221,9 @@ def _may(span: Span, sign: str, asked: Span) -> bool:
 
 def _relations(dataset: Dataset, condition: str) -> tuple[NDArray[np.int64], str]:
     """The relations that a condition names, and its entity; both may hold ``=`` themselves."""
-    parts = condition.split("=")
-    for cut in range(1, len(parts)):
-        found = _named(dataset.relations, "=".join(parts[:cut]).strip())
-        if len(found):
-            return found, "=".join(parts[cut:]).strip()
+    cut = _cut(dataset.relations, condition)
+    if cut is not None:
+        return _named(dataset.relations, condition[:cut].strip()), condition[cut + 1 :].strip()
     if not len(dataset.relations):
         raise DataError(f"{condition!r}: the data set has no relations", remedy="Leave the condition out.")
     names = dataset.relations["name"].tolist()

@@ -17,6 +17,9 @@ from hakg_dgl.ranking.topk import IdArray, Scorer, TopK, UserItems, iter_topk
 WIDER = 4
 """How many times as many places are looked at where a list is not full."""
 
+_MOST_DIGITS = 18
+"""Of a limit; longer than any list is."""
+
 
 @dataclass(frozen=True, eq=False)
 class AtMost:
@@ -43,7 +46,7 @@ def at_most(dataset: Dataset, text: str) -> AtMost:
         If the data set has no such relation, or the number is not one.
     """
     name, found, number = (part.strip() for part in text.rpartition("="))
-    if not found or not number.isdecimal() or int(number) < 1:
+    if not found or not (number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS) or int(number) < 1:
         raise DataError(f"{text!r} is not a limit", remedy="Write a relation and a number from 1, such as brand=2.")
     relations = relations_named(dataset, name)
     if not len(relations):

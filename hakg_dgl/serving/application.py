@@ -50,10 +50,17 @@ HEADERS = {
 }
 """Headers of every answer."""
 
+TWO_LENGTHS = Refusal(
+    400, "the request has both Content-Length and Transfer-Encoding", "Send one of them.", {"Connection": "close"}
+)
+"""A proxy may see another request in the same bytes (RFC 9112, section 6.1)."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_application(current: CurrentRun, bounds: Bounds, *, hosts: Collection[str] | None = None) -> ASGIApp:
+def make_application(
+    current: CurrentRun, bounds: Bounds, *, hosts: Collection[str] | None = None, work: Workplace | None = None
+) -> ASGIApp:
     """The application.
 
     Parameters
@@ -65,20 +72,22 @@ def make_application(current: CurrentRun, bounds: Bounds, *, hosts: Collection[s
     hosts
         The names that a request's ``Host`` may have, without port; None allows all. On a machine's own address, a
         page of another site could otherwise have a browser ask under a name that it points there.
+    work
+        The threads that requests are computed by; by default those of ``bounds``.
 
     Returns
     -------
     ASGIApp
         Serve it by any ASGI server; :func:`hakg_dgl.serving.server.serve` also bounds heads, clients and connections.
     """
-    return _Guarded(_Service(current, bounds), bounds.head_bytes, hosts)
+    return _Guarded(_Service(current, bounds, work or Workplace(bounds)), bounds.head_bytes, hosts)
 
 
 class _Service:
     """The routes and their handlers."""
 
-    def __init__(self, current: CurrentRun, bounds: Bounds) -> None:
-        self.current, self.bounds, self.work = current, bounds, Workplace(bounds)
+    def __init__(self, current: CurrentRun, bounds: Bounds, work: Workplace) -> None:
+        self.current, self.bounds, self.work = current, bounds, work
         self.monitor = Monitor(lambda: self.work.at_work, lambda: current.loaded_at, lambda: current.reloads)
         self.described = _json(description(bounds, version("hakg_dgl")))
         self.routes = self._routes()
@@ -197,6 +206,8 @@ class _Guarded:
             await self.application(scope, receive, send)
         elif _head_size(scope) > self.head_bytes:
             await refused(head_too_long(self.head_bytes))(scope, receive, sent)
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            await refused(TWO_LENGTHS)(scope, receive, sent)
         elif self.hosts is not None and _host(scope) not in self.hosts:
             names = ", ".join(sorted(self.hosts))
             refusal = Refusal(421, f"this service is not {_host(scope)[:80]!r}", f"It is {names}; see --allowed-host.")

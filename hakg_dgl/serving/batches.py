@@ -115,18 +115,25 @@ def _row(value: Any, place: str, bounds: Bounds) -> NewItemRow:
         if given is None:
             continue
         if isinstance(given, (int, float)) and not isinstance(given, bool):
-            short = f"{given:.15g}"  # as prices and years are written
-            given = short if isinstance(given, float) and float(short) == given else str(given)
+            given = _written(given)
         texts = _texts([given] if isinstance(given, str) else given, what, bounds.given_items, bounds)
         found.append((column, "|".join(texts)))
     return tuple(found)
+
+
+def _written(number: float) -> str:
+    """A number as prices and years are written, and with as many digits as it takes."""
+    if isinstance(number, int):
+        return str(number)
+    short = f"{number:.15g}"
+    return short if float(short) == number else repr(number)
 
 
 def _user(value: Any, place: str, bounds: Bounds) -> AskingUser:
     user = _object(value, place, ("id", "items", "attributes"))
     if not user:
         raise Refusal(400, f"{place} is empty", "Give an id, items, attributes, or several of them.")
-    known = checked_text(user["id"], f"{place}.id", bounds) if "id" in user else None
+    known = checked_text(user["id"], f"{place}.id", bounds, halves=True) if "id" in user else None  # it is not found
     items = _texts(user.get("items", []), f"{place}.items", bounds.given_items, bounds)
     attributes = _object(user.get("attributes", {}), f"{place}.attributes")
     if len(attributes) > bounds.given_items:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from hakg_dgl.errors import HakgError
+from hakg_dgl.serving.memory import give_back_freed_memory
 from hakg_dgl.serving.refusals import Refusal, later
 from hakg_dgl.serving.served_run import ServedRun
+
+log = logging.getLogger(__name__)
 
 
 class CurrentRun:
@@ -60,8 +64,10 @@ class CurrentRun:
         self._reloading, self._begun = True, time.monotonic()
         try:
             run = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_run)
-        except (HakgError, OSError, MemoryError) as error:
+        except Exception as error:  # whatever it is, the earlier run goes on
             self.reloads["refused"] += 1
+            if not isinstance(error, (HakgError, OSError, MemoryError)):
+                log.exception("the newer run could not be read")
             reason = str(error) or type(error).__name__
             raise Refusal(409, f"the newer run is broken, so the earlier one goes on: {reason}") from error
         finally:
@@ -69,4 +75,9 @@ class CurrentRun:
         self.reloads["done"] += 1
         self.loaded_at = time.time()
         self.run = run
+        self._thread.submit(give_back_freed_memory)
         return run
+
+    def close(self) -> None:
+        """Begin no reload any more; one that runs is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -21,6 +21,9 @@ class Names:
         self.names: list[str] = table["name"].tolist()
         self._folded = [name.casefold() for name in self.names]
         self._number = {text: number for number, text in reversed(list(enumerate(self.ids)))}  # the first of equal ids
+        self._named: dict[str, int | None] = {}
+        for number, name in enumerate(self.names):
+            self._named[name] = None if name in self._named else number
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -28,6 +31,10 @@ class Names:
     def number(self, original_id: str) -> int | None:
         """The row with this id, None if there is none."""
         return self._number.get(original_id)
+
+    def named(self, name: str) -> int | None:
+        """The row that alone has this name, None if there is none or several have it."""
+        return self._named.get(name)
 
     def label(self, number: int) -> dict[str, str]:
         """Id and name of a row."""

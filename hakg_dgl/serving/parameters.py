@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import parse_qsl
 from hakg_dgl.serving.bounds import Bounds
 from hakg_dgl.serving.refusals import Refusal
 
+_HALF = re.compile("[\ud800-\udfff]")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -115,12 +117,18 @@ def refuse_unknown(given: Mapping[str, Any], known: Sequence[str], what: str) ->
             raise Refusal(400, f"there is no {what} {name[:80]!r}", there)
 
 
-def checked_text(value: Any, what: str, bounds: Bounds) -> str:
-    """A text that is not too long; Refusal (400) otherwise."""
+def checked_text(value: Any, what: str, bounds: Bounds, *, halves: bool = False) -> str:
+    """A text that is not too long and that a table can hold; Refusal (400) otherwise.
+
+    JSON may have halves of letters, such as ``\\ud800``, which no table holds; they are refused without ``halves``.
+    """
     if not isinstance(value, str):
         raise Refusal(400, f"{what} is {_kind(value)}", "Send a text in quotes, also for a number.")
     if len(value) > bounds.text_letters:
         raise Refusal(400, f"{what} has {len(value):,} letters", f"At most {bounds.text_letters} are allowed.")
+    half = None if halves or value.isascii() else _HALF.search(value)
+    if half is not None:
+        raise Refusal(400, f"{what} has half of a pair of letters, {half[0]!r}", "Send text that UTF-8 can write.")
     return value
 
 

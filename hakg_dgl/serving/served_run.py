@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from hakg_dgl.ranking.fold_in import AboutUsers
 from hakg_dgl.ranking.index import ItemIndex
 from hakg_dgl.ranking.similar import Similarity, oneself
 from hakg_dgl.ranking.topk import Scorer, UserItems, id_tensor, masked_topk
-from hakg_dgl.serving.arrivals import with_arrivals
+from hakg_dgl.serving.arrivals import LastArrivals, with_arrivals
 from hakg_dgl.serving.attributes import UserAttributes
 from hakg_dgl.serving.batches import AskingUser, Batch, NewItemRow
 from hakg_dgl.serving.bounds import Indexed
@@ -32,8 +31,6 @@ from hakg_dgl.serving.places import Places
 from hakg_dgl.serving.refusals import Refusal, refusal_of
 from hakg_dgl.training.loading import TrainedModel
 
-_ARRIVALS_KEPT = 1
-"""Sets of new items of which the model is remembered; it takes about the memory of the model that is served."""
 NOTHING_LEFT = "Every item that may be listed is known to the user already; include_seen=true lists those too."
 UNTRAINED = "The user has no training interaction: the list means little."
 
@@ -86,7 +83,7 @@ class ServedRun:
         self._places = None if lists_only else Places(model, dataset)
         self._model_name, self._takes_new_items = model.name, model.abilities.new_items
         self._choices = Choices(dataset)
-        self._arrived = lru_cache(_ARRIVALS_KEPT)(lambda rows: _with_new_items(trained, dataset, name, rows))
+        self._arrived = LastArrivals(lambda rows: _with_new_items(trained, dataset, name, rows))
         self.facts = {
             "run": name,
             "model": model.name,
@@ -123,7 +120,7 @@ class ServedRun:
         Refusal
             400: if the model needs training for new items, or nothing is known of them.
         """
-        return self._answered(lambda: self._arrived(rows))
+        return self._answered(lambda: self._arrived.of(rows))
 
     # --- lists ------------------------------------------------------------------------------------------------------
 
@@ -238,12 +235,14 @@ class ServedRun:
     def _user(self, text: str, place: str = "") -> int:
         number = self.users.number(text)
         if number is None:
-            near = ", ".join(map(repr, self.users.ids[:3]))
-            raise Refusal(404, f"{place}there is no user with the id {text!r}", f"Ids look like these: {near}.")
+            raise Refusal(
+                404, f"{place}there is no user with the id {text!r}", "Give an original id; /users finds them."
+            )
         return number
 
     def _item(self, text: str, place: str = "", status: int = 404) -> int:
         number = self.items.number(text)
+        number = self.items.named(text) if number is None else number
         if number is not None:
             return number
         try:

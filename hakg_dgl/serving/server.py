@@ -80,6 +80,7 @@ def serve(
 
     from hakg_dgl.serving.application import make_application
     from hakg_dgl.serving.current import CurrentRun
+    from hakg_dgl.serving.work import Workplace
 
     limits = bounds or Bounds()
     torch.set_num_threads(1)  # threads within a product would take the cores from other requests
@@ -87,10 +88,15 @@ def serve(
     listening = _listening(host, port)
     with listening:
         current = CurrentRun(load, pause=limits.reload_seconds)
-        application = make_application(current, limits, hosts=_hosts(host, allowed_hosts))
+        work = Workplace(limits)
+        application = make_application(current, limits, hosts=_hosts(host, allowed_hosts), work=work)
         address = _address(*listening.getsockname()[:2])
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for every odd request would fill a disk
-        asyncio.run(_run(application, current, limits, listening, lambda: tell(f"Listening at {address}"), tell))
+        try:
+            asyncio.run(_run(application, current, limits, listening, lambda: tell(f"Listening at {address}"), tell))
+        finally:  # what waits is not begun any more, or the process would stay until all of it is computed
+            work.close()
+            current.close()
 
 
 async def _run(
