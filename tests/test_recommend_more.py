@@ -438,6 +438,8 @@ def shop(**values: list[str]) -> Dataset:
         ("price<20", [0, 1]), ("price<=20", [0, 1, 2]), ("price>9.5", [1, 2, 3]), ("price>=20", [2, 3]),
         ("size<5", [0]), ("size<=10", [0, 1]), ("size>=10", [2, 3]), ("since<2001", [0, 1]),
         ("since>=2001-03", [2, 3]), ("since<=2000", [0, 1]), ("since > 2001", [3]), ("price=20", [2]),
+        ("price<15,5", [0, 1]), ("price >= 15,50 €", [2, 3]), ("price<1.000,00", [0, 1, 2, 3]),
+        ("since>31/12/2000", [2, 3]),
     ],
 )  # fmt: skip
 def test_numbers_bins_and_dates_are_compared(condition: str, expected: list[int]) -> None:
@@ -459,6 +461,11 @@ def test_items_of_a_bin_on_both_sides_are_left_out_and_counted() -> None:
         items_where(data, "size<3")
     with pytest.raises(DataError, match="'name<3' compares '3' with what are not numbers"):
         items_where(data, "name<3")
+    with pytest.raises(
+        DataError, match=r"'size<1,299': '1,299' may have a comma before decimals or between thousands"
+    ) as two:
+        items_where(data, "size<1,299")
+    assert "(10.5, 1299)" in str(two.value.remedy)
     with pytest.raises(DataError, match="there is no relation 'weight'"):
         items_where(data, "weight<3")
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hakg_dgl.data.readers.text import counted
 from hakg_dgl.data.shared_items import SharedItems, unnamed_entities
 from hakg_dgl.data.values import Span, date, number
+from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import DataError
 
 if TYPE_CHECKING:
@@ -141,10 +142,10 @@ class _Comparison:
         """Items of which it is true, those of which it may be, and what the values are: numbers or dates."""
         facts = facts_by(dataset, self.relations)
         entities = facts["entity"].unique()
-        names = _bare_values(dataset, entities, self.relations)
+        names, value = _bare_values(dataset, entities, self.relations), _plain_value(condition, self.value)
         readings: list[tuple[str, Callable[[str], Span | None]]] = [("number", number), ("date", date)]
         for kind, read in readings:
-            asked, spans = read(self.value), [read(name) for name in names]
+            asked, spans = read(value), [read(name) for name in names]
             readable = sum(span is not None for span in spans)
             if asked is not None and readable and not (kind == "number" and 2 * readable < len(spans)):
                 sure = {e for e, span in zip(entities, spans, strict=True) if span and _holds(span, self.sign, asked)}
@@ -166,6 +167,20 @@ class _Comparison:
             why = f", but {having} a range that lies on both sides, such as those in a bin" if len(unsure) else ""
             raise DataError(f"{condition!r} is true of no item{why}", remedy=f"Compare {shown} with another value.")
         return found
+
+
+def _plain_value(condition: str, value: str) -> str:
+    """A value to compare with, as a table's column would be read: ``10,5`` is 10.5, and ``1.299,00 €`` is 1299.00.
+
+    DataError where it may be two numbers, such as ``1,299``.
+    """
+    if number(value) is not None or date(value) is not None:
+        return value
+    found = plainly(pd.Series([value], dtype=object))
+    if found.unclear:
+        remedy = "Write a point before decimals and nothing between thousands (10.5, 1299), and dates as 2001-03-31."
+        raise DataError(f"{condition!r}: {found.note}", remedy=remedy)
+    return str(found.texts.iloc[0] or value)
 
 
 def _comparison(dataset: Dataset, condition: str) -> _Comparison | None:
