@@ -10,11 +10,13 @@ import click
 from .files import ResultPath, write_json
 from .newcomers import NEWER_DATA, load_with, newcomer_options, newcomers
 from .notes import font_notes
+from .preprocess import copied_options
 from .progress import stages
 from .report import shown, table
 from .runs import device_option, list_length, open_run
 
 
+@copied_options("date_order", "decimal")
 @click.command(
     "explain",
     epilog="\b\nExamples:\n"
@@ -34,7 +36,7 @@ from .runs import device_option, list_length, open_run
     help="Also write everything as JSON ('-': print that instead).",
 )
 @click.option("--picture", type=ResultPath(".svg", ".png", ".pdf"), help="Also draw it (.svg, .png or .pdf).")
-@newcomer_options
+@newcomer_options()
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def explain_command(

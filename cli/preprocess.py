@@ -155,8 +155,8 @@ def _files(flag: str, what: str) -> Callable[[Any], Any]:
 )
 @click.option(
     "--date-order",
-    type=click.Choice(["day-first", "month-first"]),
-    help="Tables: what 03/04/2024 means, where no date of the column shows it.",
+    type=click.Choice(["day-first", "month-first", "year-first"]),
+    help="Tables: what 03/04/2024 or 03/04/24 means, where no date of the column shows it.",
 )
 @click.option(
     "--decimal",
@@ -297,13 +297,13 @@ def _kinds(option: str, given: tuple[str, ...]) -> dict[str, str]:
     return kinds
 
 
-def by_table(option: str, given: tuple[str, ...]) -> dict[str, str] | None:
+def by_table(option: str, given: tuple[str, ...], tables: tuple[str, ...] = _TABLE_FILES) -> dict[str, str] | None:
     """Table, or 'all', -> value, from ``TABLE=VALUE`` or a value for all."""
     found: dict[str, str] = {}
     for entry in given:
         table, separator, value = entry.partition("=")
         table = table.replace("-", "_")
-        if not separator or not value or table not in (*_TABLE_FILES, "all"):
+        if not separator or not value or table not in (*tables, "all"):
             table, value = "all", entry
         if found.get(table, value) != value:
             raise click.UsageError(f"--{option} is given twice for {table}: {found[table]!r} and {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ class _Stop:
 
 
 def _tell(done: QuickResult) -> None:
+    from hakg_dgl.training.run_folder import RunFolder
+
     folder, dataset = done.folder, done.dataset
     click.echo(f"{shown(dataset.name)}: {sizes(dataset.counts)}")
     tell_columns(dataset)
@@ -111,12 +114,29 @@ def _tell(done: QuickResult) -> None:
         click.echo("\n" + table(rows))
     for note in done.notes:
         click.echo(f"Note: {note}", err=True)
-    run, user = shlex.quote(str(folder.run)), shlex.quote(str(dataset.users["original_id"].iloc[0]))
     click.echo(
         f"\nWrote {folder.lists}: {number_of(done.rows, 'rows')}, {number_of(dataset.n_users, 'users')}"
         + (f"\nWrote {folder.report}: open it in a browser" if folder.report.exists() else "")
-        + f"\nNext:\n  hakg info {shlex.quote(str(folder.data))}        what the data set holds"
-        f"\n  hakg recommend {run} --user {user}   a list, with filters and for new users"
-        f"\n  hakg explain {run} --user {user}     why its first items are there"
-        f"\n  hakg update {run} --interactions ORDERS --items CATALOG --out RUN2   when the log has grown"
+        + "\nNext:"
     )
+    run, data = shlex.quote(str(folder.run)), shlex.quote(str(folder.data))
+    user, item = (shlex.quote(each) for each in _first_row(done))
+    able = RunFolder(folder.run).settings.model_class.abilities
+    for command, what, possible in (
+        (f"info {data}", "what the data set holds", True),
+        (f"recommend {run} --user {user} --k 5", "a list; also with conditions, and for new users", True),
+        (f"recommend {run} --similar-to {item} --k 5", "similar items", able.vectors),
+        (f"explain {run} --user {user} --item {item}", "why an item is in the list", able.explains),
+        (f"serve {run}", "answers over HTTP, and a page to look at", True),
+        (f"update {run} --interactions ORDERS --items CATALOG --out RUN2", "when the log has grown", True),
+    ):
+        if possible:
+            click.echo(f"  hakg {command}   # {what}")
+
+
+def _first_row(done: QuickResult) -> tuple[str, str]:
+    """A user and an item of the user's list, by their ids."""
+    with done.folder.lists.open(encoding="utf-8", newline="") as lists:
+        for row in csv.DictReader(lists):
+            return row["user"], row["item"]
+    return str(done.dataset.users["original_id"].iloc[0]), "ITEM"

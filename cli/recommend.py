@@ -11,6 +11,7 @@ import click
 
 from .files import table_path, write_tables
 from .newcomers import NEWER_DATA, Newcomers, load_with, newcomer_options, newcomers
+from .preprocess import copied_options
 from .progress import bar, stages
 from .report import counted, number_of, shown, table
 from .runs import OpenedRun, device_option, list_length, open_run
@@ -37,6 +38,7 @@ _TEXT = ("user", "item", "similar", "name")
 """Columns of text; of the others, ranks are integers and scores are floats."""
 
 
+@copied_options("date_order", "decimal")
 @click.command(
     "recommend",
     cls=KeepsArguments,
@@ -98,7 +100,7 @@ _TEXT = ("user", "item", "similar", "name")
 @click.option(
     "--at-most", multiple=True, metavar="REL=N", help="At most N items of a list with the same value; repeatable."
 )
-@newcomer_options
+@newcomer_options("pairs", "items", "not_in")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
 @device_option
 def recommend_command(
@@ -112,7 +114,8 @@ def recommend_command(
     is never recommended an item that the user has in any split. With --new-users or --new-interactions, the lists are
     those of the users in these files, and need no training. docs/recommending.md says how.
     """
-    new, filters = newcomers(options), _Filters(**options)
+    new = newcomers(options, pairs=pairs, items=options["item_file"], not_in=options["not_in"])
+    filters = _Filters(**options)
     asked = {"--similar-to": similar_to, "--similar-to-user": similar_to_user, "--pairs": pairs}
     _refuse_together(asked, {"--user": user_ids, "--include-seen": include_seen}, filters, new, shards)
     if shards is not None and (out is None or out.suffix != ".parquet"):
@@ -184,7 +187,7 @@ class _Filters:
         if self.item_ids or self.item_file is not None:
             found = known_items(dataset, self.item_ids) if self.item_ids else np.empty(0, dtype=np.int64)
             if self.item_file is not None:
-                found = np.union1d(found, _items_of(self.item_file, dataset, new, notes))
+                found = np.union1d(found, _items_of("items", self.item_file, dataset, new, notes))
         if self.where:
             having = items_where(dataset, *self.where)
             notes += [f"{line}." for line in undecided(dataset, *self.where)]
@@ -196,7 +199,7 @@ class _Filters:
                 )
         if self.not_in is not None:
             every = np.arange(dataset.n_items) if found is None else found
-            found = np.setdiff1d(every, _items_of(self.not_in, dataset, new, notes))
+            found = np.setdiff1d(every, _items_of("not_in", self.not_in, dataset, new, notes))
             if not len(found):
                 raise DataError("holds all items that may be listed", path=self.not_in, remedy="Leave some out of it.")
         return found
@@ -208,7 +211,7 @@ class _Filters:
         return [at_most(dataset, text) for text in self.at_most]
 
 
-def _items_of(file: Path, dataset: Dataset, new: Newcomers, notes: list[str]) -> np.ndarray:
+def _items_of(table: str, file: Path, dataset: Dataset, new: Newcomers, notes: list[str]) -> np.ndarray:
     """Items of a file; with ``--unknown-items skip`` those that the data set does not have are counted in a note."""
     from hakg_dgl.data.id_files import read_item_ids
     from hakg_dgl.errors import DataError
@@ -216,7 +219,7 @@ def _items_of(file: Path, dataset: Dataset, new: Newcomers, notes: list[str]) ->
 
     skipped: list[str] | None = [] if new.unknown_items == "skip" else None
     try:
-        found = known_items(dataset, read_item_ids(file, item_col=new.item_col), skipped=skipped)
+        found = known_items(dataset, read_item_ids(file, item_col=new.item_col, form=new.forms[table]), skipped=skipped)
     except DataError as error:
         if error.path is not None:
             raise
@@ -390,7 +393,13 @@ def _scored_pairs(opened: OpenedRun, file: Path, new: Newcomers, device: str) ->
     dataset = opened.dataset if items is None else items.dataset
     ids, _, _, scorer, more = _users(opened, dataset, items, (), new, device)
     found = read_pairs(
-        file, ids, dataset, user_col=new.user_col, item_col=new.item_col, skip=new.unknown_items == "skip"
+        file,
+        ids,
+        dataset,
+        user_col=new.user_col,
+        item_col=new.item_col,
+        skip=new.unknown_items == "skip",
+        form=new.forms["pairs"],
     )
     scores = score_pairs(scorer, found.users, found.items)
     rows = found.rows.assign(name=dataset.items["name"].to_numpy()[found.items], score=scores)

@@ -47,6 +47,7 @@ TYPES = "Columns are separated by tabs; a type is one of token, token_seq, float
 COMMAS = "Name the column to read, or rename it; values are separated by commas."
 TABS = "Name the column to read, or rename it; values are separated by tabs."
 CORRECT = "Correct or drop this line."
+DATES = "Dates may look like 2026-01-31, 31/12/2026 or 31.12.26, with a time such as 17:04 or 5:04 PM behind them."
 NUL = "a NUL byte\nSave it as UTF-8 text: this is UTF-16, binary or damaged."
 UTF16 = "UTF-16 text, not UTF-8\nConvert it: iconv -f utf-16 -t utf-8 OLD > NEW"
 LATIN = r"byte b'\xe9' is not UTF-8" "\nConvert it, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
@@ -333,11 +334,15 @@ def test_tables_without_rows_or_file(file: str) -> None:
     refuse(message, *TABLE_ARGS)
 
 
-@pytest.mark.parametrize(("file", "column"), [("i.csv", "user"), ("t.csv", "head"), ("l.csv", "item")])
-def test_tables_with_another_separator(file: str, column: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "column", "option"),
+    [("i.csv", "user", "--user-col"), ("t.csv", "head", "--head-col"), ("l.csv", "item", "--link-item-col")],
+)
+def test_tables_with_another_separator(file: str, column: str, option: str) -> None:
     text = TABLES[file].replace(",", "~")
     header = text.splitlines()[0]
-    refuse_tables({file: text}, f"src/{file}, line 1: no column '{column}'; there are: '{header}'\n{COMMAS}")
+    remedy = COMMAS.replace("read,", f"read ({option} COLUMN),")
+    refuse_tables({file: text}, f"src/{file}, line 1: no column '{column}'; there are: '{header}'\n{remedy}")
 
 
 _RATINGS = TABLES["i.csv"]
@@ -349,7 +354,8 @@ _RATINGS = TABLES["i.csv"]
         (
             _RATINGS,
             ["--user-col", "who"],
-            f"line 1: no column 'who'; there are: 'user', 'item', 'rating', 'time'\n{COMMAS}",
+            "line 1: no column 'who'; there are: 'user', 'item', 'rating', 'time'\n"
+            + COMMAS.replace("read,", "read (--user-col COLUMN),"),
         ),
         (
             _RATINGS,
@@ -391,7 +397,7 @@ _RATINGS = TABLES["i.csv"]
         (
             "user,item,day\na,b,2024-01-01\na,c,2024-13-01\n",
             ["--timestamp-col", "day"],
-            f"line 3: day is '2024-13-01', neither a number nor an ISO 8601 date\n{CORRECT}",
+            f"line 3: day is '2024-13-01', neither a number nor a date that is known\n{CORRECT} {DATES}",
         ),
         (
             "user,item,part\na,b,train\na,c,dev\n",
@@ -446,7 +452,8 @@ def test_a_given_split_without_training_rows() -> None:
         ),
         (
             lambda path: pd.DataFrame({"user": ["a"], "thing": [1]}).to_parquet(path),
-            "src/i.parquet: no column 'item'; there are: 'user', 'thing'\nName the column to read, or rename it.",
+            "src/i.parquet: no column 'item'; there are: 'user', 'thing'\n"
+            "Name the column to read (--item-col COLUMN), or rename it.",
         ),
     ],
 )

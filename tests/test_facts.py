@@ -51,6 +51,7 @@ def test_lists_are_taken_apart() -> None:
     assert found["head"].tolist() == ["p0", "p0", "p1", "p1", "p2"]
     assert found["tail"].tolist() == ["c=x", "c=y", "c=y", "c=x", "c=y"]
     assert facts(["x; y", "x"])["tail"].tolist() == ["c=x", "c=y", "c=x"]
+    assert facts(["x, y", "x"], "list")["tail"].tolist() == ["c=x", "c=y", "c=x"]
 
 
 def test_paths_are_chains_and_the_item_has_the_last_level() -> None:
@@ -102,6 +103,11 @@ def test_dates_are_months_of_years() -> None:
         (["a > b", "a"], "path"),
         (["a>b", "a > b > c"], "path"),
         (["x|y", "x"], "list"),
+        ([f"{'new, ' * (n % 2)}{'sale, ' * (n // 2 % 2)}tag {n % 5}" for n in range(40)], "list"),
+        ([f"City {n % 9}, Land" for n in range(40)], "values"),
+        ([f"Family {n % 9}, Name {n % 7}" for n in range(40)], "values"),
+        ([f"A fine thing, number {n}; just the right one for you" for n in range(40)], "out"),
+        ([f"A fine thing, number {n} | just the right one for you" for n in range(40)], "out"),
         (["2024-01-02", "2024-03-04"], "dates"),
         (["1e400", *map(str, range(39))], "out"),
     ],

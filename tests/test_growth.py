@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,13 @@ def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> 
     out = tmp_path / "shop"
     tables = ["--interactions", shop / "earlier.csv", "--items", shop / "items-earlier.csv", "--timestamp-col", "time"]
     quick = ["quickstart", *tables, "--out", out, "--model", "ease", "--set", "device=cpu", "--k", "5"]
-    assert hakg(*quick).exit_code == 0
+    first = hakg(*quick)
+    assert first.exit_code == 0
+    told = [shlex.split(line)[1:] for line in first.stdout.splitlines() if line.startswith("  hakg ")]
+    for command in told:  # what it says to run next can be run
+        if command[0] not in ("serve", "update"):
+            assert hakg(*command[: command.index("#")]).exit_code == 0, command
+    assert [command[0] for command in told] == ["info", "recommend", "serve", "update"]
     lists = pd.read_csv(out / "lists.csv")
     had = set(pd.read_csv(shop / "earlier.csv")[["user", "item"]].itertuples(index=False, name=None))
     assert lists.groupby("user").size().eq(5).all()

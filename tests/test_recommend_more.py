@@ -40,6 +40,7 @@ from hakg_dgl import (
     similar_items,
     write_shards,
 )
+from hakg_dgl.data.readers.table_form import TableForm
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.ranking.candidates import known_items, undecided
 from hakg_dgl.ranking.topk import masked_topk
@@ -139,6 +140,66 @@ def test_new_users_have_attributes_interactions_or_both(place: Path, tmp_path: P
     pd.testing.assert_frame_equal(rows[rows["user"] == "ann"].reset_index(drop=True), one)
     scores = rows.set_index(["user", "rank"])["score"]
     assert not np.allclose(scores["bob"], scores["cy"], atol=1e-6), "attributes count"
+
+
+def test_files_of_newcomers_may_be_written_as_those_of_the_log(place: Path, tmp_path: Path) -> None:
+    usual = write(tmp_path / "usual.csv", "user,item\nann,item_3\ncy,item_8\n")
+    arrivals = write(tmp_path / "arrivals.csv", "item,name,made_by\nfresh,Frühling,maker_1\n")
+    here = place / "R", "--k", 5
+    expected = listed(*here, "--new-users", usual, "--new-items", arrivals)
+    named = write(tmp_path / "named.csv", "Customer ID;StockCode\nann;item_3\ncy;item_8\n")
+    pd.testing.assert_frame_equal(listed(*here, "--new-users", named, "--new-items", arrivals), expected)
+    bare = write(tmp_path / "bare.csv", "ann,item_3\ncy,item_8\n")
+    for option in ("new-users", "new-interactions"):
+        rows = listed(*here, f"--{option}", bare, "--no-header", option, "--new-items", arrivals)
+        pd.testing.assert_frame_equal(rows, expected)
+    turned = write(tmp_path / "turned.csv", "item_3~ann\nitem_8~cy\n")
+    latin = tmp_path / "latin.csv"
+    latin.write_text(arrivals.read_text(encoding="utf-8"), encoding="latin-1")
+    rows = listed(
+        *here, "--new-interactions", turned, "--no-header", "new-interactions", "--delimiter", "new-interactions=~",
+        "--item-col", 1, "--user-col", 2, "--new-items", latin, "--encoding", "new-items=latin-1",
+    )  # fmt: skip
+    # the option about items names a column of the other file too, and there it is none
+    pd.testing.assert_frame_equal(rows, expected)
+
+
+def test_lists_and_pairs_without_a_header(place: Path, tmp_path: Path) -> None:
+    stock = write(tmp_path / "stock.csv", "item_3,9\nitem_8,4\nitem_9,0\n")
+    here = place / "R", "--k", 5
+    assert {*listed(*here, "--user", "user_1", "--items", stock, "--no-header", "items", "--include-seen")["item"]} == {
+        "item_3", "item_8", "item_9",
+    }  # fmt: skip
+    kept = listed(*here, "--user", "user_1", "--not-in", stock, "--no-header", "not-in")["item"]
+    assert not {"item_3", "item_8", "item_9"} & {*kept}
+    pairs = write(tmp_path / "pairs.csv", "user_1;item_3\nuser_2;item_8\n")
+    rows = listed(*here, "--pairs", pairs, "--no-header", "pairs")
+    assert rows[["user", "item"]].to_numpy().tolist() == [["user_1", "item_3"], ["user_2", "item_8"]]
+
+
+def test_options_about_the_form_of_a_table_that_is_not_given_are_refused(place: Path, tmp_path: Path) -> None:
+    bare = write(tmp_path / "bare.csv", "17,item_3\n18,item_8\n")
+    message = refused(place / "R", "--new-users", bare)
+    assert "the first line looks like a row" in message
+    assert "--no-header new-users --user-col 1 --item-col 2" in message
+    message = refused(place / "R", "--new-users", bare, "--no-header", "new-items")
+    assert "--no-header is about --new-items, which is not given" in message
+    assert "--decimal is about tables" in refused(place / "R", "--user", "user_1", "--decimal", "comma")
+
+
+def test_attributes_of_a_table_without_a_header_go_by_their_number(tmp_path: Path) -> None:
+    numbered = dataclasses.replace(
+        DEMO,
+        entities=DEMO.entities.replace({"from=north": "user:2=north", "from=south": "user:2=south"}),
+        user_relations=pd.DataFrame({"original_id": ["2"], "name": ["2"]}),
+    )
+    form = TableForm(headerless=True, table="new_users")
+    file = write(tmp_path / "who.csv", "ann,north\nbob,south\n")
+    found = read_new_users(file, numbered, forms=[form])
+    assert found.facts["2"][1].tolist() == [DEMO.n_entities - 2, DEMO.n_entities - 1]
+    assert len(found.items) == 0
+    bought = write(tmp_path / "what.csv", "ann,item_3\n")
+    assert len(read_new_users(bought, numbered, forms=[TableForm(headerless=True)], item_col="2").items) == 1
 
 
 def test_a_table_without_items_or_attributes_is_refused(tmp_path: Path) -> None:

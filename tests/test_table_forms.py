@@ -192,8 +192,34 @@ def test_dates_are_never_swapped(tmp_path: Path) -> None:
     assert caught.value.line == 4
     with pytest.raises(DataError, match="31/12/2023"):
         dated(tmp_path, "31/12/2023", date_order="month-first")
-    with pytest.raises(DataError, match="03/04/24"):
-        dated(tmp_path, "03/04/24", date_order="day-first")
+    with pytest.raises(DataError, match=r"3 April 2024.*\n.*31\.12\.26"):
+        dated(tmp_path, "3 April 2024", date_order="day-first")
+
+
+def test_years_of_two_digits_and_clocks_of_twelve_hours(tmp_path: Path) -> None:
+    german = [f"{day:02d}.02.{26 - day % 2}" for day in range(1, 29)]
+    assert dated(tmp_path, *german)[:2] == ["2025-02-01 00:00", "2026-02-02 00:00"]
+    assert dated(tmp_path, "2/3/26 5:04 PM", "2/28/26 12:05 am", "12/1/69 12:00 p.m.") == [
+        "2026-02-03 17:04", "2026-02-28 00:05", "1969-12-01 12:00",
+    ]  # fmt: skip
+    assert dated(tmp_path, "2026/2/3 5:04 PM", "2026-02-03 17:04:30") == ["2026-02-03 17:04"] * 2
+    assert dated(tmp_path, *(f"24-{month:02d}-{day:02d}" for month in (1, 2) for day in range(1, 29)))[-1] == (
+        "2024-02-28 00:00"
+    )
+    assert dated(tmp_path, "45/02/03", "46/12/31") == ["2045-02-03 00:00", "2046-12-31 00:00"]
+    with pytest.raises(DataError, match=r"03\.02\.26.*\n.*day-first.*month-first.*year-first"):
+        dated(tmp_path, "03.02.26", "04.05.25")
+    assert dated(tmp_path, "03.02.26", date_order="day-first") == ["2026-02-03 00:00"]
+    assert dated(tmp_path, "03.02.26", date_order="month-first") == ["2026-03-02 00:00"]
+    assert dated(tmp_path, "03.02.26", "2026-01-31", date_order="year-first") == [
+        "2003-02-26 00:00",
+        "2026-01-31 00:00",
+    ]
+    for wrong in ("2/3/26 13:04 PM", "2/30/26", "31/12/2024"):
+        with pytest.raises(DataError, match=wrong):
+            dated(tmp_path, "2/3/26", wrong, date_order="month-first")
+    with pytest.raises(DataError, match="31/12/2024"):
+        dated(tmp_path, "24/12/31", "31/12/2024", date_order="year-first")
 
 
 @pytest.mark.parametrize(

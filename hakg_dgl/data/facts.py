@@ -23,10 +23,10 @@ from hakg_dgl.errors import ConfigError
 ColumnKind: TypeAlias = Literal["values", "list", "path", "bins", "dates", "out"]
 """How a column is read.
 
-``values``: each value is an entity. ``list``: several values, separated by ``|`` or ``;``. ``path``: levels separated
-by ``>``, the last one being the item's; each level is ``part_of`` the one before. ``bins``: numbers in bins with about
-as many items each; a bin ``follows`` the one below, and its name has its ends exactly. ``dates``: a month, which is
-``part_of`` its year. ``out``: none.
+``values``: each value is an entity. ``list``: several values, separated by ``|``, ``;`` or ``,``. ``path``: levels
+separated by ``>``, the last one being the item's; each level is ``part_of`` the one before. ``bins``: numbers in bins
+with about as many items each; a bin ``follows`` the one below, and its name has its ends exactly. ``dates``: a month,
+which is ``part_of`` its year. ``out``: none.
 """
 KINDS: tuple[str, ...] = get_args(ColumnKind)
 LIST_MARK = "\x1f"
@@ -43,6 +43,8 @@ FEW_VALUES = 20
 """Distinct numbers up to which each is a value of its own."""
 NEARLY_ALL = 0.9
 """Share of distinct values from which on a column tells items apart instead of joining them."""
+_MOST_WORDS = 5
+"""Words of the values of a list, on average; longer ones are sentences."""
 _PATH, _DATE = r"\S\s*>\s*\S", r"\d{4}-\d{2}(?:-\d{2})?(?:[T ].*)?"
 
 
@@ -173,10 +175,12 @@ def _kind_of(values: pd.Series[Any], n_items: int, of: str) -> tuple[str, str]:
         return "list", "lists"
     if values.str.contains(">", regex=False).mean() >= 0.5 and values.str.contains(_PATH).mean() >= 0.5:
         return "path", "levels separated by >"
-    if values.str.contains("|", regex=False).any():
+    if values.str.contains("|", regex=False).any() and not _is_prose(values, "|"):
         return "list", "values separated by |"
-    if values.str.contains(";", regex=False).mean() >= 0.1:
+    if values.str.contains(";", regex=False).mean() >= 0.1 and not _is_prose(values, ";"):
         return "list", "values separated by ;"
+    if _are_comma_lists(values):
+        return "list", "values separated by ,"
     if distinct == 1 and n == n_items:
         return "out", f"is the same for all {of}"
     if distinct > 1 and values.head(9).str.fullmatch(_DATE).all() and values.str.fullmatch(_DATE).all():
@@ -197,6 +201,32 @@ def read_as(kind: str, values: pd.Series[Any]) -> pd.Series[bool]:
     return present & text.str.fullmatch(_DATE) if kind == "dates" else present
 
 
+def _pieces(values: pd.Series[Any], mark: str) -> pd.Series[Any]:
+    """The parts of all values, without blanks around them and without empty ones."""
+    parts = values.str.split(mark, regex=False).explode().str.strip()
+    return parts[parts != ""]
+
+
+def _is_prose(values: pd.Series[Any], mark: str) -> bool:
+    """Whether what a mark separates are sentences rather than values of a list."""
+    words = _pieces(values, mark).str.count(r"\S+")
+    return bool(len(words) and words.mean() > _MOST_WORDS)
+
+
+def _are_comma_lists(values: pd.Series[Any]) -> bool:
+    """Whether commas separate values that come again and again, such as tags, and not parts of one value.
+
+    Lists are of different lengths, and of few parts that make many different values. Places (``Paris, France``) and
+    names (``Christie, Agatha``) have two parts each, and there are about as many parts as values.
+    """
+    marked = values.str.contains(",", regex=False)
+    if marked.mean() < 0.1 or _is_prose(values, ","):
+        return False
+    parts, different = _pieces(values, ","), values[marked].nunique()
+    varied = values.str.count(",").nunique() > 1
+    return bool(varied and parts.nunique() * 2 <= different and _numbers(parts).isna().all())
+
+
 def _numbers(values: pd.Series[Any]) -> pd.Series[float]:
     """As numbers; NaN where they are none, or not finite."""
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
@@ -212,7 +242,7 @@ def _as_nothing(column: str, values: pd.DataFrame) -> _Found:
 
 
 def _as_list(column: str, values: pd.DataFrame) -> _Found:
-    marks = (LIST_MARK, "|", ";")
+    marks = (LIST_MARK, "|", ";", ",")
     separator = next((mark for mark in marks if values["value"].str.contains(mark, regex=False).any()), ";")
     taken = values.assign(value=values["value"].str.split(separator, regex=False)).explode("value")
     taken["value"] = taken["value"].str.strip()

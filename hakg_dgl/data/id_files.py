@@ -18,7 +18,8 @@ from hakg_dgl.data.parquet import listed
 from hakg_dgl.data.readers.archives import read_file
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.sources import Files, Source, first_path, frame_name, sources_of
-from hakg_dgl.data.readers.text import decoded
+from hakg_dgl.data.readers.table_form import TableForm
+from hakg_dgl.data.readers.text import decoded, recoded
 from hakg_dgl.data.values import USER_MARK, ValuesOfColumn, facts_of_rows
 from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import ConfigError, DataError
@@ -79,6 +80,7 @@ def read_new_users(
     user_col: str = "user",
     item_col: str = "item",
     unknown_items: UnknownItems = "refuse",
+    forms: Sequence[TableForm] = (),
 ) -> NewUsers:
     """Read tables of interactions or attributes of users: CSV, TSV (also ``.gz``) or Parquet, or in memory.
 
@@ -96,6 +98,9 @@ def read_new_users(
         Columns with the users' ids, which are free, and with the items' original ids.
     unknown_items
         ``refuse`` items that the data set does not have, or ``skip`` them.
+    forms
+        How the text of each file is written; by default as it looks. Columns of a table without a header are called
+        ``1``, ``2`` and so on; the first holds the users, and the second the items, unless it is a relation.
 
     Returns
     -------
@@ -116,10 +121,14 @@ def read_new_users(
     report: dict[str, int] = {}
     attributes = _attributes(dataset)
     pairs, about, found = [], [], []
-    for at, source in enumerate(sources_of(path), start=1):
-        table = read_table(source, {}, name=frame_name("users", at))
-        mine = [name for name in table.columns if name in attributes and name not in (user_col, item_col)]
-        if item_col not in table.columns and not mine:
+    for at, source in enumerate(sources_of(path)):
+        table = read_table(
+            source, {}, forms[at] if forms else TableForm(table="new_users"), name=frame_name("users", at + 1)
+        )
+        who = table.find(user_col, default="user", place=1)
+        what = _item_column(table, item_col, {who, *attributes})
+        mine = [name for name in table.columns if name in attributes and name not in (who, what)]
+        if what is None and not mine:
             if table.looks_headerless():
                 problem = f"no column {item_col!r}, and the first line looks like a row: {listed(table.columns)}"
                 raise DataError(problem, path=table.path, line=1, remedy=table.form.headerless_remedy)
@@ -130,14 +139,13 @@ def read_new_users(
                 line=1 if table.is_text else None,
                 remedy=f"Name the column of items (--item-col), or have a column of users' facts: {relations}.",
             )
-        if item_col in table.columns:
-            pairs.append(_pairs(table, user_col, item_col, unknown_items, dataset, report))
+        if what is not None:
+            pairs.append(_pairs(table, who, what, unknown_items, dataset, report))
         else:
-            others = [name for name in table.columns if name not in (user_col, *mine)]
+            others = [name for name in table.columns if name not in (who, *mine)]
             _count(report, "attributes_without_a_relation_left_out", len(others))
         if mine:
-            who = table.ids({"user": user_col}, {}, "")
-            about.append(pd.concat([who, *(plainly(table.texts(name)).texts.rename(name) for name in mine)], axis=1))
+            about.append(pd.concat([table.ids({"user": who}, {}, ""), *_plain_texts(table, mine)], axis=1))
             found += mine
     rows = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame({"user": [], "item": []}, dtype=object)
     described = pd.concat(about, ignore_index=True).dropna(subset=["user"]) if about else None
@@ -170,6 +178,23 @@ def read_new_users(
             chosen = triples[triples[:, 1] == relation]
             facts[names[relation]] = _packed(chosen[:, 0], chosen[:, 2], len(ids))
     return NewUsers(ids, indptr, items, report, known, facts)
+
+
+def _item_column(table: SourceTable, item_col: str, others: set[str]) -> str | None:
+    """The column of items, by name, another common name, or its place; None for a table of attributes alone."""
+    if item_col == "item" and table.headerless and len(table.columns) > 1 and "2" in others:
+        return None
+    if item_col not in table.columns and not (item_col == "item" and (table.headerless or table.has("item"))):
+        return None
+    if table.headerless and len(table.columns) < 2:
+        return None
+    return table.find(item_col, default="item", place=2)
+
+
+def _plain_texts(table: SourceTable, columns: Sequence[str]) -> list[pd.Series[Any]]:
+    """Columns as text, numbers and dates put plainly."""
+    form = table.form
+    return [plainly(table.texts(name), form.decimal, form.date_order).texts.rename(name) for name in columns]
 
 
 def _pairs(
@@ -263,6 +288,7 @@ def read_pairs(
     user_col: str = "user",
     item_col: str = "item",
     skip: bool = False,
+    form: TableForm | None = None,
 ) -> Pairs:
     """Read a table of pairs: CSV, TSV (also ``.gz``) or Parquet, or in memory; a pair that comes twice stays twice.
 
@@ -278,6 +304,8 @@ def read_pairs(
         Columns with the ids.
     skip
         Whether rows of unknown users and items are left out (``rows_of_unknown_users_or_items_skipped``).
+    form
+        How text is written; by default as it looks.
 
     Raises
     ------
@@ -285,8 +313,11 @@ def read_pairs(
         If the file cannot be read, lacks a column, has unknown users or items that are not skipped, or no row is left.
     """
     report: dict[str, int] = {}
-    table = read_table(path, {}, name="pairs")
-    rows = table.ids({"user": user_col, "item": item_col}, report, "rows_without_id_dropped").dropna()
+    table = read_table(path, {}, form or TableForm(table="pairs"), name="pairs")
+    columns = {
+        "user": table.find(user_col, default="user", place=1), "item": table.find(item_col, default="item", place=2)
+    }  # fmt: skip
+    rows = table.ids(columns, report, "rows_without_id_dropped").dropna()
     known = pd.Index(users)
     user = IdMap(known, pd.Series(known)).indices(rows["user"])
     item = IdMap(pd.Index(dataset.items["original_id"]), dataset.items["name"]).indices(rows["item"])
@@ -307,7 +338,7 @@ def read_pairs(
     return Pairs(rows[kept].reset_index(drop=True), user[kept], item[kept], report)
 
 
-def read_item_ids(path: Source, *, item_col: str = "item") -> list[str]:
+def read_item_ids(path: Source, *, item_col: str = "item", form: TableForm | None = None) -> list[str]:
     """Original ids of items from a file: the lines of a ``.txt`` (or ``.txt.gz``), else a column of a table.
 
     Parameters
@@ -315,19 +346,23 @@ def read_item_ids(path: Source, *, item_col: str = "item") -> list[str]:
     path
         The file; tables are CSV, TSV (also ``.gz``) or Parquet with a header, or in memory.
     item_col
-        The column.
+        The column; in a table without a header, the first one unless it is named.
+    form
+        How text is written; by default as it looks.
 
     Raises
     ------
     DataError
         If the file cannot be read, lacks the column, or holds no id.
     """
-    where = first_path(path, "items")
+    where, form = first_path(path, "items"), form or TableForm(table="not_in")
     if isinstance(path, (str, Path)) and ".txt" in where.suffixes:
-        lines = decoded(where, read_file(where)[1]).splitlines()
+        data = read_file(where)[1]
+        lines = decoded(where, data if form.encoding is None else recoded(where, data, form.encoding)).splitlines()
         ids = [line.strip() for line in lines if line.strip()]
     else:
-        ids = read_table(path, {}, name="items").ids({"item": item_col}, {}, "")["item"].dropna().tolist()
+        table = read_table(path, {}, form, name="items")
+        ids = table.ids({"item": table.find(item_col, default="item", place=1)}, {}, "")["item"].dropna().tolist()
     if not ids:
         raise DataError("there is no id in it", path=where, remedy="Give the original ids of items, one a line.")
     return ids

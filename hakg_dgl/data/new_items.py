@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.parquet import listed
-from hakg_dgl.data.readers.items_table import ID_COLUMNS, NAME_COLUMNS
+from hakg_dgl.data.readers.items_table import ID_COLUMNS, id_column, name_column
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.sources import Files, first_path, frame_name, sources_of
+from hakg_dgl.data.readers.table_form import TableForm
 from hakg_dgl.data.values import ValuesOfColumn, facts_of_rows
 from hakg_dgl.data.written import plainly
 from hakg_dgl.errors import DataError
@@ -43,7 +44,9 @@ class NewItems:
         return len(self.numbers)
 
 
-def read_new_items(paths: Files, dataset: Dataset, *, item_col: str = "item") -> NewItems:
+def read_new_items(
+    paths: Files, dataset: Dataset, *, item_col: str = "item", form: TableForm | None = None
+) -> NewItems:
     """Read tables of new items: CSV, TSV (also ``.gz``) or Parquet with a header, or in memory; a row is an item.
 
     Parameters
@@ -55,7 +58,9 @@ def read_new_items(paths: Files, dataset: Dataset, *, item_col: str = "item") ->
     dataset
         The data set that the model was trained on.
     item_col
-        The column of ids.
+        The column of ids; in a table without a header, the first one unless it is named.
+    form
+        How text is written; by default as it looks.
 
     Returns
     -------
@@ -69,7 +74,9 @@ def read_new_items(paths: Files, dataset: Dataset, *, item_col: str = "item") ->
     DataError
         If a file cannot be read or has no column of ids, no column is a relation, or no item is new.
     """
-    tables = [read_table(each, {}, name=frame_name("items", at)) for at, each in enumerate(sources_of(paths), start=1)]
+    form = form or TableForm(table="new_items")
+    sources = enumerate(sources_of(paths), start=1)
+    tables = [read_table(each, {}, form, name=frame_name("items", at)) for at, each in sources]
     rows = pd.concat([_rows(table, item_col) for table in tables], ignore_index=True)
     return new_items_of(rows, dataset, path=first_path(paths, "items"))
 
@@ -180,21 +187,19 @@ def _free_ids(ids: pd.Series[str], taken: pd.Series[str]) -> list[str]:
 
 def _rows(table: SourceTable, item_col: str) -> pd.DataFrame:
     """``item``, ``name`` and the other columns, as text."""
-    ids = next((name for name in dict.fromkeys((item_col, *ID_COLUMNS)) if name in table.columns), None)
-    if ids is None:
-        raise DataError(
-            f"no column {item_col!r} with the ids of items; there are: {listed(table.columns)}",
-            path=table.path,
-            line=1 if table.is_text else None,
-            remedy="Name it (--item-col), or call it item, item_id or id.",
-        )
-    name = next((name for name in NAME_COLUMNS if name in table.columns), None)
+    named = item_col if item_col != "item" and item_col in table.columns else None
+    ids = id_column(table, named, item_col, ID_COLUMNS, "item", "--item-col")
+    name = name_column(table, ids)
     frame = pd.DataFrame(
         {"item": table.ids({"item": ids}, {}, "")["item"], "name": None if name is None else table.texts(name)},
         dtype=object,
     )
     others = [column for column in table.columns if column not in (ids, name, "item", "name")]
-    return pd.concat([frame, *(plainly(table.texts(column)).texts.rename(column) for column in others)], axis=1)
+    texts = {column: table.texts(column) for column in others if table.unread_kind(column) is None}
+    plain = [
+        plainly(text, table.form.decimal, table.form.date_order).texts.rename(column) for column, text in texts.items()
+    ]
+    return pd.concat([frame, *plain], axis=1)
 
 
 def _relations(dataset: Dataset, name: str) -> list[int]:

@@ -84,11 +84,12 @@ class ValuesOfColumn:
         self._bins = [(span, place) for span, place in spans if span is not None and span.low < span.high]
 
     def find(self, value: str) -> list[int]:
-        """Entities of a value, several for a list with ``|`` or ``;``; empty where the data set has none of them."""
+        """Entities of a value, several for a list with ``|``, ``;`` or ``,``; empty where the data set has none."""
         whole = self._one(value)
-        if whole is not None or not re.search(r"[|;]", value):
+        marks = next((marks for marks in ("[|;]", ",") if re.search(marks, value)), None)
+        if whole is not None or marks is None:
             return [] if whole is None else [whole]
-        parts = (self._one(part) for part in re.split(r"[|;]", value) if part.strip())
+        parts = (self._one(part) for part in re.split(marks, value) if part.strip())
         return [part for part in parts if part is not None]
 
     def _one(self, value: str) -> int | None:

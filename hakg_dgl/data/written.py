@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from hakg_dgl.data.written_dates import DAY_MONTH_YEAR, date_parts, iso_texts, orders_of
+
 DECIMALS = ("comma", "point")
 """What may stand before the decimals of a number."""
-
-DAY_MONTH_YEAR = r"^\s*(\d{1,2})[./-](\d{1,2})[./-](\d{4})(?:[T ,]+(\d{1,2}:\d{2}(?::\d{2})?))?\s*$"
-"""Dates of which day or month comes first, with a time of the day or without."""
 
 _GROUPS = "' \u00a0\u202f"
 _COMMA = rf"[+-]?(?:\d+|[1-9]\d{{0,2}}(?:[.{_GROUPS}]\d{{3}})+)(?:,\d+)?|[+-]?,\d+"
@@ -130,19 +129,15 @@ def _plain_amounts(texts: pd.Series[Any], values: pd.Series[Any], decimal: str |
 
 
 def _plain_dates(texts: pd.Series[Any], values: pd.Series[Any], date_order: str | None) -> Plain:
-    parts = values.str.extract(DAY_MONTH_YEAR)
-    first, second = (pd.to_numeric(parts[at], errors="coerce") for at in (0, 1))
-    if first.isna().any():
+    parts = date_parts(values)
+    if parts["first"].isna().any():
         return Plain(texts)
-    orders = {"day-first": second, "month-first": first}
-    may_be = [name for name, month in orders.items() if (month <= 12).all() and date_order in (None, name)]
-    if len(may_be) > 1 and (first == second).all():
-        may_be = may_be[:1]
-    if len(may_be) != 1:
-        why = "may have the day or the month first" if may_be else "do not all have the day, or the month, first"
+    may_be = [order for order in orders_of(parts) if date_order in (None, order)] or [date_order] * bool(date_order)
+    iso = iso_texts(parts, may_be[0]).str[:10] if len(may_be) == 1 else None
+    if iso is None or pd.to_datetime(iso, errors="coerce", format="%Y-%m-%d").isna().any():
+        either = " or the ".join(order.removesuffix("-first") for order in may_be)
+        why = f"may have the {either} first" if len(may_be) > 1 else "do not all have the day, or the month, first"
         return Plain(texts, f"dates such as {values.iloc[0]!r} {why}", unclear=True)
-    day, month = (first, second) if may_be[0] == "day-first" else (second, first)
-    iso = [f"{y}-{m:02d}-{d:02d}" for y, m, d in zip(parts[2], month, day, strict=True)]
     known = dict(zip(values, iso, strict=True))
     found = texts.map(lambda text: known[str(text).strip()], na_action="ignore")
     return Plain(found, f"dates with the {may_be[0].removesuffix('-first')} first")

@@ -94,8 +94,10 @@ def catalogue_of(rows: pd.DataFrame, kinds: Mapping[str, str], reading: Reading,
     return Catalogue(items, names.reset_index(drop=True), facts, rows.drop(columns="name"))
 
 
-def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequence[str], what: str) -> str:
-    """The column of ids in a table with a row an item or a user.
+def id_column(
+    table: SourceTable, asked: str | None, usual: str, others: Sequence[str], what: str, option: str | None = None
+) -> str:
+    """The column of ids in a table with a row an item or a user; the first one of a table without a header.
 
     Parameters
     ----------
@@ -105,25 +107,28 @@ def id_column(table: SourceTable, asked: str | None, usual: str, others: Sequenc
         What the column of the log is called; ``others`` will do too.
     what
         ``item`` or ``user``.
+    option
+        What names the column, for messages; by default ``--items-id-col`` or ``--users-id-col``.
 
     Raises
     ------
     DataError
         If there is none; the message lists the columns and names the option.
     """
+    if asked is None and table.headerless:  # a number that the log's column has for a name says nothing here
+        return "1"
     known = (asked,) if asked is not None else dict.fromkeys((usual, *others))
     found = next((name for name in known if name in table.columns), None)
-    if found is None and asked is None and table.headerless and usual == what:
-        found = "1"
     if found is None and asked is None:
-        found = alias(what, table.columns, table.path)
+        found = alias(what, table.columns, table.path, option or f"--{what}s-id-col")
     if found is not None:
         return found
     if table.looks_headerless():
         problem, remedy = "the first line looks like a row, not like a header", table.form.headerless_remedy
     else:
         problem = f"there are: {listed(table.columns)}"
-        remedy = f"Name it: --{what}s-id-col COLUMN. Without, it is {', '.join(dict.fromkeys((usual, *others)))}."
+        flag = option or f"--{what}s-id-col"
+        remedy = f"Name it: {flag} COLUMN. Without, it is {', '.join(dict.fromkeys((usual, *others)))}."
     raise DataError(
         f"no column {asked or usual!r} with the ids of {what}s; {problem}",
         path=table.path,

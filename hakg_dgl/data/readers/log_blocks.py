@@ -25,6 +25,7 @@ import pyarrow.csv as pa_csv
 from hakg_dgl.data.parquet import ParquetColumns, is_list
 from hakg_dgl.data.readers.archives import PACKED, file_digest, pieces
 from hakg_dgl.data.readers.source_table import (
+    DATE_KEY,
     ISO,
     NUMBERS,
     PLAIN,
@@ -76,7 +77,7 @@ class Log:
         Raises
         ------
         DataError
-            If the column's dates begin with day or month, and nothing shows with which.
+            If the column's dates begin with day, month or a short year, and nothing shows with which.
         """
         pairs: list[pd.DataFrame] = []
         for block in self.blocks([column]):
@@ -89,7 +90,7 @@ class Log:
             if self.head.form.date_order is not None:
                 return self.head.form.date_order
             pairs.append(day_month_pairs(values.to_pandas(), block.before))
-        found = pd.concat(pairs, ignore_index=True).drop_duplicates(["first", "second"]) if pairs else pd.DataFrame()
+        found = pd.concat(pairs, ignore_index=True).drop_duplicates(DATE_KEY) if pairs else pd.DataFrame()
         return self.head.order_of_dates(column, found) if len(found) else ISO
 
     def sign_of(self, column: str) -> str:

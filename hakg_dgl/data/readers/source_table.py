@@ -48,7 +48,8 @@ from hakg_dgl.data.readers.text import (
     refuse_empty,
     shown,
 )
-from hakg_dgl.data.written import DAY_MONTH_YEAR, plain_numbers
+from hakg_dgl.data.written import plain_numbers
+from hakg_dgl.data.written_dates import KNOWN, date_parts, iso_texts, orders_of, year_first_texts
 from hakg_dgl.errors import DataError
 
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -250,11 +251,11 @@ class SourceTable:
         if wanted == default:
             if self.headerless and place is not None and place <= len(self.columns):
                 return str(place)
-            found = alias(name or default, self.columns, self.path)
+            found = alias(name or default, self.columns, self.path, self.form.option_of(place))
             if found is not None:
                 self.notes.append(f"{self.path.name}: column {found!r} is read as the {name or default}")
                 return found
-        self.require(wanted)
+        self.require(wanted, option=self.form.option_of(place))
         return wanted
 
     def has(self, wanted: str) -> bool:
@@ -314,12 +315,13 @@ class SourceTable:
         if len(wrong):
             value, wanted = (
                 values[wrong[0]].as_py(),
-                "neither a number nor an ISO 8601 date" if dates else "not a finite number",
+                "neither a number nor a date that is known" if dates else "not a finite number",
             )
             what = "is missing" if value is None else f"is {shown(str(value))}, {wanted}"
             comma = value is not None and self.delimiter == "," and re.fullmatch(r"\s*-?\d*,\d+\s*", str(value))
             remedy = "Correct or drop this line. If it has a decimal comma, say so: --decimal comma."
-            self._fail(int(wrong[0]), f"{column} {what}", remedy=remedy if comma and self.form.table else None)
+            remedy = remedy if comma and self.form.table else f"Correct or drop this line. {KNOWN}" if dates else None
+            self._fail(int(wrong[0]), f"{column} {what}", remedy=remedy)
         return numbers
 
     def _plain(self, column: str, written: pd.Series[Any]) -> pd.Series[Any]:
@@ -354,20 +356,21 @@ class SourceTable:
         """Dates as seconds since 1970: ISO 8601, or day, month and year where their order is known; NaN otherwise."""
         order = self.moments or self.order_of_dates(column, day_month_pairs(written))
         whole = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
+        if order == ISO or self.form.date_order is not None:  # where an order is asked for, ISO 8601 dates need none
+            rest = whole.isna() & written.notna()
+            if rest.any():
+                again = year_first_texts(written[rest])
+                whole[rest] = pd.to_datetime(again, errors="coerce", utc=True, format="ISO8601")
         if order == ISO:
             return (whole - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-        parts = written.astype("str").str.extract(DAY_MONTH_YEAR)
-        first, second = (pd.to_numeric(parts[at], errors="coerce") for at in (0, 1))
-        day, month = (first, second) if order == "day-first" else (second, first)
-        time = parts[3].fillna("00:00:00")
-        text = parts[2] + "-" + _two_digits(month) + "-" + _two_digits(day) + "T" + time
-        moments = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
-        if self.form.date_order is not None:  # the order is asked for; ISO 8601 dates need none
-            moments = moments.where(parts[0].notna(), whole)
+        parts = date_parts(written)
+        moments = pd.to_datetime(iso_texts(parts, order), errors="coerce", utc=True, format="ISO8601")
+        if self.form.date_order is not None:
+            moments = moments.where(parts["first"].notna(), whole)
         return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
 
     def order_of_dates(self, column: str, pairs: pd.DataFrame) -> str:
-        """:data:`ISO`, ``day-first`` or ``month-first``.
+        """:data:`ISO`, or one of :data:`~hakg_dgl.data.written_dates.DATE_ORDERS`.
 
         Parameters
         ----------
@@ -379,24 +382,27 @@ class SourceTable:
         Raises
         ------
         DataError
-            If there are dates of which day or month comes first, and nothing shows which, or they contradict.
+            If there are dates that begin with a day, a month or a year of two digits, and nothing shows which, or they
+            contradict.
         """
         if self.form.date_order is not None:
             return self.form.date_order
         if not len(pairs):
             return ISO
         first, second, text = pairs["first"], pairs["second"], pairs["text"]
-        may_be = [name for name, month in (("day-first", second), ("month-first", first)) if not (month > 12).any()]
-        if len(may_be) == 2 and not (first == second)[first.notna()].all():
-            row = int(np.flatnonzero((first != second) & first.notna())[0])
-            what = f"{column} is {shown(text.iloc[row])}, and no date of the column shows which is the day"
-            remedy = "Say the order: --date-order day-first, or --date-order month-first."
+        may_be = orders_of(pairs)
+        if len(may_be) > 1:
+            row = int(((first != second) & first.notna()).to_numpy().argmax())
+            what = f"{column} is {shown(text.iloc[row])}, and no date of the column shows which part is the day"
+            remedy = f"Say the order: {', or '.join(f'--date-order {order}' for order in may_be)}."
             self._fail(int(pairs["row"].iloc[row]), what, remedy=remedy)
         if not may_be:
             row = int(np.flatnonzero((second if (first > 12).argmax() < (second > 12).argmax() else first) > 12)[0])
             what = f"{column} is {shown(text.iloc[row])}, and other dates have day and month the other way"
             self._fail(int(pairs["row"].iloc[row]), what)
-        self.notes.append(f"{self.path.name}: dates of {column!r} are read {may_be[0]}")
+        note = f"{self.path.name}: dates of {column!r} are read {may_be[0]}"
+        if note not in self.notes:
+            self.notes.append(note)
         return may_be[0]
 
     def texts(self, column: str) -> pd.Series[Any]:
@@ -450,8 +456,8 @@ class SourceTable:
         values = self.table.column(column)
         return pc.cast(values, pa.string()) if pa.types.is_null(values.type) else values
 
-    def require(self, column: str) -> None:
-        """Raise DataError if there is no such column; the message lists those there are."""
+    def require(self, column: str, *, option: str | None = None) -> None:
+        """Raise DataError if there is no such column; the message lists those there are, and names the option."""
         if column not in self.columns:
             if self.looks_headerless():
                 shown_columns = listed(self.columns)
@@ -463,9 +469,8 @@ class SourceTable:
                 f"no column {column!r}; there are: {listed(self.columns)}",
                 path=self.path,
                 line=1 if self.is_text else None,
-                remedy="Name the column to read, or rename it."
-                if not self.is_text
-                else f"Name the column to read, or rename it; values are separated by {called(self.delimiter)}.",
+                remedy=f"Name the column to read{f' ({option} COLUMN)' if option else ''}, or rename it"
+                + (f"; values are separated by {called(self.delimiter)}." if self.is_text else "."),
             )
 
     def _strings(self, column: str) -> Any:
@@ -566,18 +571,20 @@ def as_numbers(values: Any) -> pd.Series[float]:
 
 
 def day_month_pairs(written: pd.Series[Any], before: int = 0) -> pd.DataFrame:
-    """The dates that begin with a day or a month, the first of each ``first`` and ``second`` number.
+    """The dates that begin with a day, a month or a year of two digits, the first of those with the same parts.
 
-    Columns: ``first``, ``second`` (NaN where the rest is no date), ``text``, and ``row`` counted from ``before``. Empty
-    if the column has none.
+    Columns: those of :func:`~hakg_dgl.data.written_dates.date_parts` (NaN where the rest is no date), ``text``, and
+    ``row`` counted from ``before``. Empty if the column has none.
     """
     text = written.astype("str")
     begins = text.str.fullmatch(r"\s*\d{1,2}[./-]\d.*").to_numpy(dtype=bool, na_value=False)
-    parts = text[begins].str.extract(DAY_MONTH_YEAR)
-    found = pd.DataFrame({"first": pd.to_numeric(parts[0]), "second": pd.to_numeric(parts[1])}).astype("float64")
+    found = date_parts(text[begins])
     found["text"], found["row"] = text[begins].astype(object), np.flatnonzero(begins) + before
-    return found.drop_duplicates(["first", "second"]).reset_index(drop=True)
+    return found.drop_duplicates(DATE_KEY).reset_index(drop=True)
 
+
+DATE_KEY = ["first", "second", "third", "digits"]
+"""What tells dates of :func:`day_month_pairs` apart."""
 
 NUMBERS, ISO = "numbers", "iso"
 """Ways in which a column of times is written, beside the orders of day and month."""
@@ -605,10 +612,6 @@ def refuse_repeats(path: Path, columns: Sequence[str], *, line: int | None = Non
     if count > 1:
         problem = f"{count} columns are called {shown(name)}" if name else f"{count} columns have no name"
         raise DataError(problem, path=path, line=line, remedy="Rename them.")
-
-
-def _two_digits(number: pd.Series[Any]) -> pd.Series[Any]:
-    return number.astype("Int64").astype("string").str.zfill(2)
 
 
 def _joined(values: list[Any] | None) -> str | None:

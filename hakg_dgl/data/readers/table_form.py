@@ -12,6 +12,7 @@ from typing import Any
 
 from hakg_dgl.data.readers.text import counted, shown
 from hakg_dgl.data.written import DECIMALS
+from hakg_dgl.data.written_dates import DATE_ORDERS
 from hakg_dgl.errors import ConfigError, DataError
 
 PAIR = "::"
@@ -41,8 +42,6 @@ SNIFFED = ("\t", PAIR_MARK, ",", ";", "|")
 SNIFFED_LINES = 50
 """Lines that are looked at to recognise the separator."""
 
-DATE_ORDERS = ("day-first", "month-first")
-
 ALL = "all"
 """Name of an option's value for all tables."""
 
@@ -56,6 +55,11 @@ FIRST_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "users": ("users-id",),
     "user_facts": ("fact-user", "fact-relation", "fact-entity"),
     "user_links": ("link-user", "friend"),
+    "new_items": ("item",),
+    "new_users": ("user", "item"),
+    "new_interactions": ("user", "item"),
+    "pairs": ("user", "item"),
+    "not_in": ("item",),
 }
 """Table -> what the options call its first columns."""
 
@@ -73,7 +77,7 @@ class TableForm:
     headerless
         The first line is a row; columns are called ``1``, ``2`` and so on.
     date_order
-        ``day-first`` or ``month-first``, for dates such as ``03/04/2024``.
+        ``day-first``, ``month-first`` or ``year-first``, for dates such as ``03/04/2024`` or ``03/04/24``.
     decimal
         ``comma`` or ``point``, for numbers such as ``1,299``.
     table
@@ -101,6 +105,11 @@ class TableForm:
             raise ConfigError(f"date order {self.date_order!r} is not one of {', '.join(DATE_ORDERS)}")
         if self.decimal is not None and self.decimal not in DECIMALS:
             raise ConfigError(f"decimal {self.decimal!r} is not one of {', '.join(DECIMALS)}")
+
+    def option_of(self, place: int | None) -> str | None:
+        """The option that names the column at a place, from 1; None where there is none."""
+        columns = FIRST_COLUMNS.get(self.table or "", ())
+        return f"--{columns[place - 1]}-col" if place is not None and 0 < place <= len(columns) else None
 
     @property
     def headerless_remedy(self) -> str:
@@ -270,27 +279,34 @@ _SQUEEZE = re.compile(r"[^a-z0-9]")
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": (
         "user", "userid", "uid", "customer", "customerid", "visitorid", "reviewerid", "memberid", "clientid",
-        "accountid", "buyerid", "sessionid",
+        "accountid", "buyerid", "sessionid", "customerno", "customernumber", "customercode", "kundennummer",
+        "kundennr", "kundenid", "shopperid",
     ),
     "item": (
         "item", "itemid", "iid", "product", "productid", "movie", "movieid", "bookid", "isbn", "asin", "parentasin",
         "sku", "artistid", "trackid", "songid", "businessid", "articleid", "newsid", "gameid", "videoid", "poiid",
-        "venueid", "recipeid",
+        "venueid", "recipeid", "productno", "productnumber", "productcode", "stockcode", "itemno", "itemnumber",
+        "itemcode", "articleno", "articlenumber", "artikelnummer", "artikelnr", "artikelid", "produktid",
+        "produktnummer",
     ),
     "head": ("head", "headid", "h", "subject", "subj", "s"),
     "relation": ("relation", "relationid", "rel", "r", "predicate", "property", "p"),
     "tail": ("tail", "tailid", "t", "object", "obj", "o"),
     "entity": ("entity", "entityid", "freebaseid", "mid"),
-    "name": ("name", "title", "movietitle", "itemname", "productname"),
+    "name": (
+        "name", "title", "movietitle", "itemname", "productname", "producttitle", "bezeichnung", "artikelbezeichnung",
+        "produktname",
+    ),
     "friend": ("friend", "friendid", "otheruser"),
 }  # fmt: skip
 """Column that is asked for by default -> names that other programs give it, in lower case without punctuation."""
 
 
-def alias(wanted: str, columns: list[str], path: Path) -> str | None:
+def alias(wanted: str, columns: list[str], path: Path, option: str | None = None) -> str | None:
     """The column that has another common name of ``wanted``; None if there is none.
 
-    A type in the name, as in ``user_id:token``, does not count, nor do case and punctuation.
+    A type in the name, as in ``user_id:token``, does not count, nor do case and punctuation. ``option`` is what names
+    the column, for the message.
 
     Raises
     ------
@@ -301,7 +317,7 @@ def alias(wanted: str, columns: list[str], path: Path) -> str | None:
     found = [column for column in columns if _SQUEEZE.sub("", column.partition(":")[0].lower()) in known]
     if len(found) > 1:
         problem = f"no column {wanted!r}, and {counted(len(found), 'column')} could be meant: {', '.join(found)}"
-        raise DataError(problem, path=path, remedy="Name the column to read.")
+        raise DataError(problem, path=path, remedy=f"Name the column to read{f' ({option} COLUMN)' if option else ''}.")
     return found[0] if found else None
 
 
