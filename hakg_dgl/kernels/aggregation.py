@@ -22,7 +22,7 @@ from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.coefficients import CoefficientKernel, Inner
-from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, MessageBackend, SparseBackend
 from hakg_dgl.kernels.products import sum_over_columns
 
 CHUNK = 65_536
@@ -35,6 +35,47 @@ VECTORS_BEYOND = {torch.float32: 0.95, torch.float64: 0.99}
 
 def _chunks(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+class OuterEdges:
+    """The edges whose messages are computed by vectors: those of heads near the edge of the unit ball.
+
+    Parameters
+    ----------
+    graph, rule
+        Whose messages.
+    xx
+        Squared norm of the heads' points (of all entities, or of the heads alone).
+    """
+
+    def __init__(self, graph: KnowledgePattern, rule: MessageRule, xx: Tensor) -> None:
+        self.graph, self.rule, rows = graph, rule, graph.pairs.rows
+        self.heads = xx > VECTORS_BEYOND[xx.dtype]
+        self.edges = self.heads.index_select(0, rows).nonzero().squeeze(1) if bool(self.heads.any()) else rows[:0]
+
+    def add_messages(self, total: Tensor, entity: Tensor, relation: Tensor, factor: Tensor | None = None) -> None:
+        """Add their messages to the sums ``[n_rows, d]``, in place; times a factor for each head, ``[n_rows, 1]``."""
+        for rows, cols, relations in self._chunks():
+            message = self.rule.message(entity[rows], entity[cols], relation[relations])
+            total.index_add_(0, rows, message if factor is None else message * factor[rows])
+
+    def add_gradients(
+        self, entity: Tensor, relation: Tensor, grad: Tensor, grad_entity: Tensor, grad_relation: Tensor
+    ) -> None:
+        """Add the gradients of their messages to the last two arguments, in place; ``grad`` is that of the sums."""
+        for rows, cols, relations in self._chunks():
+            ends = [x.detach().requires_grad_() for x in (entity[rows], entity[cols], relation[relations])]
+            with torch.enable_grad():
+                message = self.rule.message(*ends)
+            head, tail, rel = torch.autograd.grad(message, ends, grad[rows])
+            grad_entity.index_add_(0, rows, head).index_add_(0, cols, tail)
+            grad_relation.index_add_(0, relations, rel)
+
+    def _chunks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, columns and relations, some edges at a time."""
+        pairs, relation = self.graph.pairs, self.graph.relation
+        parts = (self.edges[part] for part in _chunks(len(self.edges), VECTOR_CHUNK))
+        return [(pairs.rows[part], pairs.cols[part], relation[part]) for part in parts]
 
 
 class _Edges:
@@ -54,12 +95,7 @@ class _Edges:
         self.hw = backend.dot(pairs.by_row, graph.relation, heads, relation)
         tail_order = backend.dot(pairs.by_col, graph.tail_relation, entity, relation)
         self.tw = pairs.by_col.restore(tail_order)
-        self.by_vectors = self._edges_of_outer_heads()
-
-    def _edges_of_outer_heads(self) -> Tensor:
-        rows = self.graph.pairs.rows
-        outer = self.xx > VECTORS_BEYOND[self.xx.dtype]
-        return outer.index_select(0, rows).nonzero().squeeze(1) if bool(outer.any()) else rows[:0]
+        self.outer = OuterEdges(graph, rule, self.xx)
 
     def kernel(self, part: slice) -> tuple[CoefficientKernel, Tensor]:
         """The coefficients of a chunk of edges, in the frame of their points, and the scales of their heads."""
@@ -79,12 +115,6 @@ class _Edges:
             scales = self.scale.index_select(0, cols), self.scale_relation.index_select(0, relation)
         return CoefficientKernel(inner, self.limit, scales), scale
 
-    def vector_chunks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, columns and relations of the edges computed by vectors, chunk by chunk."""
-        pairs, relation = self.graph.pairs, self.graph.relation
-        parts = (self.by_vectors[part] for part in _chunks(len(self.by_vectors), VECTOR_CHUNK))
-        return [(pairs.rows[part], pairs.cols[part], relation[part]) for part in parts]
-
 
 class _Aggregate(torch.autograd.Function):
     @staticmethod
@@ -98,14 +128,13 @@ class _Aggregate(torch.autograd.Function):
             kernel, scale = edges.kernel(part)
             along, tail, rel = kernel.coefficients()
             torch.stack((along.mul_(scale), tail, rel), out=values[:, part])
-        values.index_fill_(1, edges.by_vectors, 0.0)
+        values.index_fill_(1, edges.outer.edges, 0.0)
         head, tail, rel = values
         total = backend.weighted_sum(pairs.by_row, pairs.cols, tail, entity)
         total += backend.weighted_sum(pairs.by_row, graph.relation, rel, relation)
         head_sum = entity.new_zeros(pairs.n_rows).index_add_(0, pairs.rows, head)
         total.addcmul_(head_sum.unsqueeze(1), entity[: pairs.n_rows])
-        for rows, cols, relations in edges.vector_chunks():
-            total.index_add_(0, rows, rule.message(entity[rows], entity[cols], relation[relations]))
+        edges.outer.add_messages(total, entity, relation)
         inverse = pairs.row_degree.clamp_min(1).to(entity.dtype).reciprocal().unsqueeze(1)
         ctx.edges = edges
         ctx.save_for_backward(entity, relation, values, head_sum, inverse)
@@ -136,7 +165,7 @@ class _Aggregate(torch.autograd.Function):
         grad_relation += backend.weighted_sum(by_relation, rows, by_relation.permute(d_hw), heads)
         grad_relation += backend.weighted_sum(by_relation, cols, by_relation.permute(d_tw), entity)
         grad_relation.addcmul_(d_relation.unsqueeze(1), relation)
-        _add_vector_gradients(edges, entity, relation, grad, grad_entity, grad_relation)
+        edges.outer.add_gradients(entity, relation, grad, grad_entity, grad_relation)
         return None, None, None, grad_entity, grad_relation
 
 
@@ -153,7 +182,7 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
         backend.dot(pairs.by_row, pairs.cols, grad, entity),
         backend.dot(pairs.by_row, graph.relation, grad, relation),
     ))  # fmt: skip
-    upstream.index_fill_(1, edges.by_vectors, 0.0)
+    upstream.index_fill_(1, edges.outer.edges, 0.0)
     per_edge = entity.new_empty(3, graph.n_edges)
     # First row: gradients of the squared norm (of the point, for heads); second: of the scale.
     per_head, per_tail = entity.new_zeros(2, pairs.n_rows), entity.new_zeros(2, len(entity))
@@ -173,7 +202,7 @@ def _scalar_gradients(edges: _Edges, entity: Tensor, relation: Tensor, grad: Ten
         if g.tail_scale is not None and g.relation_scale is not None:
             per_tail[1].index_add_(0, cols, g.tail_scale)
             per_relation[1].index_add_(0, relations, g.relation_scale)
-    per_edge.index_fill_(1, edges.by_vectors, 0.0)
+    per_edge.index_fill_(1, edges.outer.edges, 0.0)
     n_heads = pairs.n_rows
     scale, squared = edges.scale[:n_heads], edges.squared[:n_heads]
     d_scale = torch.addcmul(per_head[1], per_head[0], scale * squared, value=2.0)  # the point's norm is scale^2 squared
@@ -192,19 +221,6 @@ def _through_scale(d_squared: Tensor, d_scale: Tensor, squared: Tensor, rule: Me
         scale = rule.scale(leaf)
     (slope,) = torch.autograd.grad(scale, leaf, d_scale)
     return 2.0 * (d_squared + slope)
-
-
-def _add_vector_gradients(
-    edges: _Edges, entity: Tensor, relation: Tensor, grad: Tensor, grad_entity: Tensor, grad_relation: Tensor
-) -> None:
-    """Add the gradients of the messages computed by vectors to the last two arguments, in place."""
-    for rows, cols, relations in edges.vector_chunks():
-        ends = [x.detach().requires_grad_() for x in (entity[rows], entity[cols], relation[relations])]
-        with torch.enable_grad():
-            message = edges.rule.message(*ends)
-        head, tail, rel = torch.autograd.grad(message, ends, grad[rows])
-        grad_entity.index_add_(0, rows, head).index_add_(0, cols, tail)
-        grad_relation.index_add_(0, relations, rel)
 
 
 def relation_transitive_mean(
@@ -233,14 +249,19 @@ def relation_transitive_mean(
     if rule.geometry == "euclidean":
         return _translation_mean(backend, graph, entity, relation, rule)
     if rule.curvature == 1.0:
-        mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
-        return mean
+        return _mean_on_unit_ball(backend, graph, entity, relation, rule)
     root = math.sqrt(rule.curvature)
     unit = dataclasses.replace(rule, curvature=1.0)  # the ball of curvature -c is the unit ball, scaled
-    result: Tensor = _Aggregate.apply(  # type: ignore[no-untyped-call]
-        backend, graph, unit, root * entity, root * relation
-    )
-    return result / root
+    return _mean_on_unit_ball(backend, graph, root * entity, root * relation, unit) / root
+
+
+def _mean_on_unit_ball(
+    backend: SparseBackend, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
+) -> Tensor:
+    if isinstance(backend, MessageBackend):
+        return backend.mean_on_unit_ball(graph, entity, relation, rule)
+    mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
+    return mean
 
 
 def _translation_mean(

@@ -10,7 +10,7 @@ from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.triton_version import INSTALL_TRITON
 
-BACKENDS = ("torch", "dgl")
+BACKENDS = ("torch", "dgl", "numba")
 """Those that run on a CPU too."""
 NAMES = (*BACKENDS, "triton")
 TRITON_CAPABILITY = (8, 0)
@@ -117,6 +117,10 @@ def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> Sp
         from hakg_dgl.kernels.dgl_backend import DGLBackend
 
         return DGLBackend()
+    if name == "numba":
+        from hakg_dgl.kernels.numba_backend import NumbaBackend
+
+        return NumbaBackend(device)
     if name == "triton":
         from hakg_dgl.kernels.triton_backend import TritonBackend
 

@@ -1,0 +1,1 @@
+"""Functions that Numba compiles for the processor they run on."""
