@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,7 +23,7 @@ from .report import table
 from .runs import protocol_notes
 
 if TYPE_CHECKING:
-    from hakg_dgl import Dataset, RunFolder, Settings
+    from hakg_dgl import RunFolder, Settings
 
 
 PRESETS = (
@@ -73,11 +74,16 @@ PRESETS = (
     metavar="N",
     help="Train hakg, lightgcn or bpr-mf by N processes of this machine; torchrun starts them on several.",
 )
+@click.option(
+    "--parts",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With several processes: what 'hakg partition DATA' wrote. Each but the first reads its part alone.",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, with its settings; --epochs may be raised.")
 @click.option("--overwrite", is_flag=True, help="Train anew if OUT already holds a run; that run is lost.")
 def train_command(
     data: Path, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...], resume: bool,
-    overwrite: bool, store: str | None, processes: int | None, **settings_given: Any,
+    overwrite: bool, store: str | None, processes: int | None, parts: Path | None, **settings_given: Any,
 ) -> None:  # fmt: skip
     """Train on DATA, keep the best model in OUT.
 
@@ -85,7 +91,6 @@ def train_command(
     metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. A model in closed form,
     such as item-knn and ease, tries every choice of its settings, a line each, and keeps the best one.
     """
-    from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.distributed.group import in_group, is_first
     from hakg_dgl.distributed.shards import shard_class
     from hakg_dgl.models.settings import Settings
@@ -104,11 +109,13 @@ def train_command(
     settings = Settings.resolve(preset=preset or "default", file=config, overrides=[*assignments, *overrides])
     if processes is not None and not in_group():
         shard_class(settings.kind)
+        _require_parts(parts, processes)
         after_interrupt(_to_go_on(data, out))
         in_processes(processes)
         return
-    dataset = load_dataset(data)
-    result = _trained(dataset, settings, data, out, resume)
+    if parts is not None and not in_group():
+        raise click.UsageError("--parts is for several processes: add --processes N, or start them with torchrun")
+    result = _trained(settings, data, parts, out, resume)
     if is_first():
         _show(result, out)
         if store is not None:
@@ -119,9 +126,19 @@ def _to_go_on(data: Path, out: Path) -> str:
     return f"Continue with: hakg train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume"
 
 
-def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume: bool) -> dict[str, Any]:
+def _require_parts(parts: Path | None, processes: int) -> None:
+    from hakg_dgl.data.parts import Parts
+    from hakg_dgl.distributed.loading import require_one_part_each
+
+    if parts is not None:
+        require_one_part_each(Parts(parts).n_parts, processes)
+
+
+def _trained(settings: Settings, data: Path, parts: Path | None, out: Path, resume: bool) -> dict[str, Any]:
     """Train, alone or as one of several processes; the content of ``result.json``."""
+    from hakg_dgl.data.dataset import load_dataset
     from hakg_dgl.distributed.group import in_group, joined, require_alike
+    from hakg_dgl.distributed.loading import load_own
     from hakg_dgl.distributed.trainer import DistributedTrainer
     from hakg_dgl.training.trainer import make_trainer
 
@@ -129,8 +146,11 @@ def _trained(dataset: Dataset, settings: Settings, data: Path, out: Path, resume
         make: Callable[..., Any] = make_trainer
         if in_group():
             group.enter_context(joined())
+            dataset, owners = load_own(data, parts)
             require_alike(dataset, settings)
-            make = DistributedTrainer
+            make = partial(DistributedTrainer, owners=owners)
+        else:
+            dataset = load_dataset(data)
         progress = group.enter_context(epochs_bar(settings.training.select_by))
         trainer = make(dataset, settings, run=out, data_path=data, on_progress=progress)
         after_interrupt(_to_go_on(data, out))

@@ -12,6 +12,10 @@ from safetensors.torch import load_file, save_file
 from several_processes import run_in
 from small_demo import small_demo, small_settings
 
+from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.owners import Owners, equal_owners
+from hakg_dgl.data.part_dataset import part_of
+from hakg_dgl.distributed.batches import SharedBatches
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks
 from hakg_dgl.distributed.shards import shard_class
@@ -49,12 +53,31 @@ def chance(settings: Settings, model: GradientRecommender) -> dict[str, Any]:
     return {name: torch_generator(settings.run.seed, name) for name in ("batches", *model.streams)}
 
 
+class ByEnds(CounterStream):
+    """Draws for the edges of a whole graph, numbered 0 to n - 1, as processes do, by what the edges join."""
+
+    def __init__(self, seed: int, model: GradientRecommender) -> None:
+        super().__init__(seed, "dropout")
+        packed = model.graph.packed
+        pairs, facts = packed.interactions, packed.knowledge
+        self.edges = [
+            pairs.rows * packed.n_items + pairs.cols,
+            (facts.relation * packed.n_entities + facts.pairs.rows) * packed.n_entities + facts.pairs.cols,
+        ]
+
+    def keep(self, ids: torch.Tensor, levels: int) -> torch.Tensor:
+        for edges in self.edges:
+            if len(ids) == len(edges):
+                ids = edges
+        return super().keep(ids, levels)
+
+
 def of_one_process(case: str) -> dict[str, torch.Tensor]:
     """Loss and gradients as the model computes them by itself, with the masks drawn by counters."""
     settings = settings_of(case)
     model = model_of(settings)
     random = chance(settings, model)
-    counters = CounterStream(settings.run.seed, "dropout")
+    counters = ByEnds(settings.run.seed, model)
     counters.begin(STEP)
     (each,) = model.passes(settings.training, {**random, "dropout": counters})  # type: ignore[dict-item]
     loss = each.loss(*next(iter(each.batches)))
@@ -63,27 +86,32 @@ def of_one_process(case: str) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach(), **gradients}
 
 
-def scattered(model: GradientRecommender, size: int) -> Ownership:
+def scattered(dataset: Dataset, size: int) -> Owners:
     """Owners without any order; with three processes and more, the last has no item."""
-    random, graph = np.random.default_rng(5), model.graph
+    random = np.random.default_rng(5)
     holders = size - 1 if size > 2 else size
-    item = torch.from_numpy(random.integers(0, holders, graph.n_items))
-    other = torch.from_numpy(random.integers(0, size, graph.n_entities - graph.n_items))
-    user = torch.from_numpy(random.integers(0, size, graph.n_users))
-    return Ownership({"user": user, "item": item, "entity": torch.cat([item, other])}, size)
+    item = random.integers(0, holders, dataset.n_items)
+    other = random.integers(0, size, dataset.n_entities - dataset.n_items)
+    user = random.integers(0, size, dataset.n_users)
+    return Owners(size, user.astype(np.int32), np.concatenate([item, other]).astype(np.int32))
 
 
 def steps_of_all(rank: int, folder: Path, cases: list[str], kind: str) -> None:
     """Write loss and gradients, put together from all processes."""
-    ranks = Ranks()
+    ranks, dataset = Ranks(), small_demo()
+    sizes = dataset.n_users, dataset.n_items, dataset.n_entities
+    owners = equal_owners(*sizes, ranks.size) if kind == "ranges" else scattered(dataset, ranks.size)
+    ownership = Ownership.of(owners, dataset.n_items)
     for case in cases:
         settings = settings_of(case)
-        model = model_of(settings)
+        make = shard_class(settings.kind)
+        common = make.common(model_of(settings))
+        model = build_model(part_of(dataset, owners, rank), settings, torch.device("cpu"), ("train",))
+        assert isinstance(model, GradientRecommender)
         random = chance(settings, model)
-        (each,) = model.passes(settings.training, random)
-        batch = next(iter(each.batches))
-        owners = Ownership.ranges(model.graph, ranks.size) if kind == "ranges" else scattered(model, ranks.size)
-        shard = shard_class(settings.kind)(model, ranks, owners, random, settings.run.seed)
+        batches = SharedBatches(ranks, ownership, model.graph.pairs(), settings.training.batch_size, random["batches"])
+        batch = next(iter(batches))
+        shard = make(model, ranks, ownership, random, settings.run.seed, common)
         shard.step = STEP
         loss = shard.loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from several_processes import run_in
 from small_demo import small_demo, small_settings
 
+from hakg_dgl.data.edge_blocks import SavedEdges
+from hakg_dgl.data.owners import Owners, hash_owners
+from hakg_dgl.data.part_dataset import read_part
+from hakg_dgl.data.part_writing import write_parts
+from hakg_dgl.data.parts import Parts
 from hakg_dgl.distributed.group import require_alike
 from hakg_dgl.distributed.trainer import DistributedTrainer
 from hakg_dgl.errors import ConfigError
@@ -82,3 +90,44 @@ def differ(rank: int, folder: Path) -> None:
 
 def test_processes_with_other_settings_or_data_are_refused_in_all_of_them(tmp_path: Path) -> None:
     run_in(2, differ, tmp_path)
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def hold(rank: int, folder: Path, kind: str) -> None:
+    """Train on the parts of a folder; write the bytes of parameters, optimizers and edges that this process has."""
+    parts = Parts(folder / "parts")
+    owners = Owners(2, *(np.array(parts.owners(of)) for of in ("users", "entities")))
+    dataset = small_demo() if rank == 0 else read_part(parts, rank)
+    trainer = DistributedTrainer(dataset, settings_of(kind), run=folder / "run", owners=owners)
+    trainer.fit()
+    trainee = trainer.shared.shared
+    shard = trainee.shard
+    assert shard is not None
+    own = list(shard.model.parameters())
+    states = [value for o in trainee.own_optimizers.values() for slots in o.state.values() for value in slots.values()]
+    held = {id(t): t for t in gc.get_objects() if isinstance(t, torch.nn.Parameter)}
+    edges = shard.to_users.pattern.n_edges  # type: ignore[attr-defined]
+    found = {"own": bytes_of(own), "states": bytes_of(states), "all": bytes_of(held.values()), "edges": edges}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_a_process_reads_its_part_alone_and_holds_its_rows_alone(tmp_path: Path) -> None:
+    data = small_demo()
+    data.save(tmp_path / "data")
+    edges = SavedEdges(tmp_path / "data")
+    write_parts(edges, hash_owners(edges, 2), tmp_path / "two" / "parts", method="hash")
+    run_in(2, hold, tmp_path / "two", "lightgcn")
+    found = [json.loads((tmp_path / "two" / f"{rank}.json").read_text()) for rank in range(2)]
+    whole = (data.n_users + data.n_items) * 8 * 8  # dim 8, float64
+    assert sum(each["own"] for each in found) == whole
+    assert sum(each["edges"] for each in found) == len(data.pairs("train"))
+    for each in found:
+        assert each["own"] == pytest.approx(whole / 2, rel=0.25)  # by hash: even by chance
+        assert each["states"] == pytest.approx(2 * each["own"], abs=64)  # Adam's, and the numbers of steps
+    assert found[1]["all"] == found[1]["own"]  # no other parameter in the process
+    assert found[0]["all"] == found[0]["own"] + whole  # the first one measures
+    Trainer(data, settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
+    require_same(tmp_path / "one", tmp_path / "two")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from hakg_dgl.data.edge_blocks import EDGE_TABLES, SavedEdges
 from hakg_dgl.errors import ConfigError
@@ -89,6 +90,34 @@ def range_owners(edges: SavedEdges, n_parts: int) -> Owners:
     return Owners(
         n_parts, _ranges(users, n_parts), np.concatenate([_ranges(part, n_parts) for part in (items, others)])
     )
+
+
+def equal_owners(n_users: int, n_items: int, n_entities: int, n_parts: int) -> Owners:
+    """Owners by ranges of numbers with equally many users, items and other entities each: no edge is looked at."""
+    require_parts(n_parts)
+    user, item, other = (
+        (np.arange(n) * n_parts // max(1, n)).astype(np.int32) for n in (n_users, n_items, n_entities - n_items)
+    )
+    return Owners(n_parts, user, np.concatenate([item, other]))
+
+
+def owners_of_ends(frame: pd.DataFrame, table: str, owners: Owners) -> tuple[Int32, Int32]:
+    """The owners of either end of edges, who are those that need them.
+
+    Parameters
+    ----------
+    frame, table
+        Rows of one of :data:`~hakg_dgl.data.edge_blocks.EDGE_TABLES`. Items take no part in the test split: its rows
+        are needed by the users' owners alone.
+    owners
+        Who owns what.
+    """
+    (first, kind), (second, other_kind) = EDGE_TABLES[table].first, EDGE_TABLES[table].second
+    one = owners.of(kind)[frame[first].to_numpy()]
+    other = owners.of(other_kind)[frame[second].to_numpy()]
+    if table == "interactions":
+        other = np.where((frame["split"] == "test").to_numpy(), one, other)
+    return one, other
 
 
 def _ranges(weight: Int64, n_parts: int) -> Int32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 
 from hakg_dgl.atomic_files import recover_folder, replace_folder, write_json
 from hakg_dgl.data.edge_blocks import EDGE_TABLES, SavedEdges
-from hakg_dgl.data.owners import KINDS, Owners, cut_costs, halos
-from hakg_dgl.data.parts import ABOUT, FORMAT, FORMAT_VERSION, OWNER_FILES, Parts, part_name
+from hakg_dgl.data.owners import KINDS, Owners, cut_costs, halos, owners_of_ends
+from hakg_dgl.data.parts import ABOUT, FORMAT, FORMAT_VERSION, OWNER_FILES, RELATION_TABLES, Parts, part_name
 from hakg_dgl.data.readers.archives import file_digest
 from hakg_dgl.errors import DataError
 
@@ -78,6 +79,9 @@ def _write(folder: Path, edges: SavedEdges, owners: Owners, method: str, d: int,
         (folder / part_name(number)).mkdir()
     np.save(folder / OWNER_FILES["users"], owners.users, allow_pickle=False)
     np.save(folder / OWNER_FILES["entities"], owners.entities, allow_pickle=False)
+    for name in RELATION_TABLES:
+        if f"{name}.parquet" in edges.about["files"]:
+            shutil.copyfile(edges.path / f"{name}.parquet", folder / f"{name}.parquet")
     rows = dict.fromkeys(edges.tables, 0)
     for start in range(0, owners.n_parts, _OPEN_AT_ONCE):
         numbers = range(start, min(start + _OPEN_AT_ONCE, owners.n_parts))
@@ -119,7 +123,6 @@ def _halo_frame(halo: dict[str, Any], owners: Owners) -> pd.DataFrame:
 
 def _write_edges(folder: Path, edges: SavedEdges, owners: Owners, table: str, numbers: range) -> int:
     """Write the rows of a table that these parts need, in the order of the data set; returns the rows of all."""
-    (first, first_kind), (second, second_kind) = EDGE_TABLES[table].first, EDGE_TABLES[table].second
     kinds = {column: pa.string() if column == "split" else pa.int64() for column in EDGE_TABLES[table].columns}
     schema, found = pa.schema(kinds), 0
     with ExitStack() as stack:
@@ -128,10 +131,7 @@ def _write_edges(folder: Path, edges: SavedEdges, owners: Owners, table: str, nu
             for n in numbers
         ]
         for frame in edges.frames(table):
-            one = owners.of(first_kind)[frame[first].to_numpy()]
-            other = owners.of(second_kind)[frame[second].to_numpy()]
-            if table == "interactions":  # items take no part in validation and test
-                other = np.where((frame["split"] == "train").to_numpy(), other, one)
+            one, other = owners_of_ends(frame, table, owners)
             found += len(frame)
             for number, writer in zip(numbers, writers, strict=True):
                 kept = frame[(one == number) | (other == number)]

@@ -1,7 +1,7 @@
 """A data set in parts on disk: each process reads its own, verified, and none the whole.
 
 A folder of parts holds ``parts.json``, the owners of users and entities (``owners_users.npy`` and
-``owners_entities.npy``), and a folder for each part, ``part-00000`` and so on, with Parquet tables. Ids are those of
+``owners_entities.npy``), the names of relations, and a folder for each part, ``part-00000`` and so on, with Parquet tables. Ids are those of
 the data set.
 """
 
@@ -28,6 +28,8 @@ from hakg_dgl.errors import DataError, FormatVersionError, IntegrityError
 FORMAT, FORMAT_VERSION = "hakg-parts", 1
 ABOUT = "parts.json"
 OWNER_FILES = {"users": "owners_users.npy", "entities": "owners_entities.npy"}
+RELATION_TABLES = ("relations", "user_relations")
+"""Tables of names that all parts share; the second is there where the data set has facts or links of users."""
 _AGAIN = "Run 'hakg partition' again."
 
 Int64 = npt.NDArray[np.int64]
@@ -48,7 +50,7 @@ class Part:
         that edges received here start from and others own. ``item`` is what users receive, ``entity`` what facts give.
     edges
         ``interactions`` (``user``, ``item``, ``split``), ``triples``, and of users' facts and links where the data set
-        has them: the rows with an end that is owned. Of validation and test, the interactions of owned users alone.
+        has them: the rows with an end that is owned. Of the test split, the interactions of owned users alone.
     """
 
     number: int
@@ -102,6 +104,11 @@ class Parts:
         found: npt.NDArray[np.int32] = np.lib.format.open_memmap(file, mode="r")
         return found
 
+    def relation_tables(self) -> dict[str, pd.DataFrame]:
+        """``relations``, and ``user_relations`` where there are any: frames with ``original_id`` and ``name``."""
+        names = [name for name in RELATION_TABLES if name == "relations" or f"{name}.parquet" in self.about["files"]]
+        return {name: self._table(".", name) for name in names}
+
     def part(self, number: int) -> Part:
         """Read one part, and nothing of the others.
 
@@ -128,7 +135,7 @@ class Parts:
         )
 
     def _table(self, folder: str, name: str) -> pd.DataFrame:
-        file = self._verified(f"{folder}/{name}.parquet")
+        file = self._verified((Path(folder) / f"{name}.parquet").as_posix())
         try:
             with file.open("rb") as handle:
                 frame: pd.DataFrame = pq.read_table(handle).to_pandas()

@@ -25,12 +25,15 @@ class ReceivedEdges:
     pattern
         Own nodes x rows of the halo.
     ids
-        Numbers of the edges in the whole graph, int64 ``[n_edges]``.
+        Numbers that draws for the edges are made by, the same in every process, int64 ``[n_edges]``.
+    chosen
+        Which of the given edges they are, int64 ``[n_edges]``.
     """
 
     halo: Halo
     pattern: SparsePattern
     ids: Tensor
+    chosen: Tensor
 
     def sums(self, backend: SparseBackend, own: Tensor, mask: Tensor | None = None) -> Tensor:
         """Sums over what each own node receives, ``[n_own, d]``, from own rows of the senders' type; differentiable."""
@@ -39,7 +42,7 @@ class ReceivedEdges:
 
 
 def received_edges(
-    ranks: Ranks, ownership: Ownership, receivers: tuple[str, Tensor], senders: tuple[str, Tensor]
+    ranks: Ranks, ownership: Ownership, receivers: tuple[str, Tensor], senders: tuple[str, Tensor], ids: Tensor
 ) -> ReceivedEdges:
     """The edges that end at own nodes; a step of all processes together.
 
@@ -48,19 +51,23 @@ def received_edges(
     ranks, ownership
         The processes and what they own.
     receivers, senders
-        Node type and node of each edge of the whole graph, int64 ``[n_edges]``.
+        Node type and node of edges, int64 ``[n]``: all that end at own nodes, and maybe others.
+    ids
+        Numbers of the edges, int64 ``[n]``; they follow from what is joined, whoever holds the edge.
     """
     owner, places = ownership.owners[receivers[0]], ownership.places[receivers[0]]
-    ids = (owner[receivers[1]] == ranks.rank).nonzero().flatten()
-    rows = places[receivers[1][ids]]
+    chosen = (owner[receivers[1]] == ranks.rank).nonzero().flatten()
+    rows = places[receivers[1][chosen]]
     order = rows.argsort(stable=True)
-    ids, rows = ids[order], rows[order]
-    halo = Halo(ranks, ownership, senders[0], senders[1][ids])
-    n_own = int((owner == ranks.rank).sum())
-    pattern = SparsePattern.from_pairs(rows, halo.columns(senders[1][ids]), n_own, len(halo))
-    return ReceivedEdges(halo, pattern, ids)
+    chosen, rows = chosen[order], rows[order]
+    wanted = senders[1][chosen]
+    halo = Halo(ranks, ownership, senders[0], wanted)
+    pattern = SparsePattern.from_pairs(
+        rows, halo.columns(wanted), ownership.counts(receivers[0])[ranks.rank], len(halo)
+    )
+    return ReceivedEdges(halo, pattern, ids[chosen], chosen)
 
 
 def knowledge_of(edges: ReceivedEdges, whole: KnowledgePattern) -> KnowledgePattern:
     """The relations of received edges."""
-    return KnowledgePattern(edges.pattern, whole.relation[edges.ids], whole.n_relations)
+    return KnowledgePattern(edges.pattern, whole.relation[edges.chosen], whole.n_relations)

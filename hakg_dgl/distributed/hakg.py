@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hakg_dgl.distributed.batches import SharedSampler
 from hakg_dgl.distributed.edges import knowledge_of, received_edges
 from hakg_dgl.distributed.halo import Halo
 from hakg_dgl.distributed.ranks import sum_over_ranks
@@ -17,11 +19,14 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
+from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss
 from hakg_dgl.models.hakg.network import Network
-from hakg_dgl.models.hakg.objective import Objective
+from hakg_dgl.models.hakg.objective import angle_direction, angle_pairs, drawn_candidates
+from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.settings import Settings
 
 
 class HAKGShard(Shard):
@@ -32,25 +37,38 @@ class HAKGShard(Shard):
         """The model, whose user, entity and item parameters are those of own rows."""
         return cast(Network, self.model)
 
-    def refuse(self) -> None:
+    @classmethod
+    def refuse(cls, settings: Settings, counts: Mapping[str, int]) -> None:
         """Raise ConfigError for masks an edge, bfloat16 and facts of users."""
-        super().refuse()
-        s, loss = self.network.settings, self.network.loss
+        super().refuse(settings, counts)
+        s, loss = settings.model, settings.loss
         if s.precision == "bf16":
             raise ConfigError("precision = 'bf16' does not run in several processes yet; set precision = 'float32'")
         if loss.angle_weight > 0.0 and loss.angle_dropout > 0.0 and loss.angle_mask == "edge":
             raise ConfigError("angle_mask = 'edge' does not run in several processes yet; set angle_mask = 'step'")
 
-    def prepare(self) -> None:
-        """Edges that end at own nodes, and own pairs of the angle loss."""
+    @staticmethod
+    def common(model: GradientRecommender) -> dict[str, Tensor]:
+        """The pairs of the angle loss, int64 ``[2, n]``, if it has a weight."""
+        network = cast(Network, model)
+        if network.loss.angle_weight == 0.0:
+            return {}
+        pairs = angle_pairs(network, network.loss)
+        return {"angle": torch.stack([pairs.rows, pairs.cols])}
+
+    def prepare(self, common: Mapping[str, Tensor]) -> None:
+        """Edges that end at own nodes, candidates and what users have of them, and own pairs of the angle loss."""
         network, packed = self.network, self.network.packed
-        self.objective = Objective(network, self.random)
-        self.backend = self.objective.backend
+        n_items, n_entities = packed.n_items, packed.n_entities
+        kernels = network.settings.kernels
+        self.backend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
         users, items = ("user", packed.interactions.rows), ("item", packed.interactions.cols)
         heads, tails = ("entity", packed.knowledge.pairs.rows), ("entity", packed.knowledge.pairs.cols)
-        self.to_users = received_edges(self.ranks, self.ownership, users, items)
-        self.to_items = received_edges(self.ranks, self.ownership, items, users)
-        self.to_entities = received_edges(self.ranks, self.ownership, heads, tails)
+        pair = users[1] * n_items + items[1]
+        fact = (packed.knowledge.relation * n_entities + heads[1]) * n_entities + tails[1]
+        self.to_users = received_edges(self.ranks, self.ownership, users, items, pair)
+        self.to_items = received_edges(self.ranks, self.ownership, items, users, pair)
+        self.to_entities = received_edges(self.ranks, self.ownership, heads, tails, fact)
         self.knowledge = knowledge_of(self.to_entities, packed.knowledge)
         self.sent = [
             None if share is None else share[self.own[name]].unsqueeze(1)
@@ -59,21 +77,37 @@ class HAKGShard(Shard):
         ]  # fmt: skip
         self.mean_of_users = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
         self.mean_of_items = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
-        self._prepare_angle()
+        self._prepare_candidates(packed.interactions)
+        self._prepare_angle(common.get("angle", torch.empty(2, 0, dtype=torch.int64)))
 
-    def _prepare_angle(self) -> None:
-        angle = self.objective.angle
-        pairs, owner, places = angle.pairs, self.ownership.owners["entity"], self.ownership.places["entity"]
-        chosen = owner[pairs.rows] == self.ranks.rank
-        rows, cols = pairs.rows[chosen], pairs.cols[chosen]
+    def _prepare_candidates(self, interactions: SparsePattern) -> None:
+        """The items that positives compete with, and which of the own ones users have."""
+        if self.network.loss.ranking_loss == "hinge":
+            pairs = torch.stack([interactions.rows, interactions.cols], 1)
+            self.sampler = SharedSampler(self.ranks, self.ownership, pairs)
+        chosen = self.ownership.owners["item"][interactions.cols] == self.ranks.rank
+        degree = interactions.rows[chosen].bincount(minlength=interactions.n_rows)
+        self.known = torch.cat([degree.new_zeros(1), degree.cumsum(0)]), interactions.cols[chosen]
+        has_some = torch.zeros(interactions.n_cols, dtype=torch.uint8)
+        has_some[self.known[1]] = 1
+        has_some = self.ranks.max(has_some).bool()
+        self.pool = None if bool(has_some.all()) else has_some.nonzero().flatten()
+        self.known_items = has_some[self.own["item"]].unsqueeze(1).to(self.network.dtype)
+
+    def _prepare_angle(self, pairs: Tensor) -> None:
+        owner, places = self.ownership.owners["entity"], self.ownership.places["entity"]
+        chosen = owner[pairs[0]] == self.ranks.rank
+        rows, cols = pairs[0][chosen], pairs[1][chosen]
         order = places[rows].argsort(stable=True)
         self.angle_halo = Halo(self.ranks, self.ownership, "entity", cols)
         n_own = len(self.own["entity"])
         own = SparsePattern.from_pairs(
             places[rows[order]], self.angle_halo.columns(cols[order]), n_own, len(self.angle_halo)
         )
-        self.angle_share = own.n_edges / max(1, pairs.n_edges)
-        self.angle = AngleLoss(own, angle.rule, angle.direction, angle.aperture, angle.dropout, angle.mask)
+        self.n_angles, self.angle_share = pairs.shape[1], own.n_edges / max(1, pairs.shape[1])
+        loss = self.network.loss
+        direction = angle_direction(self.network.settings.formulation, loss)
+        self.angle = AngleLoss(own, self.network.rule, direction, loss.aperture, loss.angle_dropout, loss.angle_mask)
 
     def loss(self, users: Tensor, positives: Tensor) -> Tensor:
         """See :meth:`Shard.loss`."""
@@ -82,22 +116,26 @@ class HAKGShard(Shard):
         if settings.gate_l2 > 0.0:
             for matrix in network.gate_matrices():
                 total = total + self.once(settings.gate_l2 * matrix.square().sum())
-        if settings.angle_weight > 0.0 and self.objective.angle.pairs.n_edges:
+        if settings.angle_weight > 0.0 and self.n_angles:
             table = self.angle_halo.table(network.entity)
             angle = self.angle(self.backend, table, self.random["angle"]) * self.angle_share
+            if not self.angle.pairs.n_edges and self.angle.dropout > 0.0:  # as the others draw
+                torch.rand(table.shape[1], generator=self.random["angle"])
             # All processes have to go backwards through the exchange, also those without a pair.
             total = total + settings.angle_weight * sum_over_ranks(self.ranks, angle + 0.0 * table.sum())
         return total
 
     def ranking_loss(self, embeddings: Embeddings, users: Tensor, positives: Tensor) -> Tensor:
         """The part of the loss that ranks, from own embeddings."""
-        settings, objective = self.network.loss, self.objective
+        settings = self.network.loss
         if settings.ranking_loss == "hinge":
-            negatives = objective.sampler.sample(users, settings.negatives, self.random["negatives"])
+            negatives = self.sampler.sample(users, settings.negatives, self.random["negatives"])
             return self._hinge(embeddings, users, positives, negatives)
-        user, item = self.network.score_vectors(embeddings, self.own["item"])
+        user, item = self.network.score_vectors(embeddings, self.known_items)
         scores = BatchScores(self.ranks, self.ownership, self.backend, user, users)
-        return scores.softmax(item, positives, objective.known, objective.draw_candidates(), settings.temperature)
+        n_items = len(self.ownership.owners["item"])
+        candidates = drawn_candidates(settings.candidates, n_items, self.pool, self.random["negatives"])
+        return scores.softmax(item, positives, self.known, candidates, settings.temperature)
 
     def _hinge(self, embeddings: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """:func:`~hakg_dgl.layers.losses.contrastive_loss`."""

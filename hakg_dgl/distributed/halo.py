@@ -51,6 +51,7 @@ class Halo:
     def __init__(self, ranks: Ranks, ownership: Ownership, node_type: str, wanted: Tensor) -> None:
         self.ranks = ranks
         owner, places = ownership.owners[node_type], ownership.places[node_type]
+        self._owner, self._places = owner, places
         self.n_own = int((owner == ranks.rank).sum())
         foreign = torch.unique(wanted)
         foreign = foreign[owner[foreign] != ranks.rank]
@@ -60,15 +61,15 @@ class Halo:
         self.received: list[int] = asked.tolist()
         self.sent: list[int] = ranks.exchange(asked, one_each, one_each).tolist() if ranks.size > 1 else [0]
         self.sent_rows = ranks.exchange(places[self.ids], self.received, self.sent)
-        self._columns = torch.where(owner == ranks.rank, places, -1)
-        self._columns[self.ids] = self.n_own + torch.arange(len(self.ids))
 
     def __len__(self) -> int:
         return self.n_own + len(self.ids)
 
     def columns(self, ids: Tensor) -> Tensor:
         """Places of wanted nodes in the table, int64."""
-        return self._columns[ids]
+        found = torch.where(self._owner == self.ranks.rank, self._places, -1)
+        found[self.ids] = self.n_own + torch.arange(len(self.ids))
+        return found[ids]
 
     def table(self, own: Tensor) -> Tensor:
         """Own rows ``[n_own, d]`` with those of others after them, ``[len(self), d]``; differentiable."""

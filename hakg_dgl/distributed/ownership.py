@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hakg_dgl.data.owners import Owners
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.graph.heterograph import HeteroGraph
 
 
 class Ownership:
@@ -46,11 +46,10 @@ class Ownership:
             )
 
     @classmethod
-    def ranges(cls, graph: HeteroGraph, size: int) -> Ownership:
-        """Equal ranges of users, of items and of other entities."""
-        n_others = graph.n_entities - graph.n_items
-        user, item, other = (_ranges(n, size) for n in (graph.n_users, graph.n_items, n_others))
-        return cls({"user": user, "item": item, "entity": torch.cat([item, other])}, size)
+    def of(cls, owners: Owners, n_items: int) -> Ownership:
+        """The owners of a partition, of which the first entities are the items."""
+        user, entity = (torch.from_numpy(each.astype("int64")) for each in (owners.users, owners.entities))
+        return cls({"user": user, "item": entity[:n_items], "entity": entity}, owners.n_parts)
 
     @cached_property
     def places(self) -> dict[str, Tensor]:
@@ -69,6 +68,7 @@ class Ownership:
         """The nodes of a process, ascending, int64."""
         return (self.owners[node_type] == rank).nonzero().flatten()
 
-
-def _ranges(n: int, size: int) -> Tensor:
-    return torch.arange(n) * size // max(1, n)
+    def counts(self, node_type: str) -> list[int]:
+        """How many nodes each process owns."""
+        found: list[int] = self.owners[node_type].bincount(minlength=self.size).tolist()
+        return found

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hakg_dgl.distributed.batches import SharedSampler
 from hakg_dgl.distributed.edges import received_edges
 from hakg_dgl.distributed.ranks import sum_over_ranks
 from hakg_dgl.distributed.scores import BatchScores
 from hakg_dgl.distributed.shard import Shard
 from hakg_dgl.kernels.choice import choose_backend
-from hakg_dgl.layers.sampling import NegativeSampler
 
 
 class BPRMFShard(Shard):
     """See :class:`~hakg_dgl.models.bpr_mf.BPRMF`."""
 
-    def prepare(self) -> None:
+    def prepare(self, common: Mapping[str, Tensor]) -> None:
         """The sampler of negatives."""
-        graph = self.model.graph
         self.backend = choose_backend("torch")
-        self.sampler = NegativeSampler(*graph.positives(), graph.n_items, device=graph.device)
+        self.sampler = SharedSampler(self.ranks, self.ownership, self.model.graph.pairs())
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Own users and items as they are scored, ``[n_own, d]`` each."""
@@ -46,14 +47,14 @@ class BPRMFShard(Shard):
 class LightGCNShard(BPRMFShard):
     """See :class:`~hakg_dgl.models.lightgcn.LightGCN`."""
 
-    def prepare(self) -> None:
+    def prepare(self, common: Mapping[str, Tensor]) -> None:
         """Edges that end at own users and own items."""
-        super().prepare()
+        super().prepare(common)
         pattern, dtype = self.model.graph.packed.interactions, self.model.dtype
         self.backend = choose_backend(self.model.settings.kernels, self.model.device)
         users, items = ("user", pattern.rows), ("item", pattern.cols)
-        self.to_users = received_edges(self.ranks, self.ownership, users, items)
-        self.to_items = received_edges(self.ranks, self.ownership, items, users)
+        self.to_users = received_edges(self.ranks, self.ownership, users, items, pattern.rows)
+        self.to_items = received_edges(self.ranks, self.ownership, items, users, pattern.rows)
         degrees = pattern.row_degree[self.own["user"]], pattern.col_degree[self.own["item"]]
         self.scales = [degree.clamp_min(1).to(dtype).rsqrt().unsqueeze(1) for degree in degrees]
 

@@ -6,6 +6,8 @@ computes backwards is its own share of the gradient, and rows and replicated par
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +19,24 @@ PATIENCE = timedelta(hours=12)
 """How long processes wait for what the first one measures; that it is gone is noticed at once all the same."""
 
 
+@dataclass
+class Traffic:
+    """Counts of what a process exchanges with others.
+
+    Attributes
+    ----------
+    sent, exchanges
+        Bytes of rows sent to other processes, and in how many exchanges.
+    reduced, reductions
+        Bytes of tensors that are summed over processes, and how many. A ring sends ``2 (N - 1) / N`` times as much.
+    """
+
+    sent: int = 0
+    exchanges: int = 0
+    reduced: int = 0
+    reductions: int = 0
+
+
 class Ranks:
     """All processes of the default group, or one process alone where there is no group.
 
@@ -26,9 +46,12 @@ class Ranks:
     ----------
     rank, size
         Which of how many this process is.
+    traffic
+        What this process has exchanged so far.
     """
 
     def __init__(self) -> None:
+        self.traffic = Traffic()
         self._joined = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if self._joined else 0
         self.size: int = dist.get_world_size() if self._joined else 1
@@ -44,16 +67,39 @@ class Ranks:
 
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
         total = values.detach().clone(memory_format=torch.contiguous_format)
-        if self.size > 1:
+        if self.size > 1 and total.numel():
+            self.traffic.reduced += total.numel() * total.element_size()
+            self.traffic.reductions += 1
             dist.all_reduce(total, op=how)
         return total
 
     def exchange(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """Rows sent to each process, one after the other, for the rows that each sends here; not differentiable."""
+        if self.size == 1:
+            return rows.contiguous()
         out = rows.new_empty(sum(received), *rows.shape[1:])
-        if self.size > 1:
-            dist.all_to_all_single(out, rows.contiguous(), received, sent)
+        row = math.prod(rows.shape[1:]) * rows.element_size()
+        self.traffic.sent += (sum(sent) - sent[self.rank]) * row
+        self.traffic.exchanges += 1
+        dist.all_to_all_single(out, rows.contiguous(), received, sent)
         return out
+
+    def to_first(self, rows: Tensor, counts: list[int]) -> Tensor | None:
+        """The rows of all processes, one process after the other, in the first one; None in the others.
+
+        ``counts`` are how many each of them has.
+        """
+        sent = [len(rows), *[0] * (self.size - 1)]
+        found = self.exchange(rows, sent, counts if self.rank == 0 else [0] * self.size)
+        return found if self.rank == 0 else None
+
+    def rows_from_first(self, rows: Tensor | None, own: Tensor, counts: list[int]) -> Tensor:
+        """Rows of the first process, so many for each process, in those; tensors like ``own``, which has this one's."""
+        sent, received = [0] * self.size, [len(own), *[0] * (self.size - 1)]
+        if self.rank == 0:
+            assert rows is not None
+            return self.exchange(rows, counts, received)
+        return self.exchange(own[:0], sent, received)
 
     def from_first(self, content: bytes | None) -> bytes:
         """What the first process passes, in all of them; the others pass None."""

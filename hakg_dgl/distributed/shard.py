@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,30 @@ from torch import Tensor, nn
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks, sum_over_ranks
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS
+from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
 from hakg_dgl.models.recommender import NODE_TYPES, GradientRecommender
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import CounterStream
 
 
 class Shard(ABC):
     """A model cut down to the rows that a process owns.
 
+    Making one is a step of all processes together.
+
     Parameters
     ----------
     model
-        As it is before training, the same in all processes. Its parameters with a row a user, an item or an entity
-        become those of own rows; it serves nothing else then.
+        On a graph of all nodes with the edges that have an own end (and maybe others). Its parameters with a row a
+        user, an item or an entity become those of own rows, and the graph is let go; it serves nothing else then.
     ranks, ownership
         The processes and what they own.
     random
         The generators of a step by name, in the same state in all processes.
     seed
         Of the draws that depend on edges and rows.
+    common
+        What :meth:`common` made of the model on the whole graph.
 
     Attributes
     ----------
@@ -51,6 +57,7 @@ class Shard(ABC):
         ownership: Ownership,
         random: Mapping[str, torch.Generator],
         seed: int,
+        common: Mapping[str, Tensor],
     ) -> None:
         self.model, self.ranks, self.ownership, self.random = model, ranks, ownership, random
         self.dropout, self.step = CounterStream(seed, "dropout"), 0
@@ -58,22 +65,37 @@ class Shard(ABC):
         self.node_types: dict[str, str] = {
             name: axes[0] for name, axes in model.axes().items() if isinstance(axes[0], str)
         }
-        self.refuse()
-        self.prepare()
+        self.prepare(common)
         self.cut()
+        self.let_go()
 
-    def refuse(self) -> None:
-        """Raise ConfigError for what does not run in several processes."""
-        known = {INTERACTS, INTERACTED_BY, *self.model.graph.relation_types}
-        other = [etype for etype in self.model.graph.edges if etype not in known]
-        if other and self.model.abilities.facts:
-            raise ConfigError(
-                f"the data set has edges of type {other[0]}, and several processes train on interactions and facts of "
-                "items alone; train in one process, without --processes"
-            )
+    @classmethod
+    def refuse(cls, settings: Settings, counts: Mapping[str, int]) -> None:
+        """Raise ConfigError for what does not run in several processes.
+
+        Parameters
+        ----------
+        settings
+            Of the training.
+        counts
+            Of the data set.
+        """
+        if not settings.model_class.abilities.facts:
+            return
+        for table, what in (("user_facts", "facts"), ("user_links", "links")):
+            if counts.get(table, 0):
+                raise ConfigError(
+                    f"the data set has {counts[table]:,} {what} of users, and several processes train on interactions "
+                    "and facts of items alone; train in one process, without --processes"
+                )
+
+    @staticmethod
+    def common(model: GradientRecommender) -> dict[str, Tensor]:
+        """What all processes have to know of the model on the whole graph."""
+        return {}
 
     @abstractmethod
-    def prepare(self) -> None:
+    def prepare(self, common: Mapping[str, Tensor]) -> None:
         """Make edges and halos."""
 
     @abstractmethod
@@ -99,6 +121,14 @@ class Shard(ABC):
             elif parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
+    def let_go(self) -> None:
+        """Forget the edges of the model's graph, of which own ones are kept in another form."""
+        graph, none = self.model.graph, torch.empty(0, dtype=torch.int64)
+        self.model.graph = HeteroGraph(graph.n_nodes, {INTERACTS: (none, none), INTERACTED_BY: (none, none)})
+        for name in ("executor", "terms"):
+            if hasattr(self.model, name):
+                delattr(self.model, name)
+
     def whole(self, name: str, part: Tensor) -> Tensor:
         """The rows of all processes for a parameter or what has its shape, in all of them; a step of all together."""
         if name not in self.node_types:
@@ -110,3 +140,25 @@ class Shard(ABC):
     def part(self, name: str, whole: Tensor) -> Tensor:
         """Own rows of the whole."""
         return whole[self.own[self.node_types[name]]] if name in self.node_types else whole
+
+    def gathered(self, name: str, part: Tensor) -> Tensor | None:
+        """The rows of all processes for a parameter or what has its shape, in the first; a step of all together."""
+        if name not in self.node_types:
+            return part.detach()
+        node_type = self.node_types[name]
+        rows = self.ranks.to_first(part.detach(), self.ownership.counts(node_type))
+        return None if rows is None else torch.empty_like(rows).index_copy_(0, self._order[node_type], rows)
+
+    def dealt(self, name: str, whole: Tensor | None, like: Tensor) -> Tensor:
+        """Own rows of what the first process has the whole of, or all of it; the inverse of :meth:`gathered`."""
+        if name not in self.node_types:
+            value = torch.zeros_like(like) if whole is None else whole.detach().to(like)
+            return self.ranks.sum(value if self.ranks.rank == 0 else torch.zeros_like(like))
+        node_type = self.node_types[name]
+        rows = None if whole is None else whole.detach().index_select(0, self._order[node_type])
+        return self.ranks.rows_from_first(rows, like, self.ownership.counts(node_type))
+
+    @cached_property
+    def _order(self) -> dict[str, Tensor]:
+        """Node type -> its nodes, those of one process after the other."""
+        return {name: owner.argsort(stable=True) for name, owner in self.ownership.owners.items()}

@@ -12,10 +12,13 @@ from safetensors import torch as safetensors_of_torch
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.owners import Owners, equal_owners
+from hakg_dgl.data.part_dataset import PartDataset, part_of
+from hakg_dgl.distributed.loading import require_one_part_each
 from hakg_dgl.distributed.ranks import Ranks
 from hakg_dgl.distributed.shards import shard_class
 from hakg_dgl.distributed.trainee import DistributedTrainee
-from hakg_dgl.errors import ConfigError
+from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.checkpoint import Standing, Weights
 from hakg_dgl.training.progress import OnProgress
@@ -31,14 +34,15 @@ class DistributedSession(Session):
 
     Parameters
     ----------
-    ranks
-        The processes.
+    ranks, owners
+        The processes and what they own.
     given
         What a session takes.
     """
 
-    def __init__(self, ranks: Ranks, *given: Any) -> None:
-        self.ranks, self.stop_after_epoch, self._alone = ranks, False, False
+    def __init__(self, ranks: Ranks, owners: Owners, *given: Any) -> None:
+        self.ranks, self.owners = ranks, owners
+        self.stop_after_epoch = self._alone = self.met = False
         super().__init__(*given)
 
     @property
@@ -54,7 +58,7 @@ class DistributedSession(Session):
 
     def new_trainee(self, splits: tuple[str, ...]) -> Trainee:
         """See the base class."""
-        return DistributedTrainee(self.dataset, self.settings, self.device, splits, self.start, self.ranks)
+        return DistributedTrainee(self.dataset, self.settings, self.device, splits, self.start, self.ranks, self.owners)
 
     def told(self, value: Any) -> Any:
         """A JSON value of the first process, in all of them."""
@@ -65,36 +69,23 @@ class DistributedSession(Session):
         about = self.told({"standing": asdict(self.standing), "splits": list(self.trainee.splits)})
         if tuple(about["splits"]) != self.trainee.splits:
             self.set_up(tuple(about["splits"]))
-        sent = safetensors_of_torch.save(self._state()) if self.first else None
-        tensors = safetensors_of_torch.load(self.ranks.from_first(sent))
-        if not self.first:
-            self._take(tensors)
+        generators = self.trainee.generators
+        states = {name: generator.get_state() for name, generator in generators.items()}
+        sent = safetensors_of_torch.load(
+            self.ranks.from_first(safetensors_of_torch.save(states) if self.first else None)
+        )
+        for name, state in sent.items():
+            generators[name].set_state(state)
         self.standing = Standing(**about["standing"])
+        self.shared.meet()
         before = self.standing.refit_from or 0
         self.shared.steps_done = (self.standing.epoch - before) * len(self.trainee) + self.standing.step
 
-    def _state(self) -> dict[str, Tensor]:
-        found = {f"model.{name}": value.detach().contiguous() for name, value in self.trainee.model.named_parameters()}
-        for key, optimizer in self.trainee.optimizers.items():
-            for index, slots in optimizer.state_dict()["state"].items():
-                found |= {f"optimizer.{key}.{index}.{slot}": torch.as_tensor(slots[slot]) for slot in slots}
-        random = {f"random.{name}": generator.get_state() for name, generator in self.trainee.generators.items()}
-        return {name: value.clone() for name, value in (found | random).items()}
-
-    @torch.no_grad()
-    def _take(self, tensors: dict[str, Tensor]) -> None:
-        slots: dict[str, dict[int, dict[str, Tensor]]] = {key: {} for key in self.trainee.optimizers}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            if group == "model":
-                self.trainee.model.get_parameter(rest).copy_(value)
-            elif group == "random":
-                self.trainee.generators[rest].set_state(value)
-            else:
-                key, index, slot = rest.rsplit(".", 2)
-                slots[key].setdefault(int(index), {})[slot] = value
-        for key, optimizer in self.trainee.optimizers.items():
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots[key]})
+    def set_up(self, splits: tuple[str, ...]) -> None:
+        """See the base class; between the phases of a training, all processes meet."""
+        super().set_up(splits)
+        if self.met:
+            self.shared.meet()
 
     # --- what phases ask for ----------------------------------------------------------------------------------------
 
@@ -121,19 +112,35 @@ class DistributedSession(Session):
         if self.first:
             super().keep_as_best()
 
+    def take_choice(self) -> None:
+        """The first process's whole model takes it, as it is now."""
+        self.shared.collect()
+        if self.first:
+            super().take_choice()
+
     def save_state(self, *, force: bool = True, order: Tensor | None = None) -> None:
         """The first process says whether it is time, and writes what all put together."""
         due = force or (self.checkpoint is not None and self.checkpoint.affordable)
         if self._alone:
             super().save_state(force=force, order=order)
         elif self.told(due):
-            self.shared.collect()
+            self.shared.collect(optimizers=True)
             super().save_state(force=True, order=order)
+            self.shared.drop_optimizers()
 
     @property
     def state_is_old(self) -> bool:
         """States are written between epochs only."""
         return False
+
+    def numerical_error(self, problem: str, epoch: int, where: str) -> NumericalError:
+        """See the base class; the norms are those of all rows."""
+        if self._alone or where == "evaluation":
+            return super().numerical_error(problem, epoch, where)
+        self.shared.collect()
+        if self.first:
+            return super().numerical_error(problem, epoch, where)
+        return NumericalError(f"{problem} in epoch {epoch}, {where}")
 
     def stop_if_asked(self) -> None:
         """After an epoch: stop if any process was asked to."""
@@ -145,13 +152,18 @@ class DistributedSession(Session):
 class DistributedTrainer(Trainer):
     """See :class:`~hakg_dgl.Trainer`; made in every process, in a process group or alone.
 
-    The whole model, with its optimizer's state, is put together in every process to be measured and saved, by the
-    first one, as one process would save it: a run goes on with any number of processes.
+    Each process holds its rows, their part of the optimizer's state and the edges that end there. The first process
+    has the whole data set and the whole model as well: it measures, and writes the run as one process would, so that a
+    run goes on with any number of processes.
 
     Parameters
     ----------
-    dataset, settings, run, data_path, on_progress
+    dataset
+        The whole data set; processes other than the first may have their :class:`~hakg_dgl.data.part_dataset.PartDataset`.
+    settings, run, data_path, on_progress
         As there; the folder is written by the first process.
+    owners
+        Who owns what, one part a process; by default equal ranges of users, items and other entities.
 
     Raises
     ------
@@ -168,18 +180,27 @@ class DistributedTrainer(Trainer):
         run: str | Path | None = None,
         data_path: str | Path | None = None,
         on_progress: OnProgress | None = None,
+        owners: Owners | None = None,
     ) -> None:
-        shard_class(settings.kind)
+        shard_class(settings.kind).refuse(settings, dataset.counts)
         if settings.values().get("cuda_graphs", False):
             raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to false")
         self.ranks = Ranks()
+        n = dataset.n_users, dataset.n_items, dataset.n_entities
+        self.owners = equal_owners(*n, self.ranks.size) if owners is None else owners
+        require_one_part_each(self.owners.n_parts, self.ranks.size)
         if self.ranks.rank:
             run, on_progress = None, None
+            dataset = dataset if isinstance(dataset, PartDataset) else part_of(dataset, self.owners, self.ranks.rank)
         super().__init__(dataset, settings, run=run, data_path=data_path, on_progress=on_progress)
+
+    def _require_pairs(self) -> None:
+        if self.ranks.rank == 0:
+            super()._require_pairs()
 
     def _new_session(self, data_path: str | Path | None, recording: Recording, start: Weights | None) -> Session:
         return DistributedSession(
-            self.ranks, self.dataset, self.settings, self.device, self.folder, data_path, recording, start
+            self.ranks, self.owners, self.dataset, self.settings, self.device, self.folder, data_path, recording, start
         )
 
     @property
@@ -200,6 +221,7 @@ class DistributedTrainer(Trainer):
             finally:
                 self.shared._alone = False
         self.shared.agree()
+        self.shared.met = True
 
     def _finish(self) -> dict[str, Any]:
         result: dict[str, Any] = self.shared.told(super()._finish() if self.ranks.rank == 0 else None)

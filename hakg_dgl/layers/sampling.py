@@ -145,7 +145,10 @@ class NegativeSampler:
 
     def _draw_by_rank(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """One negative for each user (any shape): the r-th smallest, r uniform below the number of their negatives."""
-        wide = torch.randint(1 << 62, users.shape, generator=generator, device=self.device)
+        return self._by_rank(users, torch.randint(1 << 62, users.shape, generator=generator, device=self.device))
+
+    def _by_rank(self, users: Tensor, wide: Tensor) -> Tensor:
+        """The negative that each wide number (int64 below 2^62) stands for."""
         ranks = wide % self._n_negatives[users]  # uniform to within n_items / 2^62
         below = torch.searchsorted(self._negatives_below, users * self.n_items + ranks, right=True)
         return ranks + below - self._first[users]

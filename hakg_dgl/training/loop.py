@@ -119,6 +119,6 @@ class EpochSteps:
 
     def require_finite_parameters(self, step: int) -> None:
         """Raise NumericalError if a parameter is NaN or infinite."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.session.trainee.parameters()):
+        if not self.session.trainee.finite():
             problem = "a parameter became NaN or infinite"
             raise self.session.numerical_error(problem, self.epoch.number, f"step {step}")

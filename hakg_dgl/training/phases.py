@@ -89,7 +89,7 @@ class Refit:
             self._begin(standing)
         while self._done(standing) < standing.best_epoch:
             self._epoch()
-        session.trainee.model.take(standing.chosen)
+        session.take_choice()
         session.measure(standing.best_epoch)  # for its error, before the best model of the search is replaced
         session.keep_as_best()
 

@@ -98,6 +98,10 @@ class Session:
             self.keep_as_best()
         model.load_tensors(last)
 
+    def take_choice(self) -> None:
+        """Have the model that is trained become that of what :meth:`choose` chose."""
+        self.trainee.model.take(self.standing.chosen)
+
     def keep_as_best(self) -> None:
         """Take the model as it is for the best, and write it."""
         self.best = copied(self.trainee.model)

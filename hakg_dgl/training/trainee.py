@@ -62,16 +62,20 @@ class Trainee:
         if start is not None:
             begin_with(model, start)
         self.prepare()
-        training: TrainingSettings = settings.training
         streams = (BATCHES, *model.streams)
         self.generators = {name: torch_generator(settings.run.seed, name, device) for name in streams}
-        self.passes = tuple(model.passes(training, self.generators))
-        self.optimizers = model.optimizers(training.lr)
+        self.passes = self.make_passes()
+        self.optimizers = model.optimizers(settings.training.lr)
         self._steps: dict[str, Step] = {}
 
     def prepare(self) -> None:
         """Have the model compute what is not learned."""
         self.model.prepare()
+
+    def make_passes(self) -> tuple[Pass, ...]:
+        """What an epoch goes over."""
+        training: TrainingSettings = self.settings.training
+        return tuple(self.model.passes(training, self.generators))
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -94,6 +98,10 @@ class Trainee:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the model."""
         return self.model.parameters()
+
+    def finite(self) -> bool:
+        """Whether no parameter is NaN or infinite."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters())
 
 
 @torch.no_grad()

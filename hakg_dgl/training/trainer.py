@@ -76,7 +76,7 @@ class Trainer:
             raise ConfigError(
                 f"kind = {self.settings.kind!r} is not trained by gradients; hakg_dgl.make_trainer chooses the trainer"
             )
-        require_pairs(dataset, self.settings.training)
+        self._require_pairs()
         self.device = choose_device(self.settings.run.device)
         refuse_unrecordable(self.settings, self.device)
         if self.device.type == "cpu":
@@ -88,6 +88,9 @@ class Trainer:
         self.warnings: list[str] = [*self.settings.idle(), *self.model.warnings()]
         """Settings that turned out to do nothing, also in ``result.json``."""
         self._fresh = True
+
+    def _require_pairs(self) -> None:
+        require_pairs(self.dataset, self.settings.training)
 
     def _new_session(self, data_path: str | Path | None, recording: Recording, start: Weights | None) -> Session:
         return Session(self.dataset, self.settings, self.device, self.folder, data_path, recording, start)

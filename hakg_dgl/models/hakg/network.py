@@ -243,21 +243,20 @@ class Network(GradientRecommender):
         }
         return {edge_types: mask for edge_types, mask in drawn.items() if mask is not None}
 
-    def score_vectors(self, embeddings: Embeddings, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score_vectors(self, embeddings: Embeddings, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors whose inner products are the learned score.
 
         ``score = "fused"``: cosine(u, e_i + v_i). ``"separate"``: cos(u, e_i) + cos(u, v_i). ``"inner"``: the inner
         product of u with the mean of e_i and v_i, where v_i is zero for items without interactions: nothing trains it.
-        Without dual item embeddings v_i is left out. Differentiable. ``rows`` (int64) are the items that the
-        embeddings are of, where they are not of all.
+        Without dual item embeddings v_i is left out. Differentiable. ``known`` is :attr:`known_items` of the items
+        that the embeddings are of, by default that of all.
         """
         user, entity, item = embeddings.user, embeddings.entity[: self.graph.n_items], embeddings.item
         if self.settings.score == "inner":
             if item is None:
                 return user, entity
-            known = self.known_items
-            if known is not None:
-                item = item * (known if rows is None else known.index_select(0, rows))
+            known = self.known_items if known is None else known
+            item = item if known is None else item * known
             return user, (entity + item) / 2.0
         user = _normalise(user)
         if item is None:

@@ -136,13 +136,17 @@ class Objective:
 
     def draw_candidates(self) -> Tensor | None:
         """The items that the positives of a step compete with, int64 ``[m]``, ascending; None for all items."""
-        generator, pool = self.generators["negatives"], self.pool
-        n_pool = self.network.graph.n_items if pool is None else len(pool)
-        if self.settings.candidates >= n_pool:
-            return pool
-        order = torch.randperm(n_pool, generator=generator, device=generator.device)
-        chosen = order[: self.settings.candidates].sort().values
-        return chosen if pool is None else pool[chosen]
+        n_items = self.network.graph.n_items
+        return drawn_candidates(self.settings.candidates, n_items, self.pool, self.generators["negatives"])
+
+
+def drawn_candidates(n: int, n_items: int, pool: Tensor | None, generator: torch.Generator) -> Tensor | None:
+    """Some of the items of a pool (int64; None: all), drawn without replacement: all of it where it has no more."""
+    n_pool = n_items if pool is None else len(pool)
+    if n >= n_pool:
+        return pool
+    chosen = torch.randperm(n_pool, generator=generator, device=generator.device)[:n].sort().values
+    return chosen if pool is None else pool[chosen]
 
 
 def angle_loss_warnings(network: Network) -> list[str]:
