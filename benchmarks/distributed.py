@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from measure import describe_machine, duration, gigabytes, machine_facts, markdown, peak_memory, write_results
 from partition import FINDERS
@@ -83,7 +84,7 @@ def work(arguments: argparse.Namespace) -> None:
             found.append({"seconds": took} | {name: after[name] - before[name] for name in after})
         shard = trainee.shard
         assert shard is not None
-        own = [p for p in shard.model.parameters()]
+        own = list(shard.model.parameters())
         states = [v for o in trainee.own_optimizers.values() for s in o.state.values() for v in s.values()]
         about = {
             "imported_bytes": imported,
@@ -189,51 +190,65 @@ def networks(rows: Sequence[dict[str, Any]]) -> str:
     return markdown(header, lines)
 
 
-def projection(rows: Sequence[dict[str, Any]], like: str, dim: int) -> tuple[str, list[dict[str, Any]]]:
-    """What more interactions would need, in proportion to those measured, by number of processes; as Markdown."""
-    counts = load_card(like).counts
-    nodes = counts["users"] + counts["items"] + counts["entities"]
-    one = next(row for row in rows if row["processes"] == 1)
-    working = one["first_peak_bytes"] - one["imported_bytes"]
-    halo = max((row for row in rows if row["method"] != "metis"), key=lambda row: row["processes"])
-    found = []
-    for interactions in (10**8, 10**9):
-        scale = interactions / (counts["train"] + counts["test"])
-        for n in (8, 64):
-            share = working * scale / n
-            # By hash nearly every row that is wanted is of another process: at most all rows, at every process.
-            sent = min(halo["most_sent_bytes"] * scale * halo["processes"] / n * (1 - 1 / n), 1e18)
+class Spread:
+    """How many rows parts by hash send each other, in expectation, from the degrees of nodes.
+
+    A row is wanted by a part if one of its edges ends there: of N parts, (N - 1) (1 - (1 - 1/N)^d) others want the row
+    of a node with d edges. Users' rows go to items, items' to users, entities' along facts in both directions.
+
+    Parameters
+    ----------
+    edges
+        The data set.
+    """
+
+    def __init__(self, edges: SavedEdges) -> None:
+        self.degrees = {
+            "user": np.zeros(edges.n_users, np.int64),
+            "item": np.zeros(edges.n_items, np.int64),
+            "entity": np.zeros(edges.n_entities, np.int64),
+        }
+        self.n_edges = 0
+        for name, first, second in edges.ends():
+            kinds = ("user", "item") if name == "interactions" else ("entity", "entity")
+            for kind, ids in zip(kinds, (first, second), strict=True):
+                self.degrees[kind] += np.bincount(ids, minlength=len(self.degrees[kind]))
+
+    def rows(self, n: int) -> float:
+        """Rows that n parts send in all before a layer."""
+        return float(sum(((n - 1) * (1 - (1 - 1 / n) ** d)).sum() for d in self.degrees.values()))
+
+
+def projection(
+    one: dict[str, Any], spread: Spread, scale: float, like: str, settings: Settings
+) -> tuple[str, list[dict[str, Any]]]:
+    """What more interactions would need if degrees stay, by number of parts by hash; as Markdown, and as values."""
+    counts, dim, layers = load_card(like).counts, settings.model.dim, getattr(settings.model, "layers", 1)
+    measured = (counts["train"] + counts["test"]) * scale
+    nodes = counts["users"] + counts["items"] + counts["entities"]  # an item has a row of each kind
+    working, found = one["first_peak_bytes"] - one["imported_bytes"], list[dict[str, Any]]()
+    for interactions, sizes in ((10**8, (1, 8, 64)), (10**9, (8, 64, 512))):
+        more = interactions / measured
+        for n in sizes:
+            sent = spread.rows(n) * more / n * dim * 4 * 2 * layers
+            everywhere = 8 * interactions + 64 * nodes * scale * more
             found.append(
                 {
                     "interactions": interactions,
-                    "nodes": round(nodes * scale),
                     "processes": n,
-                    "table_bytes": nodes * scale * dim * 4 * 4 / n,
-                    "bytes_a_process": share,
-                    "order_bytes": 8 * interactions,
+                    "shared_bytes": working * more / n,
+                    "halo_bytes": sent,
+                    "everywhere_bytes": everywhere,
                     "sent_bytes": sent,
                     "seconds": {name: sent / bandwidth for name, (bandwidth, _) in NETWORKS.items()},
                 }
             )
-    header = [
-        "interactions",
-        "nodes",
-        "processes",
-        "tables, gradients and Adam of one",
-        "all of one",
-        "sent by one a step",
-    ]
+    header = ["interactions", "processes", "a process's share", "its halo", "held by each", "sent by each a step"]
     header += list(NETWORKS)
     lines = [
-        [
-            f"{row['interactions']:,}",
-            f"{row['nodes'] / 1e6:,.0f} million",
-            str(row["processes"]),
-            gigabytes(row["table_bytes"]),
-            gigabytes(row["bytes_a_process"]),
-            gigabytes(row["sent_bytes"]),
-            *(duration(value) for value in row["seconds"].values()),
-        ]
+        [f"{row['interactions']:,}", str(row["processes"])]
+        + [gigabytes(row[key]) for key in ("shared_bytes", "halo_bytes", "everywhere_bytes", "sent_bytes")]
+        + [duration(value) for value in row["seconds"].values()]
         for row in found
     ]
     return markdown(header, lines), found
@@ -261,6 +276,7 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         preprocess(generate_like(arguments.like, arguments.scale), PreprocessOptions(valid=0.0)).save(data)
+        spread = Spread(SavedEdges(data))
         for n in arguments.processes:
             for method in arguments.methods if n > 1 else ["range"]:
                 rows.append(measure(data, n, method, arguments))
@@ -268,9 +284,14 @@ def main(given: Sequence[str] | None = None) -> None:
     settings = settings_of(arguments)
     print("\n" + table(rows) + "\n\n" + networks(rows) + "\n")
     projected: list[dict[str, Any]] = []
-    if any(row["processes"] == 1 for row in rows):
-        text, projected = projection(rows, arguments.like, settings.model.dim)
+    if rows[0]["processes"] == 1:
+        text, projected = projection(rows[0], spread, arguments.scale, arguments.like, settings)
         print(text)
+    row_bytes = settings.model.dim * 4 * 2 * getattr(settings.model, "layers", 1)
+    for row in rows:
+        if row["method"] == "hash":
+            ratio = row["sent_bytes"] / (spread.rows(row["processes"]) * row_bytes)
+            print(f"\n{row['processes']} parts by hash sent {ratio:.2f} times what the degrees let expect.")
     if arguments.json:
         values = {"rows": rows, "projected": projected, "settings": settings.to_dict(), "load": os.getloadavg()[0]}
         values["network_seconds"] = [

@@ -50,7 +50,9 @@ class HakgGroup(click.Group):
                 raise
             if os.environ.get("HAKG_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
-            raise Failure(_printable(message)) from error
+            failure = Failure(_printable(message))
+            failure.exit_code = getattr(error, "exit_code", failure.exit_code)
+            raise failure from error
 
 
 def after_interrupt(advice: str) -> None:

@@ -22,6 +22,7 @@ def in_processes(size: int) -> None:
         If this process was asked to stop, when the others have saved where they stand.
     """
     from hakg_dgl.distributed.launch import Launched
+    from hakg_dgl.distributed.watch import LOST_EXIT
 
     launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *_arguments(click.get_current_context())], size)
     stopped: list[int] = []
@@ -35,6 +36,8 @@ def in_processes(size: int) -> None:
             rank, code = launched.wait()
         if stopped and code:
             raise KeyboardInterrupt
+        if rank == 0 and code > 0 and code != LOST_EXIT:  # it has said why
+            click.get_current_context().exit(code)
         if code:
             raise Failure(_message(launched.last_words(rank), rank, code, size))
     finally:
@@ -42,7 +45,12 @@ def in_processes(size: int) -> None:
 
 
 def _message(words: str, rank: int, code: int, size: int) -> str:
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    from hakg_dgl.distributed.launch import HUNG
+    from hakg_dgl.distributed.watch import LOST_EXIT
+
+    how = f"was ended by {signal.Signals(-code).name}" if HUNG < code < 0 else f"ended with exit code {code}"
+    how = "did not answer any more and was ended" if code == HUNG else how
+    how = "has lost the others and ended" if code == LOST_EXIT else how
     said = f": {words.removeprefix('Error: ')}" if words and code > 0 else ""
     return (
         f"process {rank} of {size} {how}, and with it the training{said}\n"

@@ -1,8 +1,8 @@
 """A data set in parts on disk: each process reads its own, verified, and none the whole.
 
 A folder of parts holds ``parts.json``, the owners of users and entities (``owners_users.npy`` and
-``owners_entities.npy``), the names of relations, and a folder for each part, ``part-00000`` and so on, with Parquet tables. Ids are those of
-the data set.
+``owners_entities.npy``), the names of relations, and a folder for each part, ``part-00000`` and so on, with Parquet
+tables. Ids are those of the data set.
 """
 
 from __future__ import annotations

@@ -14,15 +14,20 @@ import torch
 import torch.distributed as dist
 
 from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.distributed.watch import LOST_EXIT, Watch, quiet
 from hakg_dgl.errors import ConfigError, HakgError
 from hakg_dgl.models.settings import Settings
 
-TIMEOUT = timedelta(seconds=50)
-"""How long a process waits for the others in one exchange before it gives up."""
+MEETING = timedelta(seconds=50)
+"""How long a process waits for the others to come."""
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others in one exchange; that one is gone or hangs is noticed long before."""
 
 
 class LostProcessError(HakgError):
     """Another process of the training has ended, or can no longer be reached."""
+
+    exit_code = LOST_EXIT
 
 
 def in_group(environment: Mapping[str, str] = os.environ) -> bool:
@@ -44,17 +49,24 @@ def joined() -> Iterator[None]:
     LostProcessError
         In place of what is raised when another process is gone or does not answer.
     """
+    watch: Watch | None = None
     try:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", timeout=MEETING)
+        dist.distributed_c10d._get_default_group()._set_default_timeout(TIMEOUT)
+        watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
     except (RuntimeError, dist.DistError) as error:
         if not _is_lost(error):
             raise
+        if quiet():
+            raise SystemExit(LOST_EXIT) from error
         raise LostProcessError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost another one, which was ended or "
             "cannot be reached\nContinue with --resume; training goes on from the last saved state."
         ) from error
     finally:
+        if watch is not None:
+            watch.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -11,8 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hakg_dgl.distributed.watch import LOST_EXIT, STARTED_BY
+
 GRACE = 10.0
 """Seconds that the others have to end by themselves after one has."""
+HUNG = -1000
+"""What stands for the exit code of a process that did not end by itself."""
 _PAUSE = 0.1
 
 
@@ -35,7 +39,9 @@ class Launched:
         self._logs = tempfile.TemporaryDirectory(prefix="hakg-processes-")
         threads = str(max(1, (os.cpu_count() or 1) // size))
         common = {"OMP_NUM_THREADS": threads, **environment, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+        common |= {STARTED_BY: str(os.getpid())}
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        self._hung: list[int] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         for rank in range(size):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -53,27 +59,28 @@ class Launched:
         return Path(self._logs.name) / f"{rank}.log"
 
     def wait(self) -> tuple[int, int]:
-        """Wait until all have ended; the process that failed first and its exit code, (0, 0) if none failed.
+        """Wait until all have ended; the process that the others ended for and its exit code, (0, 0) if none failed.
 
-        A negative code is that of the signal that ended it. When one fails, the others have :data:`GRACE` seconds.
+        A negative code is that of the signal that ended it, :data:`HUNG` that of one that had to be ended here. When
+        one fails, the others have :data:`GRACE` seconds.
         """
-        first: tuple[int, int] | None = None
         deadline = float("inf")
         while any(process.poll() is None for process in self.processes):
-            if first is None:
-                first = self._failed()
-                deadline = time.monotonic() + GRACE if first else deadline
+            if deadline == float("inf") and any(process.poll() for process in self.processes):
+                deadline = time.monotonic() + GRACE
             if time.monotonic() > deadline:
+                self._hung = self._hung or [n for n, process in enumerate(self.processes) if process.poll() is None]
                 self.end()
             time.sleep(_PAUSE)
-        first = first or self._failed()
-        return first or (0, 0)
+        return self._cause()
 
-    def _failed(self) -> tuple[int, int] | None:
-        ended = [(rank, process.poll() or 0) for rank, process in enumerate(self.processes)]
-        failed = [(rank, code) for rank, code in ended if code]
-        killed = [(rank, code) for rank, code in failed if code < 0]  # the others end because of it
-        return next(iter(killed or failed), None)
+    def _cause(self) -> tuple[int, int]:
+        ended = {rank: process.poll() or 0 for rank, process in enumerate(self.processes) if rank not in self._hung}
+        killed = [(rank, code) for rank, code in ended.items() if code < 0]
+        failed = [(rank, code) for rank, code in ended.items() if code > 0 and code != LOST_EXIT]
+        hung = [(rank, HUNG) for rank in self._hung]
+        lost = [(rank, code) for rank, code in ended.items() if code == LOST_EXIT]  # they end because of another
+        return next(iter(killed + failed + hung + lost), (0, 0))
 
     def last_words(self, rank: int) -> str:
         """The end of what a process other than the first wrote."""

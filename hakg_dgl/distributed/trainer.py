@@ -159,7 +159,8 @@ class DistributedTrainer(Trainer):
     Parameters
     ----------
     dataset
-        The whole data set; processes other than the first may have their :class:`~hakg_dgl.data.part_dataset.PartDataset`.
+        The whole data set; processes other than the first may have their
+        :class:`~hakg_dgl.data.part_dataset.PartDataset` in its place.
     settings, run, data_path, on_progress
         As there; the folder is written by the first process.
     owners

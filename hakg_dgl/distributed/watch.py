@@ -1,0 +1,90 @@
+"""A process of a training notices that another one hangs or cannot be reached, or that what started it is gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+LOST_EXIT = 3
+"""Exit code of a process that has lost another one."""
+STARTED_BY = "HAKG_STARTED_BY"
+"""In the environment, the number of the process that started this one and says what has ended it."""
+SILENCE = float(os.environ.get("HAKG_SILENCE", "40"))
+"""Seconds without a sign of life after which a process counts as lost."""
+_BEAT = 2.0
+_ANSWER = timedelta(seconds=5)
+
+
+class Watch:
+    """A thread that gives a sign of life, and ends this process when another one, or what started it, gives none.
+
+    Signs of life are numbers in the store of the group, which go up. A process that is stopped, swaps for minutes or
+    is cut off from the network gives none, whatever it was doing; nor does the store, if its host is.
+
+    Parameters
+    ----------
+    rank, size
+        Which of how many this process is.
+    silence
+        Seconds without a sign of life that are too many.
+    """
+
+    def __init__(self, rank: int, size: int, silence: float = SILENCE) -> None:
+        self.rank, self.size, self.silence = rank, size, silence
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+
+    def _run(self) -> None:
+        store: dist.TCPStore | None = None
+        seen = {other: (b"", time.monotonic()) for other in range(self.size) if other != self.rank}
+        number = 0
+        while not self._over.wait(_BEAT):
+            if orphaned():
+                self._end("what started this process is gone")
+            number += 1
+            # A store that does not answer leaves the times of all others as they are.
+            with suppress(RuntimeError, OSError, ValueError):
+                if store is None:
+                    store = dist.TCPStore(
+                        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_ANSWER
+                    )
+                store.set(f"alive/{self.rank}", str(number))
+                for other, (last, _) in seen.items():
+                    key = f"alive/{other}"
+                    if store.check([key]) and (value := store.get(key)) != last:
+                        seen[other] = value, time.monotonic()
+            silent = [other for other, (_, when) in seen.items() if time.monotonic() - when > self.silence]
+            if silent:
+                self._end(f"process {silent[0]} has given no sign of life for {self.silence:g} s")
+
+    def _end(self, why: str) -> None:
+        if self._over.is_set():
+            return
+        if not quiet():
+            who = f"process {self.rank} of {self.size}"
+            text = f"Error: {who} ends: {why}\nContinue with --resume; training goes on from the last saved state.\n"
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), text.encode())
+        os._exit(LOST_EXIT)  # the main thread may wait for ever
+
+
+def orphaned() -> bool:
+    """Whether the process that started this one has ended."""
+    starter = os.environ.get(STARTED_BY)
+    return starter is not None and os.getppid() != int(starter)
+
+
+def quiet() -> bool:
+    """Whether what started this process is there and says why it ended."""
+    return STARTED_BY in os.environ and not orphaned()
