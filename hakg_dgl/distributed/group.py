@@ -20,8 +20,6 @@ from hakg_dgl.models.settings import Settings
 
 MEETING = timedelta(seconds=50)
 """How long a process waits for the others to come."""
-TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others in one exchange; that one is gone or hangs is noticed long before."""
 
 
 class LostProcessError(HakgError):
@@ -52,7 +50,6 @@ def joined() -> Iterator[None]:
     watch: Watch | None = None
     try:
         dist.init_process_group("gloo", timeout=MEETING)
-        dist.distributed_c10d._get_default_group()._set_default_timeout(TIMEOUT)
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
     except (RuntimeError, dist.DistError) as error:

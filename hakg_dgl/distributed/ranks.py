@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(hours=12)
-"""How long processes wait for what the first one measures; that it is gone is noticed at once all the same."""
+"""How long processes wait for each other; :mod:`~hakg_dgl.distributed.watch` notices long before if one hangs."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Ranks:
         self._joined = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if self._joined else 0
         self.size: int = dist.get_world_size() if self._joined else 1
-        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE) if self._joined else None
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if self._joined else None
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes of tensors of one shape; not differentiable."""
@@ -70,7 +70,7 @@ class Ranks:
         if self.size > 1 and total.numel():
             self.traffic.reduced += total.numel() * total.element_size()
             self.traffic.reductions += 1
-            dist.all_reduce(total, op=how)
+            dist.all_reduce(total, op=how, group=self._group)
         return total
 
     def exchange(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
@@ -81,7 +81,7 @@ class Ranks:
         row = math.prod(rows.shape[1:]) * rows.element_size()
         self.traffic.sent += (sum(sent) - sent[self.rank]) * row
         self.traffic.exchanges += 1
-        dist.all_to_all_single(out, rows.contiguous(), received, sent)
+        dist.all_to_all_single(out, rows.contiguous(), received, sent, group=self._group)
         return out
 
     def to_first(self, rows: Tensor, counts: list[int]) -> Tensor | None:
@@ -107,11 +107,11 @@ class Ranks:
             assert content is not None
             return content
         size = torch.tensor(0 if content is None else len(content))
-        dist.broadcast(size, 0, group=self._patient)
+        dist.broadcast(size, 0, group=self._group)
         buffer = torch.zeros(int(size), dtype=torch.uint8)
         if content:
             buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        dist.broadcast(buffer, 0, group=self._patient)
+        dist.broadcast(buffer, 0, group=self._group)
         return buffer.numpy().tobytes()
 
 

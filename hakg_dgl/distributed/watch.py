@@ -22,10 +22,11 @@ _ANSWER = timedelta(seconds=5)
 
 
 class Watch:
-    """A thread that gives a sign of life, and ends this process when another one, or what started it, gives none.
+    """Gives signs of life, and ends this process when another one, or what started it, gives none.
 
     Signs of life are numbers in the store of the group, which go up. A process that is stopped, swaps for minutes or
-    is cut off from the network gives none, whatever it was doing; nor does the store, if its host is.
+    is cut off from the network gives none, whatever it was doing; nor does the store, if its host is. A call of the
+    store may then wait for ever, so one thread calls it and another one looks at the clock.
 
     Parameters
     ----------
@@ -37,34 +38,36 @@ class Watch:
 
     def __init__(self, rank: int, size: int, silence: float = SILENCE) -> None:
         self.rank, self.size, self.silence = rank, size, silence
+        self._seen = {other: time.monotonic() for other in range(size) if other != rank}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        for run in (self._give_signs, self._look):
+            threading.Thread(target=run, name="watch", daemon=True).start()
 
     def stop(self) -> None:
         """Watch no longer."""
         self._over.set()
 
-    def _run(self) -> None:
+    def _give_signs(self) -> None:
         store: dist.TCPStore | None = None
-        seen = {other: (b"", time.monotonic()) for other in range(self.size) if other != self.rank}
-        number = 0
+        last, number = dict.fromkeys(self._seen, b""), 0
         while not self._over.wait(_BEAT):
-            if orphaned():
-                self._end("what started this process is gone")
             number += 1
-            # A store that does not answer leaves the times of all others as they are.
-            with suppress(RuntimeError, OSError, ValueError):
+            with suppress(RuntimeError, OSError, ValueError):  # the other thread notices what comes of it
                 if store is None:
                     store = dist.TCPStore(
                         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_ANSWER
                     )
                 store.set(f"alive/{self.rank}", str(number))
-                for other, (last, _) in seen.items():
+                for other, before in last.items():
                     key = f"alive/{other}"
-                    if store.check([key]) and (value := store.get(key)) != last:
-                        seen[other] = value, time.monotonic()
-            silent = [other for other, (_, when) in seen.items() if time.monotonic() - when > self.silence]
+                    if store.check([key]) and (value := store.get(key)) != before:
+                        last[other], self._seen[other] = value, time.monotonic()
+
+    def _look(self) -> None:
+        while not self._over.wait(_BEAT):
+            if orphaned():
+                self._end("what started this process is gone")
+            silent = [other for other, when in self._seen.items() if time.monotonic() - when > self.silence]
             if silent:
                 self._end(f"process {silent[0]} has given no sign of life for {self.silence:g} s")
 
