@@ -41,7 +41,7 @@ def main() -> None:
     about = {**index.about(), "processor seconds": round(time.process_time() - began, 1)}
     print(f"{scorer.n_items:,} items; index: {', '.join(f'{name} {value}' for name, value in about.items())}")
     users = [int(user) for user in np.random.default_rng(5).integers(scorer.n_users, size=ASKED)]
-    exact, exact_ms = timed(lambda user: masked_topk(scorer, [user], K, seen), users)  # type: ignore[arg-type]
+    exact, exact_ms = timed(lambda user: masked_topk(scorer, [user], K, seen), users)
     found, found_ms = timed(lambda user: indexed_topk(index, scorer, [user], K, seen), users)  # type: ignore[arg-type]
     recall = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(exact, found, strict=True)])
     print(f"lists of {K}: exact {exact_ms:.2f} ms, index {found_ms:.2f} ms of processor; recall {recall:.4f}")
