@@ -184,10 +184,9 @@ def carve_validation(
     """Choose the part of the training interactions that becomes the validation split.
 
     As the test split was made, so that validation resembles it: the latest interactions for ``temporal`` and
-    ``temporal-global``, one of each user for ``leave-one-out``, otherwise (``given`` included) a random fraction of
-    each user's. For ``cold-items``, all of a fraction of the items, and a random fraction of each user's interactions
-    with the others: by new items alone, nothing would be known of how the others rank. But for ``temporal-global`` and
-    ``cold-items``, every user keeps at least one training interaction.
+    ``temporal-global``, one of each user for ``leave-one-out``, all of a fraction of the items for ``cold-items``,
+    otherwise (``given`` included) a random fraction of each user's. But for ``temporal-global`` and ``cold-items``,
+    every user keeps at least one training interaction.
 
     Returns
     -------
@@ -196,8 +195,4 @@ def carve_validation(
     """
     if fraction == 0 or not len(train):
         return np.zeros(len(train), dtype=bool)
-    mask = held_out(train, "random" if strategy == "given" else strategy, fraction, generator)
-    if strategy == "cold-items":
-        known = np.flatnonzero(~mask)
-        mask[known] = held_out(train.iloc[known], "random", fraction, generator)
-    return mask
+    return held_out(train, "random" if strategy == "given" else strategy, fraction, generator)
