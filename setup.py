@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the long description is README.md without links that lead nowhere outside this folder."""
+"""What pyproject.toml cannot say: the long description is README.md without links that lead nowhere elsewhere."""
 
 from __future__ import annotations
 

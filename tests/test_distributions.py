@@ -15,8 +15,9 @@ import jinja2
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-from setup import long_description
 from test_packaging import CONDA_NAMES, CORE, EXTRAS, PROJECT, PYPROJECT, REPOSITORY
+
+from setup import long_description
 
 yaml = pytest.importorskip("yaml")
 

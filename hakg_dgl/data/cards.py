@@ -24,7 +24,10 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    if sys.version_info >= (3, 11):
+        from importlib.resources.abc import Traversable
+    else:
+        from importlib.abc import Traversable
 
 
 @dataclass(frozen=True)

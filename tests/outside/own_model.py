@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -36,7 +36,7 @@ class Toy(GradientRecommender):
 
     name = "toy"
     sections = Sections(ToySettings, NoSettings, TrainingSettings, GradientRunSettings)
-    space = {"dim": [4, 8, 16]}
+    space: ClassVar[Mapping[str, object]] = {"dim": [4, 8, 16]}
     abilities = Abilities(vectors=True)
     streams = ("negatives",)
     settings: ToySettings
