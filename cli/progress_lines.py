@@ -39,8 +39,12 @@ class Lines:
         self, iterable: Iterable[Any] | None = None, *, desc: str = "", total: int | None = None, unit: str = "",
         initial: int = 0, quiet: bool = False,
     ) -> None:  # fmt: skip
-        self.iterable, self.desc, self.unit, self.initial, self.n = iterable, desc, unit, initial, initial
-        self.total = len(iterable) if total is None and isinstance(iterable, (list, tuple)) else total
+        self.iterable: Iterable[Any] | None = iterable
+        self.desc: str = desc
+        self.unit: str = unit
+        self.initial: int = initial
+        self.n: int = initial
+        self.total: int | None = len(iterable) if total is None and isinstance(iterable, (list, tuple)) else total
         self.postfix: Mapping[str, object] = {}
         self._file = None if quiet else sys.stderr
         self._started = self._last = time.monotonic()

@@ -10,12 +10,12 @@ ARG EXTRAS=plot,serve,index
 # pip reads this name: an index of packages beside its own one.
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /source
-RUN python -m venv /opt/hakg
+RUN python -m venv /app
 COPY constraints.txt pyproject.toml setup.py README.md LICENSE ./
 COPY hakg_dgl hakg_dgl
 COPY cli cli
 COPY datasets datasets
-RUN /opt/hakg/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
+RUN /app/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 
 FROM python:3.11-slim-bookworm AS command
 # DGL needs libgomp, and its package has no version of its own worth a pin.
@@ -26,9 +26,9 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 hakg \
     && mkdir /work \
     && chown hakg:hakg /work
-COPY --from=build /opt/hakg /opt/hakg
+COPY --from=build /app /app
 # What libraries keep between calls goes where any user may write, so that `docker run --user` works.
-ENV PATH=/opt/hakg/bin:$PATH \
+ENV PATH=/app/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 1000

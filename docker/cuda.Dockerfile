@@ -10,12 +10,12 @@ FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=plot,serve,index,gpu
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /source
-RUN python -m venv /opt/hakg
+RUN python -m venv /app
 COPY constraints.txt pyproject.toml setup.py README.md LICENSE ./
 COPY hakg_dgl hakg_dgl
 COPY cli cli
 COPY datasets datasets
-RUN /opt/hakg/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
+RUN /app/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 
 FROM python:3.11-slim-bookworm AS command
 # Triton compiles a launcher for each kernel with the system's C compiler; Python's headers are in the base image.
@@ -26,8 +26,8 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 hakg \
     && mkdir /work \
     && chown hakg:hakg /work
-COPY --from=build /opt/hakg /opt/hakg
-ENV PATH=/opt/hakg/bin:$PATH \
+COPY --from=build /app /app
+ENV PATH=/app/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
     TRITON_CACHE_DIR=/tmp/triton \

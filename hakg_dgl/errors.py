@@ -31,7 +31,10 @@ class DataError(HakgError, ValueError):
     def __init__(
         self, problem: str, *, path: str | Path | None = None, line: int | None = None, remedy: str | None = None
     ) -> None:
-        self.problem, self.path, self.line, self.remedy = problem, path, line, remedy
+        self.problem: str = problem
+        self.path: str | Path | None = path
+        self.line: int | None = line
+        self.remedy: str | None = remedy
         where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
         super().__init__(where + problem + ("" if remedy is None else f"\n{remedy}"))
 

@@ -109,7 +109,10 @@ class Estimator:
         if unknown is not None:
             raise ConfigError(f"model {model!r} has no setting {unknown!r}; it has {', '.join(known)}")
         self.model = model
-        self.settings = {**self.settings, **{name: value for name, value in params.items() if name != "model"}}
+        self.settings = {
+            **self.settings,
+            **{name: value for name, value in params.items() if name != "model"},
+        }
         return self
 
     def fit(
@@ -400,7 +403,9 @@ class Estimator:
     ) -> Estimator:  # fmt: skip
         device = choose_device(RunFolder(run).settings.run.device)
         self._trained = load_trained(run, dataset, device=device)
-        self.run_, self.dataset_, self.result_ = run, dataset, RunFolder(run).result
+        self.run_: Path = run
+        self.dataset_: Dataset = dataset
+        self.result_: dict[str, Any] = RunFolder(run).result
         self._temporary = temporary
         return self
 

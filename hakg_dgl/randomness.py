@@ -66,12 +66,14 @@ class CounterStream:
     """
 
     def __init__(self, seed: int, stream: str, device: torch.device | str = "cpu") -> None:
-        self.key, self.device = stream_seed(seed, stream), torch.device(device)
+        self.key: int = stream_seed(seed, stream)
+        self.device: torch.device = torch.device(device)
         self.step = self.use = 0
 
     def begin(self, step: int) -> None:
         """Draw for a step, counted over the whole training, from its first use on."""
-        self.step, self.use = step, 0
+        self.step = step
+        self.use = 0
 
     def keep(self, ids: torch.Tensor, levels: int) -> torch.Tensor:
         """Bool of the shape of ``ids`` (int64), each false with probability ``levels / 2^16``."""

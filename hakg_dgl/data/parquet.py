@@ -60,7 +60,9 @@ class ParquetColumns:
         remedy: str,
         other_column: str = "Name another column, or write this one as text or numbers.",
     ) -> None:
-        self.path, self.remedy, self.other_column = path, remedy, other_column
+        self.path: Path = path
+        self.remedy: str = remedy
+        self.other_column: str = other_column
         self._source = source
         self._size = len(source) if isinstance(source, bytes) else source.stat().st_size
         try:

@@ -79,9 +79,9 @@ class Parts:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         recover_folder(self.path)
-        self.about = _read_about(self.path / ABOUT)
+        self.about: dict[str, Any] = _read_about(self.path / ABOUT)
 
     @property
     def n_parts(self) -> int:

@@ -39,13 +39,16 @@ class SharedBatches:
     def __init__(
         self, ranks: Ranks, ownership: Ownership, pairs: Tensor, batch_size: int, generator: torch.Generator
     ) -> None:
-        self.ranks, self.owner, self.batch_size, self.generator = ranks, ownership.owners["user"], batch_size, generator
+        self.ranks: Ranks = ranks
+        self.owner: Tensor = ownership.owners["user"]
+        self.batch_size: int = batch_size
+        self.generator: torch.Generator = generator
         mine = own_pairs(ranks, ownership, pairs)
-        self.items = mine[:, 1].contiguous()
+        self.items: Tensor = mine[:, 1].contiguous()
         degree = mine[:, 0].bincount(minlength=len(self.owner))
-        self.own_first = degree.cumsum(0) - degree
-        self.end = ranks.sum(degree).cumsum(0)
-        self.n_pairs = int(self.end[-1]) if len(self.end) else 0
+        self.own_first: Tensor = degree.cumsum(0) - degree
+        self.end: Tensor = ranks.sum(degree).cumsum(0)
+        self.n_pairs: int = int(self.end[-1]) if len(self.end) else 0
         if not self.n_pairs:
             raise DataError("there is no interaction to train on")
 
@@ -93,7 +96,8 @@ class SharedSampler(NegativeSampler):
 
     def __init__(self, ranks: Ranks, ownership: Ownership, pairs: Tensor) -> None:
         mine = own_pairs(ranks, ownership, pairs)
-        self.ranks, self.owner = ranks, ownership.owners["user"]
+        self.ranks: Ranks = ranks
+        self.owner: Tensor = ownership.owners["user"]
         degree = mine[:, 0].bincount(minlength=len(self.owner))
         indptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
         super().__init__(indptr, mine[:, 1], len(ownership.owners["item"]), device=pairs.device)

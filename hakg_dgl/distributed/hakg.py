@@ -10,16 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hakg_dgl.distributed.batches import SharedSampler
-from hakg_dgl.distributed.edges import knowledge_of, received_edges
+from hakg_dgl.distributed.edges import ReceivedEdges, knowledge_of, received_edges
 from hakg_dgl.distributed.halo import Halo
 from hakg_dgl.distributed.ranks import sum_over_ranks
 from hakg_dgl.distributed.scores import BatchScores
 from hakg_dgl.distributed.shard import Shard
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
-from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss
@@ -61,22 +62,22 @@ class HAKGShard(Shard):
         network, packed = self.network, self.network.packed
         n_items, n_entities = packed.n_items, packed.n_entities
         kernels = network.settings.kernels
-        self.backend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
+        self.backend: SparseBackend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
         users, items = ("user", packed.interactions.rows), ("item", packed.interactions.cols)
         heads, tails = ("entity", packed.knowledge.pairs.rows), ("entity", packed.knowledge.pairs.cols)
         pair = users[1] * n_items + items[1]
         fact = (packed.knowledge.relation * n_entities + heads[1]) * n_entities + tails[1]
-        self.to_users = received_edges(self.ranks, self.ownership, users, items, pair)
-        self.to_items = received_edges(self.ranks, self.ownership, items, users, pair)
-        self.to_entities = received_edges(self.ranks, self.ownership, heads, tails, fact)
-        self.knowledge = knowledge_of(self.to_entities, packed.knowledge)
-        self.sent = [
+        self.to_users: ReceivedEdges = received_edges(self.ranks, self.ownership, users, items, pair)
+        self.to_items: ReceivedEdges = received_edges(self.ranks, self.ownership, items, users, pair)
+        self.to_entities: ReceivedEdges = received_edges(self.ranks, self.ownership, heads, tails, fact)
+        self.knowledge: KnowledgePattern = knowledge_of(self.to_entities, packed.knowledge)
+        self.sent: list[Tensor | None] = [
             None if share is None else share[self.own[name]].unsqueeze(1)
             for name, share in (("user", network.share(packed.interactions.row_degree)),
                                 ("item", network.share(packed.interactions.col_degree)))
         ]  # fmt: skip
-        self.mean_of_users = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
-        self.mean_of_items = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
+        self.mean_of_users: Tensor = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
+        self.mean_of_items: Tensor = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
         self._prepare_candidates(packed.interactions)
         self._prepare_angle(common.get("angle", torch.empty(2, 0, dtype=torch.int64)))
 
@@ -84,30 +85,36 @@ class HAKGShard(Shard):
         """The items that positives compete with, and which of the own ones users have."""
         if self.network.loss.ranking_loss == "hinge":
             pairs = torch.stack([interactions.rows, interactions.cols], 1)
-            self.sampler = SharedSampler(self.ranks, self.ownership, pairs)
+            self.sampler: SharedSampler = SharedSampler(self.ranks, self.ownership, pairs)
         chosen = self.ownership.owners["item"][interactions.cols] == self.ranks.rank
         degree = interactions.rows[chosen].bincount(minlength=interactions.n_rows)
-        self.known = torch.cat([degree.new_zeros(1), degree.cumsum(0)]), interactions.cols[chosen]
+        self.known: tuple[Tensor, Tensor] = (
+            torch.cat([degree.new_zeros(1), degree.cumsum(0)]),
+            interactions.cols[chosen],
+        )
         has_some = torch.zeros(interactions.n_cols, dtype=torch.uint8)
         has_some[self.known[1]] = 1
         has_some = self.ranks.max(has_some).bool()
-        self.pool = None if bool(has_some.all()) else has_some.nonzero().flatten()
-        self.known_items = has_some[self.own["item"]].unsqueeze(1).to(self.network.dtype)
+        self.pool: Tensor | None = None if bool(has_some.all()) else has_some.nonzero().flatten()
+        self.known_items: Tensor = has_some[self.own["item"]].unsqueeze(1).to(self.network.dtype)
 
     def _prepare_angle(self, pairs: Tensor) -> None:
         owner, places = self.ownership.owners["entity"], self.ownership.places["entity"]
         chosen = owner[pairs[0]] == self.ranks.rank
         rows, cols = pairs[0][chosen], pairs[1][chosen]
         order = places[rows].argsort(stable=True)
-        self.angle_halo = Halo(self.ranks, self.ownership, "entity", cols)
+        self.angle_halo: Halo = Halo(self.ranks, self.ownership, "entity", cols)
         n_own = len(self.own["entity"])
         own = SparsePattern.from_pairs(
             places[rows[order]], self.angle_halo.columns(cols[order]), n_own, len(self.angle_halo)
         )
-        self.n_angles, self.angle_share = pairs.shape[1], own.n_edges / max(1, pairs.shape[1])
+        self.n_angles: int = pairs.shape[1]
+        self.angle_share: float = own.n_edges / max(1, pairs.shape[1])
         loss = self.network.loss
         direction = angle_direction(self.network.settings.formulation, loss)
-        self.angle = AngleLoss(own, self.network.rule, direction, loss.aperture, loss.angle_dropout, loss.angle_mask)
+        self.angle: AngleLoss = AngleLoss(
+            own, self.network.rule, direction, loss.aperture, loss.angle_dropout, loss.angle_mask
+        )
 
     def loss(self, users: Tensor, positives: Tensor) -> Tensor:
         """See :meth:`Shard.loss`."""

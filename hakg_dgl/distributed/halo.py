@@ -52,15 +52,15 @@ class Halo:
         self.ranks = ranks
         owner, places = ownership.owners[node_type], ownership.places[node_type]
         self._owner, self._places = owner, places
-        self.n_own = int((owner == ranks.rank).sum())
+        self.n_own: int = int((owner == ranks.rank).sum())
         foreign = torch.unique(wanted)
         foreign = foreign[owner[foreign] != ranks.rank]
-        self.ids = foreign[owner[foreign].argsort(stable=True)]
+        self.ids: Tensor = foreign[owner[foreign].argsort(stable=True)]
         asked = owner[self.ids].bincount(minlength=ranks.size)
         one_each = [1] * ranks.size
         self.received: list[int] = asked.tolist()
         self.sent: list[int] = ranks.exchange(asked, one_each, one_each).tolist() if ranks.size > 1 else [0]
-        self.sent_rows = ranks.exchange(places[self.ids], self.received, self.sent)
+        self.sent_rows: Tensor = ranks.exchange(places[self.ids], self.received, self.sent)
 
     def __len__(self) -> int:
         return self.n_own + len(self.ids)

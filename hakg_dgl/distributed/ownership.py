@@ -29,7 +29,8 @@ class Ownership:
     """
 
     def __init__(self, owners: Mapping[str, Tensor], size: int) -> None:
-        self.owners, self.size = {name: owner.long() for name, owner in owners.items()}, size
+        self.owners: dict[str, Tensor] = {name: owner.long() for name, owner in owners.items()}
+        self.size: int = size
         for name, owner in self.owners.items():
             wrong = ((owner < 0) | (owner >= size)).nonzero().flatten()
             if len(wrong):

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hakg_dgl.distributed.batches import SharedSampler
-from hakg_dgl.distributed.edges import received_edges
+from hakg_dgl.distributed.edges import ReceivedEdges, received_edges
 from hakg_dgl.distributed.ranks import sum_over_ranks
 from hakg_dgl.distributed.scores import BatchScores
 from hakg_dgl.distributed.shard import Shard
 from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import SparseBackend
 
 
 class BPRMFShard(Shard):
@@ -21,8 +22,8 @@ class BPRMFShard(Shard):
 
     def prepare(self, common: Mapping[str, Tensor]) -> None:
         """The sampler of negatives."""
-        self.backend = choose_backend("torch")
-        self.sampler = SharedSampler(self.ranks, self.ownership, self.model.graph.pairs())
+        self.backend: SparseBackend = choose_backend("torch")
+        self.sampler: SharedSampler = SharedSampler(self.ranks, self.ownership, self.model.graph.pairs())
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Own users and items as they are scored, ``[n_own, d]`` each."""
@@ -51,12 +52,12 @@ class LightGCNShard(BPRMFShard):
         """Edges that end at own users and own items."""
         super().prepare(common)
         pattern, dtype = self.model.graph.packed.interactions, self.model.dtype
-        self.backend = choose_backend(self.model.settings.kernels, self.model.device)
+        self.backend: SparseBackend = choose_backend(self.model.settings.kernels, self.model.device)
         users, items = ("user", pattern.rows), ("item", pattern.cols)
-        self.to_users = received_edges(self.ranks, self.ownership, users, items, pattern.rows)
-        self.to_items = received_edges(self.ranks, self.ownership, items, users, pattern.rows)
+        self.to_users: ReceivedEdges = received_edges(self.ranks, self.ownership, users, items, pattern.rows)
+        self.to_items: ReceivedEdges = received_edges(self.ranks, self.ownership, items, users, pattern.rows)
         degrees = pattern.row_degree[self.own["user"]], pattern.col_degree[self.own["item"]]
-        self.scales = [degree.clamp_min(1).to(dtype).rsqrt().unsqueeze(1) for degree in degrees]
+        self.scales: list[Tensor] = [degree.clamp_min(1).to(dtype).rsqrt().unsqueeze(1) for degree in degrees]
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """The means over all layers."""

@@ -51,7 +51,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.traffic = Traffic()
+        self.traffic: Traffic = Traffic()
         self._joined = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if self._joined else 0
         self.size: int = dist.get_world_size() if self._joined else 1

@@ -64,11 +64,15 @@ class BatchScores:
     """
 
     def __init__(self, ranks: Ranks, ownership: Ownership, backend: SparseBackend, user: Tensor, users: Tensor) -> None:
-        self.ranks, self.ownership, self.backend = ranks, ownership, backend
+        self.ranks: Ranks = ranks
+        self.ownership: Ownership = ownership
+        self.backend: SparseBackend = backend
+        self.rows: Tensor
+        self.row: Tensor
         self.rows, self.row = torch.unique(users, return_inverse=True)
         slots = (ownership.owners["user"][self.rows] == ranks.rank).nonzero().flatten()
         places = ownership.places["user"][self.rows[slots]]
-        self.vectors = rows_everywhere(ranks, user, places, slots, len(self.rows))
+        self.vectors: Tensor = rows_everywhere(ranks, user, places, slots, len(self.rows))
 
     def own(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the items (int64 ``[n]``) are own ones, and their places."""

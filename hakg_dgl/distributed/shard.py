@@ -59,9 +59,13 @@ class Shard(ABC):
         seed: int,
         common: Mapping[str, Tensor],
     ) -> None:
-        self.model, self.ranks, self.ownership, self.random = model, ranks, ownership, random
-        self.dropout, self.step = CounterStream(seed, "dropout"), 0
-        self.own = {name: ownership.rows(name, ranks.rank) for name in NODE_TYPES}
+        self.model: GradientRecommender = model
+        self.ranks: Ranks = ranks
+        self.ownership: Ownership = ownership
+        self.random: Mapping[str, torch.Generator] = random
+        self.dropout: CounterStream = CounterStream(seed, "dropout")
+        self.step: int = 0
+        self.own: dict[str, Tensor] = {name: ownership.rows(name, ranks.rank) for name in NODE_TYPES}
         self.node_types: dict[str, str] = {
             name: axes[0] for name, axes in model.axes().items() if isinstance(axes[0], str)
         }

@@ -58,9 +58,10 @@ class DistributedTrainee(Trainee):
         ranks: Ranks,
         owners: Owners,
     ) -> None:
-        self.ranks, self.steps_done = ranks, 0
-        self.ownership = Ownership.of(owners, dataset.n_items)
-        self.part = dataset if isinstance(dataset, PartDataset) else part_of(dataset, owners, ranks.rank)
+        self.ranks: Ranks = ranks
+        self.steps_done: int = 0
+        self.ownership: Ownership = Ownership.of(owners, dataset.n_items)
+        self.part: PartDataset = dataset if isinstance(dataset, PartDataset) else part_of(dataset, owners, ranks.rank)
         self.shard: Shard | None = None
         self.own_optimizers: dict[str, torch.optim.Optimizer] = {}
         super().__init__(dataset if ranks.rank == 0 else self.part, settings, device, splits, start)
@@ -116,11 +117,11 @@ class DistributedTrainee(Trainee):
         for key, optimizer in self.own_optimizers.items():
             self._deal(shard, names, key, optimizer)
         if self.ranks.rank:
-            self.optimizers = self.own_optimizers
+            self.optimizers: dict[str, torch.optim.Optimizer] = self.own_optimizers
         batches = SharedBatches(
             self.ranks, self.ownership, pairs, self.settings.training.batch_size, self.generators[BATCHES]
         )
-        self.passes = (Pass("interactions", batches, shard.loss),)
+        self.passes: tuple[Pass, ...] = (Pass("interactions", batches, shard.loss),)
         self.shard = shard
 
     def _common(self) -> bytes:

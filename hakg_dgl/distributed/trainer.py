@@ -41,7 +41,8 @@ class DistributedSession(Session):
     """
 
     def __init__(self, ranks: Ranks, owners: Owners, *given: Any) -> None:
-        self.ranks, self.owners = ranks, owners
+        self.ranks: Ranks = ranks
+        self.owners: Owners = owners
         self.stop_after_epoch = self._alone = self.met = False
         super().__init__(*given)
 
@@ -105,7 +106,7 @@ class DistributedSession(Session):
                 super().choose()
             finally:
                 self._alone = False
-        self.standing = Standing(**self.told(asdict(self.standing)))
+        self.standing: Standing = Standing(**self.told(asdict(self.standing)))
 
     def keep_as_best(self) -> None:
         """The first process keeps it."""
@@ -186,9 +187,9 @@ class DistributedTrainer(Trainer):
         shard_class(settings.kind).refuse(settings, dataset.counts)
         if settings.values().get("cuda_graphs", False):
             raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to false")
-        self.ranks = Ranks()
+        self.ranks: Ranks = Ranks()
         n = dataset.n_users, dataset.n_items, dataset.n_entities
-        self.owners = equal_owners(*n, self.ranks.size) if owners is None else owners
+        self.owners: Owners = equal_owners(*n, self.ranks.size) if owners is None else owners
         require_one_part_each(self.owners.n_parts, self.ranks.size)
         if self.ranks.rank:
             run, on_progress = None, None

@@ -37,7 +37,9 @@ class Watch:
     """
 
     def __init__(self, rank: int, size: int, silence: float = SILENCE) -> None:
-        self.rank, self.size, self.silence = rank, size, silence
+        self.rank: int = rank
+        self.size: int = size
+        self.silence: float = silence
         self._seen = {other: time.monotonic() for other in range(size) if other != rank}
         self._over = threading.Event()
         for run in (self._give_signs, self._look):

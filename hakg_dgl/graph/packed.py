@@ -50,9 +50,11 @@ class Kept:
     """
 
     def __init__(self, mask: Tensor, *, padded: bool = False) -> None:
-        self.mask, self.padded, self.before = mask, padded, _counted(mask)
-        self.number = self._numbers(mask, self.before) if padded else self.before
-        self.index = self.first(mask)
+        self.mask: Tensor = mask
+        self.padded: bool = padded
+        self.before: Tensor = _counted(mask)
+        self.number: Tensor = self._numbers(mask, self.before) if padded else self.before
+        self.index: Tensor = self.first(mask)
 
     @staticmethod
     def _numbers(mask: Tensor, before: Tensor) -> Tensor:
@@ -83,7 +85,8 @@ class Grouping:
     """
 
     def __init__(self, indptr: Tensor, order: Tensor | None) -> None:
-        self.indptr, self.order = indptr, order
+        self.indptr: Tensor = indptr
+        self.order: Tensor | None = order
 
     @classmethod
     def of(cls, group: Tensor, n_groups: int) -> Grouping:

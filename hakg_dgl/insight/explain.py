@@ -14,7 +14,7 @@ from hakg_dgl.data.id_files import NewUsers
 from hakg_dgl.data.shared_items import SharedItems
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.insight.explanation import Explanation
-from hakg_dgl.models.explanation import FACT_OR_LINK, Component, Terms
+from hakg_dgl.models.explanation import FACT_OR_LINK, Breakdown, Component, Terms
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.registry import models_that
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, folded_users
@@ -65,9 +65,9 @@ class Explainer:
                 remedy="Give the data set that the model was trained on.",
             )
         folded = None if new is None else folded_users(new)
-        self.dataset = dataset if new is None else _with_users(dataset, new)
-        self.breakdown = model.breakdown() if folded is None else model.breakdown(folded)
-        self.components = list(self.breakdown.components if components is None else components)
+        self.dataset: Dataset = dataset if new is None else _with_users(dataset, new)
+        self.breakdown: Breakdown = model.breakdown() if folded is None else model.breakdown(folded)
+        self.components: list[Component] = list(self.breakdown.components if components is None else components)
         users, items = model.ranking_vectors()
         self._known = dataset.pairs()
         if new is not None and folded is not None:
@@ -77,7 +77,7 @@ class Explainer:
             owner = dataset.n_users + np.repeat(np.arange(len(new)), np.diff(new.indptr))
             self._known = np.concatenate([self._known, np.stack([owner, new.items], axis=1)])
         self._vectors = users.cpu(), items.cpu()
-        self.shared = SharedItems(dataset)
+        self.shared: SharedItems = SharedItems(dataset)
 
     @torch.no_grad()
     def __call__(self, user: int, item: int) -> Explanation:

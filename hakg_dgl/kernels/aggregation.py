@@ -50,8 +50,10 @@ class OuterEdges:
 
     def __init__(self, graph: KnowledgePattern, rule: MessageRule, xx: Tensor) -> None:
         self.graph, self.rule, rows = graph, rule, graph.pairs.rows
-        self.heads = xx > VECTORS_BEYOND[xx.dtype]
-        self.edges = self.heads.index_select(0, rows).nonzero().squeeze(1) if bool(self.heads.any()) else rows[:0]
+        self.heads: Tensor = xx > VECTORS_BEYOND[xx.dtype]
+        self.edges: Tensor = (
+            self.heads.index_select(0, rows).nonzero().squeeze(1) if bool(self.heads.any()) else rows[:0]
+        )
 
     def add_messages(self, total: Tensor, entity: Tensor, relation: Tensor, factor: Tensor | None = None) -> None:
         """Add their messages to the sums ``[n_rows, d]``, in place; times a factor for each head, ``[n_rows, 1]``."""

@@ -55,16 +55,16 @@ class _Exp:
     xz: Tensor
 
     def __post_init__(self) -> None:
-        self.half_factor = self.shrink.reciprocal()  # half the conformal factor at x
+        self.half_factor: Tensor = self.shrink.reciprocal()  # half the conformal factor at x
         self.ratio, self.slope = tanh_ratio_and_slope(self.half_factor.square().mul_(self.zz))
-        self.step = self.half_factor * self.ratio
-        self.step_squared = self.step.square().mul_(self.zz)
+        self.step: Tensor = self.half_factor * self.ratio
+        self.step_squared: Tensor = self.step.square().mul_(self.zz)
         twice = (self.step * self.xz).mul_(2.0)
-        self.inverse = torch.addcmul(twice + 1.0, self.xx, self.step_squared).reciprocal_()
+        self.inverse: Tensor = torch.addcmul(twice + 1.0, self.xx, self.step_squared).reciprocal_()
         twice += self.step_squared
-        self.along = (twice + 1.0).mul_(self.inverse)
-        self.other = (self.step * self.shrink).mul_(self.inverse)
-        self.squared = twice.add_(self.xx).mul_(self.inverse)
+        self.along: Tensor = (twice + 1.0).mul_(self.inverse)
+        self.other: Tensor = (self.step * self.shrink).mul_(self.inverse)
+        self.squared: Tensor = twice.add_(self.xx).mul_(self.inverse)
 
     def backward(
         self, d_along: Tensor, d_other: Tensor, d_squared: Tensor, d_xx: Tensor, d_shrink: Tensor
@@ -99,7 +99,7 @@ class _Moved:
     zz: Tensor
 
     def __post_init__(self) -> None:
-        self.squared = self.other.square().mul_(self.zz)
+        self.squared: Tensor = self.other.square().mul_(self.zz)
 
     def backward(self, d_other: Tensor, d_squared: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of zz and of the scale."""
@@ -122,15 +122,16 @@ class CoefficientKernel:
     """
 
     def __init__(self, inner: Inner, limit: float, scales: tuple[Tensor, Tensor] | None) -> None:
-        self.inner, self.limit = inner, limit
+        self.inner: Inner = inner
+        self.limit: float = limit
         xx, xt, xw, tt, ww, tw = inner
         self.shrink = shrink = 1.0 - xx  # 2 over the conformal factor at x
         self.p: _Exp | _Moved
         self.q: _Exp | _Moved
         if scales is None:
             p, q = self.p, self.q = _Exp(xx, shrink, tt, xt), _Exp(xx, shrink, ww, xw)
-            self.q_with_x = (q.along * xx).addcmul_(q.other, xw)
-            self.q_with_t = (q.along * xt).addcmul_(q.other, tw)
+            self.q_with_x: Tensor = (q.along * xx).addcmul_(q.other, xw)
+            self.q_with_t: Tensor = (q.along * xt).addcmul_(q.other, tw)
             dot = (p.along * self.q_with_x).addcmul_(p.other, self.q_with_t)
         else:
             self.p, self.q = _Moved(scales[0], tt), _Moved(scales[1], ww)
@@ -139,29 +140,33 @@ class CoefficientKernel:
         # y = clip(p + q) in Möbius addition
         below = torch.addcmul(dot + 1.0, self.p.squared, self.q.squared)
         # Of opposite points at the edge nothing but rounding is left of it, be that 0 or less.
-        self.inverse = below.clamp_min_(torch.finfo(xx.dtype).eps).reciprocal_()
+        self.inverse: Tensor = below.clamp_min_(torch.finfo(xx.dtype).eps).reciprocal_()
         dot += self.q.squared
-        self.p_factor = dot + 1.0
-        self.q_factor = 1.0 - self.p.squared
-        self.sum_squared = dot.add_(self.p.squared).mul_(self.inverse)
-        self.clipped = self.sum_squared > limit * limit
-        self.clip = torch.where(self.clipped, self.sum_squared.clamp_min(SQUARED_NORM_FLOOR).rsqrt().mul_(limit), 1.0)
+        self.p_factor: Tensor = dot + 1.0
+        self.q_factor: Tensor = 1.0 - self.p.squared
+        self.sum_squared: Tensor = dot.add_(self.p.squared).mul_(self.inverse)
+        self.clipped: Tensor = self.sum_squared > limit * limit
+        self.clip: Tensor = torch.where(
+            self.clipped, self.sum_squared.clamp_min(SQUARED_NORM_FLOOR).rsqrt().mul_(limit), 1.0
+        )
         scaled = self.clip * self.inverse
-        self.p_share, self.q_share = self.p_factor * scaled, self.q_factor * scaled
-        self.y_tail, self.y_relation = self.p_share * self.p.other, self.q_share * self.q.other
-        self.xy = (xt * self.y_tail).addcmul_(xw, self.y_relation)
+        self.p_share: Tensor = self.p_factor * scaled
+        self.q_share: Tensor = self.q_factor * scaled
+        self.y_tail: Tensor = self.p_share * self.p.other
+        self.y_relation: Tensor = self.q_share * self.q.other
+        self.xy: Tensor = (xt * self.y_tail).addcmul_(xw, self.y_relation)
         if scales is None:
-            self.y_head = (self.p_share * p.along).addcmul_(self.q_share, q.along)
+            self.y_head: Tensor = (self.p_share * p.along).addcmul_(self.q_share, q.along)
             self.xy.addcmul_(xx, self.y_head)
-        self.yy = self.clip.square().mul_(self.sum_squared)
+        self.yy: Tensor = self.clip.square().mul_(self.sum_squared)
         # u = -x + y in Möbius addition, and the factor of the logarithm
         gap = (xx - 2.0 * self.xy).add_(self.yy)
-        self.minus = gap + shrink
-        self.inverse_below = torch.addcmul(gap, shrink, 1.0 - self.yy).reciprocal_()
-        self.uu = gap.mul_(self.inverse_below)
+        self.minus: Tensor = gap + shrink
+        self.inverse_below: Tensor = torch.addcmul(gap, shrink, 1.0 - self.yy).reciprocal_()
+        self.uu: Tensor = gap.mul_(self.inverse_below)
         self.ratio, self.slope = artanh_ratio_and_slope(self.uu)
-        self.factor = (shrink * self.ratio).mul_(self.inverse_below)
-        self.along = self.factor * shrink
+        self.factor: Tensor = (shrink * self.ratio).mul_(self.inverse_below)
+        self.along: Tensor = self.factor * shrink
         self.scales = scales
 
     def coefficients(self) -> Coefficients:

@@ -51,9 +51,7 @@ class SparseBackend(Protocol):
 class MessageBackend(SparseBackend, Protocol):
     """A backend that also computes hyperbolic messages and their mean in passes of its own, differentiably."""
 
-    def mean_on_unit_ball(
-        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
-    ) -> Tensor:
+    def mean_on_unit_ball(self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule) -> Tensor:
         """See :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`, for the ball of curvature -1."""
         ...
 

@@ -29,7 +29,8 @@ class BFloat16Tables:
     """
 
     def __init__(self, inner: SparseBackend) -> None:
-        self.inner, self.name = inner, inner.name
+        self.inner: SparseBackend = inner
+        self.name: str = inner.name
 
     def _table(self, y: Tensor) -> Tensor:
         return y.bfloat16() if isinstance(self.inner, FusedBackend) else y.bfloat16().to(y.dtype)

@@ -80,7 +80,9 @@ class BatchExecutor:
     """
 
     def __init__(self, graph: HeteroGraph, backend: SparseBackend, masks: Masks | None = None) -> None:
-        self.graph, self.backend, self.masks = graph, backend, dict(masks or {})
+        self.graph: HeteroGraph = graph
+        self.backend: SparseBackend = backend
+        self.masks: dict[tuple[EdgeType, ...], Tensor] = dict(masks or {})
         self._kept: dict[EdgeType, KeptEdges] = {}
 
     def drop(self, masks: Masks) -> BatchExecutor:

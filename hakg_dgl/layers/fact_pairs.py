@@ -35,7 +35,7 @@ class FactPairs:
         edges, n_tails = knowledge.pairs, knowledge.pairs.n_cols
         pairs, column = torch.unique(knowledge.relation * n_tails + edges.cols, return_inverse=True)
         self.backend = backend
-        self.pattern = SparsePattern.from_pairs(edges.rows, column, edges.n_rows, len(pairs))
+        self.pattern: SparsePattern = SparsePattern.from_pairs(edges.rows, column, edges.n_rows, len(pairs))
         self.relation, self.tail = pairs // n_tails, pairs % n_tails
         self._by_relation = Grouping.of(self.relation, knowledge.n_relations)
         self._by_tail = Grouping.of(self.tail, n_tails)

@@ -51,8 +51,11 @@ class PackedExecutor:
     def __init__(
         self, graph: HeteroGraph, backend: SparseBackend, *, bfloat16: bool = False, masks: Masks | None = None
     ) -> None:
-        self.graph, self.bfloat16, self.masks = graph, bfloat16, dict(masks or {})
-        self.backend, self.plain_backend = in_bfloat16(backend) if bfloat16 else backend, backend
+        self.graph: HeteroGraph = graph
+        self.bfloat16: bool = bfloat16
+        self.masks: dict[tuple[EdgeType, ...], Tensor] = dict(masks or {})
+        self.backend: SparseBackend = in_bfloat16(backend) if bfloat16 else backend
+        self.plain_backend: SparseBackend = backend
         self._padded = isinstance(backend, FusedBackend)  # it need not know how many edges are kept
         self._relations: dict[tuple[Types, int], KnowledgePattern] = {}
         self._patterns: dict[Types, tuple[SparsePattern, Kept | None]] = {}

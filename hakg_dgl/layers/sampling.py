@@ -49,7 +49,8 @@ class NegativeSampler:
     """
 
     def __init__(self, indptr: IdArray, items: IdArray, n_items: int, *, device: torch.device | str = "cpu") -> None:
-        self.n_items, self.device = int(n_items), torch.device(device)
+        self.n_items: int = int(n_items)
+        self.device: torch.device = torch.device(device)
         items, degrees = _ids(items).to(self.device), _ids(indptr).to(self.device).diff()
         if self.n_items < 1 or bool(((items < 0) | (items >= self.n_items)).any()):
             raise DataError(f"a catalogue of {self.n_items} items cannot hold items outside 0 to {self.n_items - 1}")
@@ -182,12 +183,13 @@ class EpochBatches:
     def __init__(
         self, pairs: IdArray, batch_size: int, generator: torch.Generator, *, device: torch.device | str = "cpu"
     ) -> None:
-        self.pairs = _ids(pairs).to(device)
+        self.pairs: Tensor = _ids(pairs).to(device)
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or not len(self.pairs):
             raise DataError(f"training pairs have shape {tuple(self.pairs.shape)}; [n, 2] with n >= 1 is needed")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
-        self.batch_size, self.generator = batch_size, generator
+        self.batch_size: int = batch_size
+        self.generator: torch.Generator = generator
 
     @property
     def largest(self) -> int:

@@ -28,7 +28,9 @@ class Triples:
     """
 
     def __init__(self, head: Tensor, relation: Tensor, tail: Tensor, n_nodes: int, n_relations: int) -> None:
-        self.head, self.relation, self.tail = head, relation, tail
+        self.head: Tensor = head
+        self.relation: Tensor = relation
+        self.tail: Tensor = tail
         asked, self._asked = torch.unique(head * n_relations + relation, return_inverse=True)
         answers = torch.unique(self._asked * n_nodes + tail)
         count = torch.bincount(answers // n_nodes, minlength=len(asked))
@@ -77,7 +79,9 @@ class TripleBatches:
             raise DataError("there is no triple to train on", remedy="Train a model that needs no facts.")
         if batch_size < 1:
             raise ConfigError(f"the batch size is {batch_size}; it must be at least 1")
-        self.n, self.batch_size, self.generator = n, batch_size, generator
+        self.n: int = n
+        self.batch_size: int = batch_size
+        self.generator: torch.Generator = generator
 
     @property
     def largest(self) -> int:

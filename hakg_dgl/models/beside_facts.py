@@ -62,8 +62,9 @@ class BesideFacts(Recommender):
 
     def build(self) -> None:
         """Make the model, with its own parameters and random streams."""
-        self.base = self.beside(self.graph, self.settings, self.loss, self.run)
-        self.interactions, self.facts = interaction_matrix(self.graph), fact_matrix(self.graph)
+        self.base: Recommender = self.beside(self.graph, self.settings, self.loss, self.run)
+        self.interactions: Any = interaction_matrix(self.graph)
+        self.facts: Any = fact_matrix(self.graph)
         self.register_buffer(_MULTIPLIER, torch.zeros((), dtype=torch.float64))
 
     def require_resources(self) -> None:
@@ -125,7 +126,10 @@ class SumFoldIn:
     """Folds users into a sum of two models' scores; parameters are as for :class:`SumScorer`."""
 
     def __init__(self, first: FoldIn, second: FoldIn, weight: float) -> None:
-        self.n_items, self.first, self.second, self.weight = first.n_items, first, second, weight
+        self.n_items: int = first.n_items
+        self.first: FoldIn = first
+        self.second: FoldIn = second
+        self.weight: float = weight
 
     def scorer(self, indptr: IdArray, items: IdArray, about: AboutUsers | None = None) -> Scorer:
         """The sum of both scores; see :class:`~hakg_dgl.ranking.fold_in.FoldIn`."""
@@ -145,8 +149,11 @@ class SumScorer:
     """
 
     def __init__(self, first: Scorer, second: Scorer, weight: float) -> None:
-        self.n_users, self.n_items = first.n_users, first.n_items
-        self.first, self.second, self.weight = first, second, weight
+        self.n_users: int = first.n_users
+        self.n_items: int = first.n_items
+        self.first: Scorer = first
+        self.second: Scorer = second
+        self.weight: float = weight
 
     def scores(self, users: Tensor) -> Tensor:
         """``[B, n_items]`` of the users ``[B]``, on the device and in the type of the first."""

@@ -86,8 +86,8 @@ class BPRMF(GradientRecommender):
 
     def build(self) -> None:
         """A row of parameters a user and a row an item."""
-        self.user = self.parameter("user", self.graph.n_users, self.settings.dim)
-        self.item = self.parameter("item", self.graph.n_items, self.settings.dim)
+        self.user: torch.nn.Parameter = self.parameter("user", self.graph.n_users, self.settings.dim)
+        self.item: torch.nn.Parameter = self.parameter("item", self.graph.n_items, self.settings.dim)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and item ``[n_items, d]`` vectors that are scored: the parameters themselves."""

@@ -109,10 +109,10 @@ class CFKG(GradientRecommender):
     def build(self) -> None:
         """A vector for each user, entity and relation, and for having bought."""
         dim = self.settings.dim
-        self.user = self.parameter("user", self.graph.n_users, dim)
-        self.entity = self.parameter("entity", self.graph.n_entities, dim)
-        self.relation = self.parameter("relation", self.graph.n_relations, dim)
-        self.buy = self.parameter("buy", 1, dim)
+        self.user: torch.nn.Parameter = self.parameter("user", self.graph.n_users, dim)
+        self.entity: torch.nn.Parameter = self.parameter("entity", self.graph.n_entities, dim)
+        self.relation: torch.nn.Parameter = self.parameter("relation", self.graph.n_relations, dim)
+        self.buy: torch.nn.Parameter = self.parameter("buy", 1, dim)
 
     @torch.no_grad()
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:

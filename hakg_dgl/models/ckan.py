@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import rows_of, sum_over_columns, weighted_sum_over_columns
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.triple_sets import Ids, TripleSets, draws, mixed, on, picked, salts_of_sets, triple_sets
@@ -133,20 +134,20 @@ class CKAN(GradientRecommender):
     def build(self) -> None:
         """Vectors of entities and relations, and the layers of the attention."""
         graph, dim = self.graph, self.settings.dim
-        self.entity = self.parameter("entity", graph.n_entities, dim)
-        self.relation = self.parameter("relation", max(1, 2 * graph.n_relations), dim)
-        self.of_head = self.parameter("attention:head", dim, dim)
-        self.of_relation = self.parameter("attention:relation", dim, dim)
-        self.hidden = self.parameter("attention:hidden", dim, dim)
-        self.weigh = self.parameter("attention:weight", 1, dim)
+        self.entity: torch.nn.Parameter = self.parameter("entity", graph.n_entities, dim)
+        self.relation: torch.nn.Parameter = self.parameter("relation", max(1, 2 * graph.n_relations), dim)
+        self.of_head: torch.nn.Parameter = self.parameter("attention:head", dim, dim)
+        self.of_relation: torch.nn.Parameter = self.parameter("attention:relation", dim, dim)
+        self.hidden: torch.nn.Parameter = self.parameter("attention:hidden", dim, dim)
+        self.weigh: torch.nn.Parameter = self.parameter("attention:weight", 1, dim)
         self.graph_moved()
 
     def graph_moved(self) -> None:
         """Draw the sets for the graph's device, where they are the same as on any other."""
-        self.backend = choose_backend("auto", self.graph.device)
+        self.backend: SparseBackend = choose_backend("auto", self.graph.device)
         indptr, items = (x.cpu().numpy() for x in self.graph.positives())
-        self.of_users = self.spread(indptr, items, self.settings.user_set, users=True)
-        self.of_items = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
+        self.of_users: _Spread = self.spread(indptr, items, self.settings.user_set, users=True)
+        self.of_items: _Spread = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
 
     def spread(self, indptr: Ids, items: Ids, size: int, *, users: bool) -> _Spread:
         """The triples around sets of items, ``items[indptr[s]:indptr[s + 1]]``, ascending."""

@@ -108,13 +108,13 @@ class CKE(GradientRecommender):
     def build(self) -> None:
         """Vectors of users, items and entities; a translation and a matrix for each relation."""
         graph, dim, width = self.graph, self.settings.dim, self.settings.relation_dim
-        self.user = self._gaussian("user", graph.n_users)
+        self.user: nn.Parameter = self._gaussian("user", graph.n_users)
         # An offset from its entity: the publication's prior of it has mean zero.
-        self.item = nn.Parameter(torch.zeros(graph.n_items, dim, dtype=self.dtype, device=self.device))
-        self.entity = self._gaussian("entity", graph.n_entities)
-        self.relation = self.parameter("relation", graph.n_relations, width)
+        self.item: nn.Parameter = nn.Parameter(torch.zeros(graph.n_items, dim, dtype=self.dtype, device=self.device))
+        self.entity: nn.Parameter = self._gaussian("entity", graph.n_entities)
+        self.relation: nn.Parameter = self.parameter("relation", graph.n_relations, width)
         drawn = [self.parameter(f"matrix:{number}", width, dim).detach() for number in range(graph.n_relations)]
-        self.matrices = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, width, dim))
+        self.matrices: nn.Parameter = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, width, dim))
 
     def _gaussian(self, name: str, rows: int) -> nn.Parameter:
         """Small normal values ``[rows, d]`` from a random stream of their own; the publication's priors are normal."""

@@ -82,7 +82,7 @@ class EASE(ClosedFormRecommender):
 
     def build(self) -> None:
         """No weights yet."""
-        self.interactions = interaction_matrix(self.graph)
+        self.interactions: Any = interaction_matrix(self.graph)
         self.register_buffer("weights", torch.empty(0, 0, dtype=self.dtype, device=self.device))
         self._gram: Tensor | None = None
 
@@ -142,8 +142,11 @@ class DenseItemScorer:
     """
 
     def __init__(self, interactions: sparse.csr_matrix, weights: Tensor) -> None:
+        self.n_users: int
+        self.n_items: int
         self.n_users, self.n_items = interactions.shape
-        self.interactions, self.weights = interactions, weights
+        self.interactions: Any = interactions
+        self.weights: Tensor = weights
 
     def scores(self, users: Tensor) -> Tensor:
         """``[B, n_items]`` of the users ``[B]``, on the device of the weights."""

@@ -99,6 +99,8 @@ class ProfileScorer:
     """
 
     def __init__(self, interactions: sparse.csr_matrix, facts: sparse.csr_matrix) -> None:
+        self.n_users: int
+        self.n_items: int
         self.n_users, self.n_items = interactions.shape
         self.interactions, self._facts, self._by_fact = interactions, facts, facts.T.tocsr()
         self.interactions.sort_indices()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hakg_dgl.geometry.lorentz import distance, expmap0, flip_time
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
+from hakg_dgl.layers.execution import Executor
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.updates import Copy, Updates
@@ -138,8 +139,8 @@ class HGCF(GradientRecommender):
 
     def build(self) -> None:
         """Tangent vectors of users and items, and what runs the layers."""
-        self.user = self._gaussian("user", self.graph.n_users)
-        self.item = self._gaussian("item", self.graph.n_items)
+        self.user: nn.Parameter = self._gaussian("user", self.graph.n_users)
+        self.item: nn.Parameter = self._gaussian("item", self.graph.n_items)
         # The facts and links of a data set are not this model's: it runs on the interactions alone.
         self.graph = self.graph.restrict([INTERACTS, INTERACTED_BY])
         self.graph_moved()
@@ -152,7 +153,7 @@ class HGCF(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Choose the kernels for the graph's device."""
-        self.executor = make_executor(self.graph, self.settings.kernels)
+        self.executor: Executor = make_executor(self.graph, self.settings.kernels)
 
     def shares(self, degree: Tensor) -> tuple[Tensor, Tensor]:
         """What nodes of this degree, int64 ``[n]``, keep of their own, and what they take from each neighbour."""

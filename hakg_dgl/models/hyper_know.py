@@ -27,6 +27,7 @@ from hakg_dgl.geometry.poincare import (
 )
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import edge_dot, rows_of, weighted_sum_over_columns
 from hakg_dgl.layers.fact_pairs import FactPairs
 from hakg_dgl.layers.losses import batch_rows
@@ -147,11 +148,13 @@ class HyperKnow(GradientRecommender):
     def build(self) -> None:
         """Tangent vectors of users, entities and relations, and what the weights of items are made of."""
         graph = self.graph
-        self.user = self._gaussian("user", graph.n_users)
-        self.entity = self._gaussian("entity", graph.n_entities)
-        self.relation = self._gaussian("relation", 2 * graph.n_relations)
+        self.user: nn.Parameter = self._gaussian("user", graph.n_users)
+        self.entity: nn.Parameter = self._gaussian("entity", graph.n_entities)
+        self.relation: nn.Parameter = self._gaussian("relation", 2 * graph.n_relations)
         if self.loss.adaptive:
-            self.importance = nn.Parameter(torch.zeros(graph.n_items, dtype=self.dtype, device=self.device))
+            self.importance: nn.Parameter = nn.Parameter(
+                torch.zeros(graph.n_items, dtype=self.dtype, device=self.device)
+            )
         self.graph_moved()
 
     def _gaussian(self, name: str, rows: int) -> nn.Parameter:
@@ -163,8 +166,8 @@ class HyperKnow(GradientRecommender):
     def graph_moved(self) -> None:
         """The facts that items receive, and the kernels for the graph's device."""
         graph = self.graph
-        self.backend = choose_backend("auto", graph.device)
-        self.facts = FactPairs(graph.packed.knowledge.keep(None, graph.n_items), self.backend)
+        self.backend: SparseBackend = choose_backend("auto", graph.device)
+        self.facts: FactPairs = FactPairs(graph.packed.knowledge.keep(None, graph.n_items), self.backend)
 
     def midpoints(self, item: Tensor, entity: Tensor, relation: Tensor) -> Tensor:
         """The midpoints of the facts of items, ``[n_items, d]``; the origin for items without facts.

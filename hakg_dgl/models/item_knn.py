@@ -59,8 +59,10 @@ class ItemSimilarity:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self._between = between
-        self.n_users = self.n_items = interactions.shape[1]
-        self.similarity, self.shrinkage = similarity, shrinkage
+        self.n_users: int = interactions.shape[1]
+        self.n_items: int = self.n_users
+        self.similarity = similarity
+        self.shrinkage: float = shrinkage
         self._interactions, self._by_item = interactions, interactions.T.tocsr()
         self._counts = np.diff(self._by_item.indptr).astype(np.float64)
 
@@ -120,7 +122,7 @@ class ItemKNN(ClosedFormRecommender):
 
     def build(self) -> None:
         """No neighbours yet."""
-        self.interactions = interaction_matrix(self.graph)
+        self.interactions: Any = interaction_matrix(self.graph)
         self._found: tuple[float, Tensor, Tensor] | None = None
         self.register_buffer("indptr", torch.zeros(self.graph.n_items + 1, dtype=torch.int64))
         self.register_buffer("indices", torch.zeros(0, dtype=torch.int64))
@@ -204,8 +206,11 @@ class NeighbourScorer:
     """
 
     def __init__(self, interactions: sparse.csr_matrix, weights: sparse.csr_matrix) -> None:
+        self.n_users: int
+        self.n_items: int
         self.n_users, self.n_items = interactions.shape
-        self.interactions, self.weights = interactions.astype(weights.dtype), weights
+        self.interactions: Any = interactions.astype(weights.dtype)
+        self.weights: Any = weights
 
     def scores(self, users: Tensor) -> Tensor:
         """``[B, n_items]`` of the users ``[B]``, in the type of the weights."""

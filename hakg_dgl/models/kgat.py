@@ -19,6 +19,7 @@ from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
 from hakg_dgl.graph.packed import KnowledgePattern, join_edges
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import weighted_sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.losses import batch_rows
@@ -155,13 +156,14 @@ class KGAT(GradientRecommender):
         """Vectors of nodes and relations, matrices of relations and of layers."""
         graph, settings = self.graph, self.settings
         self.graph_moved()
-        self.user = self.parameter("user", graph.n_users, settings.dim)
-        self.entity = self.parameter("entity", graph.n_entities, settings.dim)
+        self.user: nn.Parameter = self.parameter("user", graph.n_users, settings.dim)
+        self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, settings.dim)
         n_relations = self.edges.n_relations
-        self.relation = self.parameter("relation", n_relations, settings.relation_dim)
+        self.relation: nn.Parameter = self.parameter("relation", n_relations, settings.relation_dim)
         drawn = [self.parameter(f"matrix:{r}", settings.relation_dim, settings.dim) for r in range(n_relations)]
-        self.matrices = nn.Parameter(torch.stack([matrix.detach() for matrix in drawn]))
-        self.sums, self.products = nn.ModuleList(), nn.ModuleList()
+        self.matrices: nn.Parameter = nn.Parameter(torch.stack([matrix.detach() for matrix in drawn]))
+        self.sums: nn.ModuleList = nn.ModuleList()
+        self.products: nn.ModuleList = nn.ModuleList()
         before = settings.dim
         for number, width in enumerate(settings.layer_widths):
             self.sums.append(self._linear(f"sum:{number}", before, width))
@@ -178,10 +180,10 @@ class KGAT(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Join interactions and facts, and choose the kernels for their device."""
-        self.edges = collaborative_knowledge(self.graph)
+        self.edges: KnowledgePattern = collaborative_knowledge(self.graph)
         # The last layer is read for users and items alone, which are the first nodes.
-        self.last_edges = self.edges.keep(None, self.graph.n_users + self.graph.n_items)
-        self.backend = choose_backend("auto", self.graph.device)
+        self.last_edges: KnowledgePattern = self.edges.keep(None, self.graph.n_users + self.graph.n_items)
+        self.backend: SparseBackend = choose_backend("auto", self.graph.device)
 
     @torch.no_grad()
     def attend(self) -> Tensor:

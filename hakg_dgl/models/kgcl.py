@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
-from hakg_dgl.graph.packed import Kept, SparsePattern
+from hakg_dgl.graph.packed import Kept, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import edge_dot, weighted_sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.losses import batch_rows
@@ -153,14 +154,14 @@ class KGCL(GradientRecommender):
         """Vectors of users, entities and relations, the matrices of attention, and those of TransR."""
         graph, dim = self.graph, self.settings.dim
         self.graph_moved()
-        self.user = self._gaussian("user", graph.n_users)
-        self.entity = self._gaussian("entity", graph.n_entities)
+        self.user: nn.Parameter = self._gaussian("user", graph.n_users)
+        self.entity: nn.Parameter = self._gaussian("entity", graph.n_entities)
         n_relations = self.facts.n_relations
-        self.relation = self.parameter("relation", n_relations, dim)
-        self.of_tail = self.parameter("of tail", dim, dim)
-        self.of_item = self.parameter("of item", dim, dim)
+        self.relation: nn.Parameter = self.parameter("relation", n_relations, dim)
+        self.of_tail: nn.Parameter = self.parameter("of tail", dim, dim)
+        self.of_item: nn.Parameter = self.parameter("of item", dim, dim)
         drawn = [self.parameter(f"matrix:{r}", dim, dim).detach() for r in range(n_relations)]
-        self.matrices = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, dim, dim))
+        self.matrices: nn.Parameter = nn.Parameter(torch.stack(drawn) if drawn else self.user.new_zeros(0, dim, dim))
 
     def _gaussian(self, name: str, rows: int) -> nn.Parameter:
         """Normal values ``[rows, d]`` from a random stream of their own, as in the released code.
@@ -174,14 +175,16 @@ class KGCL(GradientRecommender):
     def graph_moved(self) -> None:
         """The facts that items receive, and the kernels for the graph's device."""
         graph = self.graph
-        self.facts = graph.packed.knowledge.keep(None, graph.n_items)
+        self.facts: KnowledgePattern = graph.packed.knowledge.keep(None, graph.n_items)
         pairs, n_relations = self.facts.pairs, self.facts.n_relations
-        self.item_relation = SparsePattern(
+        self.item_relation: SparsePattern = SparsePattern(
             graph.n_items, n_relations, pairs.by_row, pairs.rows, self.facts.relation
         )  # fmt: skip
         tails = pairs.by_col.permute(pairs.cols)
-        self.tail_relation = SparsePattern.from_pairs(tails, self.facts.tail_relation, pairs.n_cols, n_relations)
-        self.backend = choose_backend("auto", graph.device)
+        self.tail_relation: SparsePattern = SparsePattern.from_pairs(
+            tails, self.facts.tail_relation, pairs.n_cols, n_relations
+        )
+        self.backend: SparseBackend = choose_backend("auto", graph.device)
 
     def logits(self) -> Tensor:
         """What attention makes of each fact before the softmax, ``[n_edges]``."""

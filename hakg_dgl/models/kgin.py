@@ -119,7 +119,7 @@ class RelationalMean:
         edges, n_tails = knowledge.pairs, knowledge.pairs.n_cols
         pairs, column = torch.unique(knowledge.relation * n_tails + edges.cols, return_inverse=True)
         self.backend = backend
-        self.pattern = SparsePattern.from_pairs(edges.rows, column, edges.n_rows, len(pairs))
+        self.pattern: SparsePattern = SparsePattern.from_pairs(edges.rows, column, edges.n_rows, len(pairs))
         self.relation, self.tail = pairs // n_tails, pairs % n_tails
         self._by_relation = Grouping.of(self.relation, knowledge.n_relations)
         self._by_tail = Grouping.of(self.tail, n_tails)
@@ -226,12 +226,12 @@ class KGIN(GradientRecommender):
         """Vectors of users, entities and relations, and what intents are made of."""
         graph, settings = self.graph, self.settings
         n_relations = 2 * graph.n_relations
-        self.user = self.parameter("user", graph.n_users, settings.dim)
-        self.entity = self.parameter("entity", graph.n_entities, settings.dim)
-        self.relation = self.parameter("relation", n_relations, settings.dim)
-        self.mixture = self.parameter("mixture", settings.intents, n_relations)
+        self.user: torch.nn.Parameter = self.parameter("user", graph.n_users, settings.dim)
+        self.entity: torch.nn.Parameter = self.parameter("entity", graph.n_entities, settings.dim)
+        self.relation: torch.nn.Parameter = self.parameter("relation", n_relations, settings.dim)
+        self.mixture: torch.nn.Parameter = self.parameter("mixture", settings.intents, n_relations)
         if settings.formulation == "released":
-            self.key = self.parameter("key", settings.intents, settings.dim)
+            self.key: torch.nn.Parameter = self.parameter("key", settings.intents, settings.dim)
         self.graph_moved()
 
     def axes(self) -> Mapping[str, tuple[Axis, ...]]:
@@ -241,8 +241,8 @@ class KGIN(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Choose the kernels for the graph's device."""
-        self.backend = choose_backend("auto", self.graph.device)
-        self.relational_mean = RelationalMean(self.graph.packed.knowledge, self.backend)
+        self.backend: SparseBackend = choose_backend("auto", self.graph.device)
+        self.relational_mean: RelationalMean = RelationalMean(self.graph.packed.knowledge, self.backend)
 
     def intents(self) -> Tensor:
         """The vectors of the intents, ``[n_intents, d]``."""

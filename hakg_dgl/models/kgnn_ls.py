@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
 from hakg_dgl.layers.sampling import NegativeSampler
@@ -129,10 +130,10 @@ class KGNNLS(GradientRecommender):
     def build(self) -> None:
         """Vectors of users, entities and relations, and the layers."""
         graph, dim = self.graph, self.settings.dim
-        self.user = self.parameter("user", graph.n_users, dim)
-        self.entity = self.parameter("entity", graph.n_entities, dim)
-        self.relation = self.parameter("relation", max(1, 2 * graph.n_relations), dim)
-        self.layers = nn.ModuleList()
+        self.user: nn.Parameter = self.parameter("user", graph.n_users, dim)
+        self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, dim)
+        self.relation: nn.Parameter = self.parameter("relation", max(1, 2 * graph.n_relations), dim)
+        self.layers: nn.ModuleList = nn.ModuleList()
         for number in range(self.settings.layers):
             linear = nn.Linear(dim, dim, dtype=self.dtype, device=self.device)
             linear.weight = self.parameter(f"layer:{number}", dim, dim)
@@ -143,7 +144,7 @@ class KGNNLS(GradientRecommender):
     def graph_moved(self) -> None:
         """Draw the neighbours for the graph's device, where they are the same as on any other."""
         knowledge, size = self.graph.packed.knowledge, self.settings.sample_size
-        self.backend = choose_backend("auto", self.graph.device)
+        self.backend: SparseBackend = choose_backend("auto", self.graph.device)
         drawn = sampled_edges(knowledge.pairs, size, numpy_generator(self.run.seed, "neighbours"))
         kept = knowledge.keep(drawn, self.graph.n_entities)
         width = max(1, int(kept.pairs.row_degree.max()))
@@ -151,10 +152,10 @@ class KGNNLS(GradientRecommender):
         # Tables of n_entities x the most neighbours of one; places beyond an entity's own hold entity and relation 0.
         self.tail, self.tail_relation = (place.new_zeros(self.graph.n_entities, width) for _ in range(2))
         self.tail[kept.pairs.rows, place], self.tail_relation[kept.pairs.rows, place] = kept.pairs.cols, kept.relation
-        self.n_tails = kept.pairs.row_degree
+        self.n_tails: Tensor = kept.pairs.row_degree
         indptr, items = self.graph.positives()
         owners = torch.repeat_interleave(indptr.diff())
-        self.owned = owners * self.graph.n_items + items  # ascending
+        self.owned: Tensor = owners * self.graph.n_items + items  # ascending
 
     # --- vectors of items for users -----------------------------------------------------------------------------------
 

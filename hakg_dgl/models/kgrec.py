@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from hakg_dgl.graph.packed import Grouping, Kept, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import edge_dot, sum_by_group, weighted_sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.fact_pairs import FactPairs
@@ -161,12 +162,12 @@ class KGRec(GradientRecommender):
     def build(self) -> None:
         """Vectors of users, entities and relations, the matrices of the scores, and the networks of the contrast."""
         graph, dim = self.graph, self.settings.dim
-        self.user = self.parameter("user", graph.n_users, dim)
-        self.entity = self.parameter("entity", graph.n_entities, dim)
-        self.relation = self.parameter("relation", 2 * graph.n_relations, dim)
-        self.query = self.parameter("query", dim, dim)
-        self.key = self.parameter("key", dim, dim)
-        self.networks = nn.ModuleDict({view: self._network(view) for view in ("interactions", "facts")})
+        self.user: nn.Parameter = self.parameter("user", graph.n_users, dim)
+        self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, dim)
+        self.relation: nn.Parameter = self.parameter("relation", 2 * graph.n_relations, dim)
+        self.query: nn.Parameter = self.parameter("query", dim, dim)
+        self.key: nn.Parameter = self.parameter("key", dim, dim)
+        self.networks: nn.ModuleDict = nn.ModuleDict({view: self._network(view) for view in ("interactions", "facts")})
         self.graph_moved()
 
     def _network(self, view: str) -> nn.Sequential:
@@ -181,8 +182,8 @@ class KGRec(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Choose the kernels for the graph's device, and find the pairs of relation and tail."""
-        self.backend = choose_backend("auto", self.graph.device)
-        self.edges = FactPairs(self.graph.packed.knowledge, self.backend)
+        self.backend: SparseBackend = choose_backend("auto", self.graph.device)
+        self.edges: FactPairs = FactPairs(self.graph.packed.knowledge, self.backend)
 
     def scores(self, pattern: SparsePattern, entity: Tensor) -> Tensor:
         """f of each edge of a pattern of heads and pairs, ``[n_edges]``."""

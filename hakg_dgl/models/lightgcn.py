@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS
+from hakg_dgl.layers.execution import Executor
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.updates import Copy, Updates
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings
@@ -79,7 +80,7 @@ class LightGCN(BPRMF):
 
     def graph_moved(self) -> None:
         """Choose the kernels for the graph's device."""
-        self.executor = make_executor(self.graph, self.settings.kernels)
+        self.executor: Executor = make_executor(self.graph, self.settings.kernels)
 
     def updates(self) -> Updates:
         r"""The layer: along either edge type a copy, scaled by :math:`D^{-1/2}` at both ends."""

@@ -17,6 +17,7 @@ from hakg_dgl.geometry.lorentz import add, expmap, expmap0, flip_time, log_scale
 from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import edge_dot, sum_of_groups, weighted_sum_over_columns
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
@@ -137,13 +138,15 @@ class LKGR(GradientRecommender):
     def build(self) -> None:
         """Tangent vectors of users and entities, matrices of relations and of layers."""
         graph, dim, layers = self.graph, self.settings.dim, self.settings.layers
-        self.user = self.parameter("user", graph.n_users, dim)
-        self.entity = self.parameter("entity", graph.n_entities, dim)
+        self.user: nn.Parameter = self.parameter("user", graph.n_users, dim)
+        self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, dim)
         drawn = [self.parameter(f"matrix:{r}", dim, dim).detach() for r in range(max(1, 2 * graph.n_relations))]
-        self.matrices = nn.Parameter(torch.stack(drawn))
-        self.interaction = self.parameter("matrix:interaction", dim, dim)
-        self.of_user = self._linear("user layer")
-        self.of_entity = nn.ModuleList([self._linear(f"entity layer:{number}") for number in range(layers)])
+        self.matrices: nn.Parameter = nn.Parameter(torch.stack(drawn))
+        self.interaction: nn.Parameter = self.parameter("matrix:interaction", dim, dim)
+        self.of_user: nn.Linear = self._linear("user layer")
+        self.of_entity: nn.ModuleList = nn.ModuleList(
+            [self._linear(f"entity layer:{number}") for number in range(layers)]
+        )
         self.graph_moved()
 
     def _linear(self, name: str) -> nn.Linear:
@@ -156,13 +159,17 @@ class LKGR(GradientRecommender):
     def graph_moved(self) -> None:
         """Draw neighbours for the graph's device, where they are the same as on any other."""
         graph, size, seed = self.graph, self.settings.sample_size, self.run.seed
-        self.backend = choose_backend("auto", graph.device)
+        self.backend: SparseBackend = choose_backend("auto", graph.device)
         both = graph.packed.interactions
         by_item = both.by_col
         users = SparsePattern(both.n_cols, both.n_rows, Grouping(by_item.indptr, None), by_item.permute(both.cols),
                               by_item.permute(both.rows))  # fmt: skip
-        self.items_of_users = both.keep(sampled_edges(both, size, numpy_generator(seed, "neighbours:user")))
-        self.users_of_items = users.keep(sampled_edges(users, size, numpy_generator(seed, "neighbours:item")))
+        self.items_of_users: SparsePattern = both.keep(
+            sampled_edges(both, size, numpy_generator(seed, "neighbours:user"))
+        )
+        self.users_of_items: SparsePattern = users.keep(
+            sampled_edges(users, size, numpy_generator(seed, "neighbours:item"))
+        )
         knowledge = graph.packed.knowledge
         mask = sampled_edges(knowledge.pairs, size, numpy_generator(seed, "neighbours:entity"))
         self.facts: list[_Facts] = []

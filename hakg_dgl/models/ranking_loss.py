@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.losses import batch_rows, bpr_loss, cross_entropy_loss, softmax_loss
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.settings.section import Range, Section
@@ -86,11 +87,13 @@ class RankingLoss:
     """
 
     def __init__(self, graph: HeteroGraph, settings: RankingLossSettings, generator: torch.Generator) -> None:
-        self.settings, self.generator = settings, generator
-        self.backend = choose_backend("auto", graph.device)
+        self.settings: RankingLossSettings = settings
+        self.generator: torch.Generator = generator
+        self.backend: SparseBackend = choose_backend("auto", graph.device)
         indptr, items = graph.positives()
-        self.known, self.longest = (indptr, items), int(indptr.diff().max())
-        self.sampler = NegativeSampler(indptr, items, graph.n_items, device=graph.device)
+        self.known: tuple[Tensor, Tensor] = (indptr, items)
+        self.longest: int = int(indptr.diff().max())
+        self.sampler: NegativeSampler = NegativeSampler(indptr, items, graph.n_items, device=graph.device)
 
     def __call__(
         self,

@@ -251,11 +251,13 @@ class Recommender(nn.Module, ABC):
         if isinstance(of_run.get("dtype"), torch.dtype):
             of_run["dtype"] = str(of_run["dtype"]).removeprefix("torch.")
         self.run: Any = dataclasses.replace(run or self.sections.run(), **of_run)
-        self.own_updates = {**self.edge_updates, **(updates or {})}
+        self.own_updates: dict[EdgeType, UpdateFunction] = {**self.edge_updates, **(updates or {})}
         if self.own_updates and not self.abilities.own_edge_types:
             raise self._cannot("takes no update functions of your own")
         # Parameters of such functions are trained and saved with the model's.
-        self.own_functions = nn.ModuleList(x for x in self.own_updates.values() if isinstance(x, nn.Module))
+        self.own_functions: nn.ModuleList = nn.ModuleList(
+            x for x in self.own_updates.values() if isinstance(x, nn.Module)
+        )
         self.build()
 
     @abstractmethod

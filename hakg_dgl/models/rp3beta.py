@@ -47,7 +47,8 @@ class WalksToItems:
         self, interactions: sparse.csr_matrix, alpha: float, between: Callable[[], None] = lambda: None
     ) -> None:
         self._between = between
-        self.n_users = self.n_items = interactions.shape[1]
+        self.n_users: int = interactions.shape[1]
+        self.n_items: int = self.n_users
         self._by_item = interactions.T.tocsr()
         self._leaving_item = np.maximum(np.diff(self._by_item.indptr), 1.0) ** -alpha
         leaving_user = np.maximum(np.diff(interactions.indptr), 1.0) ** -alpha

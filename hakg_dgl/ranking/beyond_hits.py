@@ -43,7 +43,7 @@ class RankedPairs:
 
     def __init__(self, users: NDArray[np.int64], indptr: NDArray[np.int64], items: NDArray[np.int64]) -> None:
         self._users, self._indptr, self._items = (torch.from_numpy(part) for part in (users, indptr, items))
-        self.values = torch.full((len(users),), torch.nan, dtype=torch.float64)
+        self.values: Tensor = torch.full((len(users),), torch.nan, dtype=torch.float64)
 
     def __call__(self, users: Tensor, scores: Tensor) -> None:
         """Take a block: users ``[B]`` and scores ``[B, n_items]``, ``-inf`` where an item is no candidate."""

@@ -151,22 +151,26 @@ class Evaluator:
     ) -> None:
         if keep_overlap and split != "test":
             raise ConfigError(f"keep_overlap is for the split 'test'; {split!r} has no overlap to keep")
-        self.split, self.ks = split, tuple(int(k) for k in ks)
-        self.also = tuple(dict.fromkeys(also))
+        self.split: str = split
+        self.ks: tuple[int, ...] = tuple(int(k) for k in ks)
+        self.also: tuple[str, ...] = tuple(dict.fromkeys(also))
         for name in self.also:
             if name not in ALSO:
                 raise ConfigError(f"there is no further metric {name!r}; choose from {', '.join(ALSO)}")
         if sampled is not None and sampled < 1:
             raise ConfigError(f"sampled is {sampled}; it is the number of items to rank among, at least 1")
-        self.sampled, self.sample_seed = sampled, sample_seed
-        self.mask = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
+        self.sampled: int | None = sampled
+        self.sample_seed: int = sample_seed
+        self.mask: tuple[str, ...] = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
         for name in (split, *self.mask):
             if name not in DEFAULT_MASKS:
                 raise ConfigError(f"there is no split {name!r}; choose from {', '.join(DEFAULT_MASKS)}")
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"k is {self.ks or 'missing'}; give list lengths of at least 1")
-        self.n_users, self.n_items = int(dataset.n_users), int(dataset.n_items)
-        self.groups, self.per_user = groups, per_user
+        self.n_users: int = int(dataset.n_users)
+        self.n_items: int = int(dataset.n_items)
+        self.groups: bool = groups
+        self.per_user: bool = per_user
 
         indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(split))
         owners = np.repeat(np.arange(self.n_users), np.diff(indptr))

@@ -245,7 +245,8 @@ class EmbeddingFoldIn:
                 f"the parts of a new user's vector have {' + '.join(map(str, widths))} columns, the item vectors "
                 f"{item_vectors.shape[1]}: give one part for each term of the score"
             )
-        self.parts, self.item_vectors = list(parts), item_vectors.detach()
+        self.parts: list[UserPart] = list(parts)
+        self.item_vectors: Tensor = item_vectors.detach()
 
     @property
     def n_items(self) -> int:

@@ -130,12 +130,12 @@ class ItemIndex:
         if not scorer.n_users or not scorer.n_items:
             raise ConfigError("an index needs at least one user and one item")
         began = time.perf_counter()
-        self.n_items = scorer.n_items
+        self.n_items: int = scorer.n_items
         self._index = _filled(scorer.item_vectors, seed)
-        self.lists = int(self._index.nlist)
+        self.lists: int = int(self._index.nlist)
         self.measured, self.probes = self._set(scorer, least_recall, numpy_generator(seed, "index sample"))
         self._index.nprobe = self.probes
-        self.seconds = time.perf_counter() - began
+        self.seconds: float = time.perf_counter() - began
 
     def about(self) -> dict[str, Any]:
         """What it is and how near it comes to exact lists, JSON values."""

@@ -40,7 +40,10 @@ class AmongSampled:
         seed: int,
         among: Tensor | None = None,
     ) -> None:
-        self.scorer, self.n, self.n_users, self.n_items = scorer, n, scorer.n_users, scorer.n_items
+        self.scorer: Scorer = scorer
+        self.n: int = n
+        self.n_users: int = scorer.n_users
+        self.n_items: int = scorer.n_items
         self._keep, self._never, self._among = keep, never, among
         # A stream of its own: by the seed itself the yardstick by chance would rank what is drawn first.
         self._draw = RandomScorer(scorer.n_users, scorer.n_items, stream_seed(seed, "sampled candidates"))

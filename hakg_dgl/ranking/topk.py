@@ -67,7 +67,8 @@ class EmbeddingScorer:
                 f"user vectors are {users.dtype} on {users.device}, item vectors {items.dtype} on {items.device}; "
                 "give both one dtype and device"
             )
-        self.user_vectors, self.item_vectors = users, items
+        self.user_vectors: Tensor = users
+        self.item_vectors: Tensor = items
 
     @property
     def n_users(self) -> int:

@@ -26,7 +26,9 @@ class SameForAllScorer:
     """
 
     def __init__(self, n_users: int, row: Tensor) -> None:
-        self.n_users, self.n_items, self.row = n_users, len(row), row
+        self.n_users: int = n_users
+        self.n_items: int = len(row)
+        self.row: Tensor = row
 
     def scores(self, users: Tensor) -> Tensor:
         """The same row for each of the users ``[B]``: ``[B, n_items]``."""
@@ -82,7 +84,8 @@ class RandomScorer:
     def __init__(self, n_users: int, n_items: int, seed: int) -> None:
         if not 0 <= seed < 1 << 63:
             raise ConfigError(f"seed is {seed}; it must be 0 to 2^63 - 1")
-        self.n_users, self.n_items = n_users, n_items
+        self.n_users: int = n_users
+        self.n_items: int = n_items
         draw = torch.Generator().manual_seed(seed)
         self._user_keys, self._item_keys = (
             torch.randint(-(1 << 31), 1 << 31, (n,), generator=draw).int() for n in (n_users, n_items)

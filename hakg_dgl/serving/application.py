@@ -29,7 +29,7 @@ from hakg_dgl.serving.refusals import Refusal, head_too_long, later, refusal_of
 from hakg_dgl.serving.served_run import ServedRun
 from hakg_dgl.serving.work import Workplace
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),

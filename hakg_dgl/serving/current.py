@@ -13,7 +13,7 @@ from hakg_dgl.serving.memory import give_back_freed_memory
 from hakg_dgl.serving.refusals import Refusal, later
 from hakg_dgl.serving.served_run import ServedRun
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class CurrentRun:
@@ -39,7 +39,7 @@ class CurrentRun:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hakg-reload")
         self._reloading = False
         self._begun = -float("inf")
-        self.reloads = {"done": 0, "refused": 0}
+        self.reloads: dict[str, int] = {"done": 0, "refused": 0}
         self.loaded_at = time.time()
         self.run = read_run()
 

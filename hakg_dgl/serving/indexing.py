@@ -8,7 +8,7 @@ from hakg_dgl.ranking.index import ItemIndex, VectorScorer, faiss_is_there
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.serving.bounds import Indexed
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MANY_ITEMS = 1_000_000
 """More items than this are ranked by an index, unless something else is asked for."""

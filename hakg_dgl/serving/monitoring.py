@@ -30,7 +30,7 @@ class Monitor:
     def __init__(
         self, at_work: Callable[[], int], loaded_at: Callable[[], float], reloads: Callable[[], dict[str, int]]
     ) -> None:
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry()
         self._requests = Counter(
             "hakg_requests", "Requests by endpoint and status.", ["endpoint", "status"], registry=self.registry
         )

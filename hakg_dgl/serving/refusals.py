@@ -28,7 +28,10 @@ class Refusal(Exception):
     def __init__(
         self, status: int, problem: str, remedy: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        self.status, self.problem, self.remedy, self.headers = status, problem, remedy, dict(headers or {})
+        self.status: int = status
+        self.problem: str = problem
+        self.remedy: str | None = remedy
+        self.headers: dict[str, str] = dict(headers or {})
         super().__init__(problem)
 
     def to_dict(self) -> dict[str, Any]:

@@ -70,8 +70,10 @@ class ServedRun:
         lists_only: bool = False,
     ) -> None:  # fmt: skip
         model = trained.model
-        self.dataset, self.notes = dataset, tuple(notes)
-        self.users, self.items = Names(dataset.users), Names(dataset.items)
+        self.dataset: Dataset = dataset
+        self.notes: tuple[str, ...] = tuple(notes)
+        self.users: Names = Names(dataset.users)
+        self.items: Names = Names(dataset.items)
         self.scorer: Scorer = model.scorer()
         self._seen = _tensors(dataset.positives())
         self._trained_on = _tensors(dataset.positives(*trained.splits))
@@ -84,7 +86,7 @@ class ServedRun:
         self._model_name, self._takes_new_items = model.name, model.abilities.new_items
         self._choices = Choices(dataset)
         self._arrived = LastArrivals(lambda rows: _with_new_items(trained, dataset, name, rows))
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "run": name,
             "model": model.name,
             "epoch": trained.epoch,

@@ -68,8 +68,10 @@ class AblationStudy:
         seeds: Iterable[int] | None = None,
         data_path: str | Path | None = None,
     ) -> None:
-        self.folder = StudyFolder(path, dataset, KIND)
-        self.path, self.dataset, self.about_file = self.folder.path, dataset, self.folder.about_file
+        self.folder: StudyFolder = StudyFolder(path, dataset, KIND)
+        self.path: Path = self.folder.path
+        self.dataset: Dataset = dataset
+        self.about_file: Path = self.folder.about_file
         self.data_path = None if data_path is None else Path(data_path)
         require_splits(dataset)
         if self.folder.exists:

@@ -67,8 +67,10 @@ class AuditStudy:
         seeds: Iterable[int] | None = None,
         data_path: str | Path | None = None,
     ) -> None:
-        self.folder = StudyFolder(path, dataset, KIND)
-        self.path, self.dataset, self.about_file = self.folder.path, dataset, self.folder.about_file
+        self.folder: StudyFolder = StudyFolder(path, dataset, KIND)
+        self.path: Path = self.folder.path
+        self.dataset: Dataset = dataset
+        self.about_file: Path = self.folder.about_file
         self.data_path = None if data_path is None else Path(data_path)
         require_splits(dataset)
         _require_triples(dataset)
@@ -81,7 +83,7 @@ class AuditStudy:
         require_validation(self.settings)
         for seed in self.seeds:
             self.settings.replace({"seed": seed})  # refuses a value that is not a seed
-        self.variants = KnownVariants(dataset)
+        self.variants: KnownVariants = KnownVariants(dataset)
         self.folder.make()
         self.folder.write(self.settings, self.data_path, {"seeds": list(self.seeds)})
 

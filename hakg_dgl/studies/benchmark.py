@@ -112,8 +112,9 @@ class BenchmarkStudy:
         require_data(datasets)
         _require_counts(trials, seconds, seeds)
         # One of them stands for all in what studies share; which one does not depend on their order.
-        self.folder = StudyFolder(path, min(datasets, key=lambda dataset: dataset.name), KIND)
-        self.path, self.datasets = self.folder.path, tuple(datasets)
+        self.folder: StudyFolder = StudyFolder(path, min(datasets, key=lambda dataset: dataset.name), KIND)
+        self.path: Path = self.folder.path
+        self.datasets = tuple(datasets)
         self._places: dict[str, Path] = {}
         if data_paths is not None:
             self._places = {dataset.name: Path(p) for dataset, p in zip(datasets, data_paths, strict=True)}
@@ -124,7 +125,9 @@ class BenchmarkStudy:
             names = chosen_names([ALL] if models is None else models)
             own = dict(overrides or {})
             fixed = _Fixed(self._data(), names, own, budget or Budget(TRIALS, None), SEEDS if seeds is None else seeds)
-        self.budget, self.seeds, self.overrides = fixed.budget, fixed.seeds, fixed.overrides
+        self.budget: Budget = fixed.budget
+        self.seeds: int = fixed.seeds
+        self.overrides: dict[str, Any] = fixed.overrides
         self.contenders: tuple[Contender, ...] = contenders(fixed.models, fixed.overrides)
         if self.budget.tunes and any(contender.space is not None for contender in self.contenders):
             require_optuna()

@@ -65,8 +65,12 @@ class Steps:
         self, parts: Sequence[Sequence[Part]], budget: Budget, seeds: int, workers: int, threads: int | None,
         report: OnProgress,
     ) -> None:  # fmt: skip
-        self.parts, self.budget, self.seeds, self.report = parts, budget, seeds, report
-        self.workers, self.threads = workers, threads_each(workers, threads)
+        self.parts: Sequence[Sequence[Part]] = parts
+        self.budget: Budget = budget
+        self.seeds: int = seeds
+        self.report: OnProgress = report
+        self.workers: int = workers
+        self.threads: int | None = threads_each(workers, threads)
         self.failures: dict[Path, str] = {}
         self.done = 0
 

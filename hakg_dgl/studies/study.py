@@ -67,8 +67,10 @@ class StudyFolder:
     """
 
     def __init__(self, path: str | Path, dataset: Dataset, kind: StudyKind) -> None:
-        self.path, self.dataset, self.kind = Path(path), dataset, kind
-        self.about_file = self.path / _ABOUT
+        self.path: Path = Path(path)
+        self.dataset: Dataset = dataset
+        self.kind: StudyKind = kind
+        self.about_file: Path = self.path / _ABOUT
 
     @property
     def exists(self) -> bool:

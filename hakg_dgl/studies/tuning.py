@@ -110,9 +110,11 @@ class Study:
         prune: bool | None = None,
     ) -> None:
         require_optuna()
-        self.folder = StudyFolder(path, dataset, KIND)
-        self.path, self.dataset, self.about_file = self.folder.path, dataset, self.folder.about_file
-        self.journal_file = self.path / "journal.jsonl"
+        self.folder: StudyFolder = StudyFolder(path, dataset, KIND)
+        self.path: Path = self.folder.path
+        self.dataset: Dataset = dataset
+        self.about_file: Path = self.folder.about_file
+        self.journal_file: Path = self.path / "journal.jsonl"
         if not len(dataset.pairs("valid")):
             raise ConfigError(
                 f"data set {dataset.name!r} has no valid interactions, by which trials are compared; "

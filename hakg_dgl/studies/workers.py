@@ -29,7 +29,7 @@ class Worker:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.id = secrets.token_hex(8)
+        self.id: str = secrets.token_hex(8)
         self._folder, self._file = folder, folder / self.id
         self._held, self._stop = ExitStack(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="hakg-tune-beat", daemon=True)

@@ -77,7 +77,9 @@ class Checkpoint:
     """
 
     def __init__(self, folder: RunFolder, settings: Settings, trainee: Trainee) -> None:
-        self.folder, self.settings, self.trainee = folder, settings, trainee
+        self.folder: RunFolder = folder
+        self.settings: Settings = settings
+        self.trainee: Trainee = trainee
         self._written, self._cost = time.monotonic(), 0.0
 
     @property

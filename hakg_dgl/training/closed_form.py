@@ -78,8 +78,10 @@ class ClosedFormTrainer:
                 f"kind = {settings.kind!r} is not a model in closed form; hakg_dgl.make_trainer chooses the trainer"
             )
         require_pairs(dataset, settings.training)
-        self.dataset, self.settings, self.data_path = dataset, settings, data_path
-        self.folder = None if run is None else RunFolder(run)
+        self.dataset: Dataset = dataset
+        self.settings: Settings = settings
+        self.data_path: str | Path | None = data_path
+        self.folder: RunFolder | None = None if run is None else RunFolder(run)
         self.device = choose_device(settings.run.device)
         self._recording = Recording(self.folder, settings, on_progress)
         self.model: ClosedFormRecommender = self._built(settings.training.training_splits)

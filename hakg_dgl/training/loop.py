@@ -70,8 +70,9 @@ class EpochSteps:
     """Makes steps, adds up their losses, and stops where it must."""
 
     def __init__(self, session: Session, epoch: Epoch) -> None:
-        self.session, self.epoch = session, epoch
-        self.steps = len(session.trainee)
+        self.session: Session = session
+        self.epoch: Epoch = epoch
+        self.steps: int = len(session.trainee)
         self.total = session.standing.step_loss if session.standing.step else 0.0
         self._losses = LossRing()
 

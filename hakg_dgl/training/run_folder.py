@@ -53,16 +53,16 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.config_file = self.path / "config.toml"
-        self.about_file = self.path / "run.json"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.result_file = self.path / "result.json"
-        self.model_file = self.path / "model.safetensors"
-        self.state_file = self.path / "state.safetensors"
-        self.search_file = self.path / "search.safetensors"
-        self.start_file = self.path / "start.safetensors"
-        self.tensorboard = self.path / "tensorboard"
+        self.path: Path = Path(path)
+        self.config_file: Path = self.path / "config.toml"
+        self.about_file: Path = self.path / "run.json"
+        self.metrics_file: Path = self.path / "metrics.jsonl"
+        self.result_file: Path = self.path / "result.json"
+        self.model_file: Path = self.path / "model.safetensors"
+        self.state_file: Path = self.path / "state.safetensors"
+        self.search_file: Path = self.path / "search.safetensors"
+        self.start_file: Path = self.path / "start.safetensors"
+        self.tensorboard: Path = self.path / "tensorboard"
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:

@@ -56,7 +56,8 @@ class Selection:
     """
 
     def __init__(self, dataset: Dataset, training: TrainingSettings) -> None:
-        self.dataset, self.training = dataset, training
+        self.dataset: Dataset = dataset
+        self.training: TrainingSettings = training
         self._evaluator: Evaluator | None = None
         self._sample: Evaluator | None = None
         self._among_new: tuple[Evaluator | None] | None = None

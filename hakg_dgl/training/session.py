@@ -57,21 +57,29 @@ class Session:
         recording: Recording,
         start: Weights | None = None,
     ) -> None:
-        self.dataset, self.settings, self.device = dataset, settings, device
-        self.folder, self.data_path, self.recording = folder, data_path, recording
-        self.selection = Selection(dataset, settings.training)
-        self.stop_asked, self.start = False, start
+        self.dataset: Dataset = dataset
+        self.settings: Settings = settings
+        self.device: torch.device = device
+        self.folder: RunFolder | None = folder
+        self.data_path: str | Path | None = data_path
+        self.recording: Recording = recording
+        self.selection: Selection = Selection(dataset, settings.training)
+        self.stop_asked: bool = False
+        self.start: Weights | None = start
         self.begin()
 
     def begin(self) -> None:
         """Stand before the first step."""
-        self.standing, self.best = Standing(), Weights()
+        self.standing: Standing = Standing()
+        self.best = Weights()
         self.set_up(self.settings.training.training_splits)
 
     def set_up(self, splits: tuple[str, ...]) -> None:
         """Make what is trained on these splits, as it is before the first epoch."""
-        self.trainee = self.new_trainee(splits)
-        self.checkpoint = None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
+        self.trainee: Trainee = self.new_trainee(splits)
+        self.checkpoint: Checkpoint | None = (
+            None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
+        )
 
     def new_trainee(self, splits: tuple[str, ...]) -> Trainee:
         """What is trained on these splits, as it is before the first epoch."""

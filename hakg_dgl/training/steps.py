@@ -103,7 +103,9 @@ class CapturedStep:
     """
 
     def __init__(self, plain: PlainStep, size: int, recorder: Recorder) -> None:
-        self.plain, self.size, self.recorder = plain, size, recorder
+        self.plain: PlainStep = plain
+        self.size: int = size
+        self.recorder: Recorder = recorder
         self._batch: tuple[Tensor, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
         self._warm, self._updated = 0, True
@@ -154,9 +156,11 @@ class CUDARecorder:
     def __init__(
         self, optimizer: torch.optim.Optimizer, generators: Mapping[str, torch.Generator], device: torch.device
     ) -> None:
-        self.optimizer, self.generators, self.device = optimizer, generators, device
+        self.optimizer = optimizer
+        self.generators: Mapping[str, torch.Generator] = generators
+        self.device: torch.device = device
         # One stream for the steps before the recording and the recording: libraries keep a workspace for each stream.
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
         """See :meth:`Recorder.warm_up`: on the stream of the recording."""
@@ -211,7 +215,8 @@ class LossRing:
     """The losses of the last steps, on their device, read together: to read one is to wait for a GPU."""
 
     def __init__(self, size: int = LOSSES_KEPT) -> None:
-        self.size, self._count = size, 0
+        self.size: int = size
+        self._count = 0
         self._values: Tensor | None = None
 
     def __len__(self) -> int:

@@ -55,7 +55,9 @@ class Trainee:
         splits: tuple[str, ...],
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.settings, self.device, self.splits = settings, device, splits
+        self.settings: Settings = settings
+        self.device: torch.device = device
+        self.splits: tuple[str, ...] = splits
         model = build_model(dataset, settings, device, splits)
         assert isinstance(model, GradientRecommender)
         self.model: GradientRecommender = model
@@ -63,9 +65,11 @@ class Trainee:
             begin_with(model, start)
         self.prepare()
         streams = (BATCHES, *model.streams)
-        self.generators = {name: torch_generator(settings.run.seed, name, device) for name in streams}
-        self.passes = self.make_passes()
-        self.optimizers = model.optimizers(settings.training.lr)
+        self.generators: dict[str, torch.Generator] = {
+            name: torch_generator(settings.run.seed, name, device) for name in streams
+        }
+        self.passes: tuple[Pass, ...] = self.make_passes()
+        self.optimizers: dict[str, torch.optim.Optimizer] = model.optimizers(settings.training.lr)
         self._steps: dict[str, Step] = {}
 
     def prepare(self) -> None:

@@ -71,19 +71,20 @@ class Trainer:
         on_progress: OnProgress | None = None,
         start: Weights | None = None,
     ) -> None:
-        self.dataset, self.settings = dataset, settings or Settings()
+        self.dataset: Dataset = dataset
+        self.settings: Settings = settings or Settings()
         if not issubclass(self.settings.model_class, GradientRecommender):
             raise ConfigError(
                 f"kind = {self.settings.kind!r} is not trained by gradients; hakg_dgl.make_trainer chooses the trainer"
             )
         self._require_pairs()
-        self.device = choose_device(self.settings.run.device)
+        self.device: torch.device = choose_device(self.settings.run.device)
         refuse_unrecordable(self.settings, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.folder = None if run is None else RunFolder(run)
+        self.folder: RunFolder | None = None if run is None else RunFolder(run)
         recording = Recording(self.folder, self.settings, on_progress)
-        self.session = self._new_session(data_path, recording, start)
+        self.session: Session = self._new_session(data_path, recording, start)
         self.model.require_resources()
         self.warnings: list[str] = [*self.settings.idle(), *self.model.warnings()]
         """Settings that turned out to do nothing, also in ``result.json``."""

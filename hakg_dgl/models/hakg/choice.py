@@ -98,8 +98,12 @@ class WeightedSum:
         bias: Tensor | None = None,
         items: Tensor | None = None,
     ) -> None:
-        self.first, self.others, self.bias, self.items = first, others, bias, items
-        self.n_users, self.n_items = len(first.user), len(first.item)
+        self.first: TermScores = first
+        self.others: list[tuple[TermScores, float | Tensor]] = others
+        self.bias: Tensor | None = bias
+        self.items: Tensor | None = items
+        self.n_users: int = len(first.user)
+        self.n_items: int = len(first.item)
 
     def scores(self, users: Tensor) -> Tensor:
         """``[B, n_items]`` of the users ``[B]``."""
@@ -145,8 +149,12 @@ class Chooser:
         past: Callable[[Tensor, float], Tensor],
         judge: Judge,
     ) -> None:
-        self.terms, self.graph, self.past, self.judge = terms, graph, past, judge
-        self.learned, self._learned = learned, TermScores(learned)
+        self.terms: ClosedTerms = terms
+        self.graph: HeteroGraph = graph
+        self.past = past
+        self.judge: Judge = judge
+        self.learned: Terms = learned
+        self._learned = TermScores(learned)
         self.chosen = terms.first_choice()
         self._new = graph.packed.interactions.col_degree == 0
         self._solved: dict[str, float] = {}

@@ -60,24 +60,27 @@ class UserSide:
     """
 
     def __init__(self, trace: Trace, user: int) -> None:
-        self.items = items = trace.past_items(user)
+        items = trace.past_items(user)
+        self.items: Tensor = items
         norm = torch.ones((), dtype=torch.float64)
         if trace.settings.score != "inner":
             norm = torch.linalg.vector_norm(trace.user[user]).clamp_min(ROW_NORM_FLOOR)
-        self.unit = trace.user[user] / norm
-        self.own = trace.layers[0].user[user].double() / norm
+        self.unit: Tensor = trace.user[user] / norm
+        self.own: Tensor = trace.layers[0].user[user].double() / norm
         gates = torch.stack([trace.gate(number, items) for number in range(len(trace.layers))])
         factors = torch.stack([layer.user_factor[user] for layer in trace.layers])[:, None, None] / norm
         factors = factors * trace.item_share[items].unsqueeze(1)
         self.collaborative_weights, self.knowledge_weights = gates * factors, (1.0 - gates) * factors
         entering = torch.stack([layer.entity[items].double() for layer in trace.layers])
-        self.knowledge = (self.knowledge_weights * entering).sum(0)
-        self.collaborative = torch.zeros_like(self.knowledge)
+        self.knowledge: Tensor = (self.knowledge_weights * entering).sum(0)
+        self.collaborative: Tensor = torch.zeros_like(self.knowledge)
         if trace.item is not None:
             collaborative = [layer.item[items].double() for layer in trace.layers if layer.item is not None]
             self.collaborative = (self.collaborative_weights * torch.stack(collaborative)).sum(0)
-        self.items_part = self.knowledge + self.collaborative
-        self.facts = {end: self._facts(trace, user, norm, end) for end in ("entity", "user")}
+        self.items_part: Tensor = self.knowledge + self.collaborative
+        self.facts: dict[str, tuple[Edges, Tensor]] = {
+            end: self._facts(trace, user, norm, end) for end in ("entity", "user")
+        }
         self._names = [name for _, name, _ in trace.edge_types]
 
     def _facts(self, trace: Trace, user: int, norm: Tensor, end: str) -> tuple[Edges, Tensor]:
@@ -111,7 +114,8 @@ class _LearnedPart:
     """What the two components of HAKG's learned score share: the trace and the user's side."""
 
     def __init__(self, trace: Trace, sides: UserSides) -> None:
-        self.trace, self.sides = trace, sides
+        self.trace: Trace = trace
+        self.sides: UserSides = sides
 
     def _divisor(self, item: int, own: Tensor) -> Tensor:
         """What the item's embedding is divided by in the score."""
@@ -273,7 +277,8 @@ class LinearPart:
 
     def __init__(self, trace: Trace, network: Network) -> None:
         self.trace, terms = trace, network.terms
-        self.left, self.right = wide(terms.linear_left) * wide(terms.weights)[0], wide(terms.linear_right)
+        self.left: Tensor = wide(terms.linear_left) * wide(terms.weights)[0]
+        self.right: Tensor = wide(terms.linear_right)
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
@@ -290,8 +295,10 @@ class FactsPart:
     def __init__(self, trace: Trace, network: Network) -> None:
         self.trace, terms = trace, network.terms
         weights, new = wide(terms.weights), (network.packed.interactions.col_degree == 0).cpu()
-        self.facts, self.scaled = wide(terms.facts), wide(terms.scaled_facts(new.to(terms.facts.device)))
-        self.weights, self.biases = torch.where(new, weights[2], weights[1]), weights[3] * new
+        self.facts: Tensor = wide(terms.facts)
+        self.scaled: Tensor = wide(terms.scaled_facts(new.to(terms.facts.device)))
+        self.weights: Tensor = torch.where(new, weights[2], weights[1])
+        self.biases: Tensor = weights[3] * new
 
     @torch.no_grad()
     def terms(self, user: int, item: int) -> Terms:
@@ -330,7 +337,7 @@ class HAKGBreakdown:
 
     def __init__(self, network: Network, folded: FoldedUsers | None = None) -> None:
         network.settle()
-        self.trace = Trace(network) if folded is None else FoldedTrace(network, folded)
+        self.trace: Trace | FoldedTrace = Trace(network) if folded is None else FoldedTrace(network, folded)
         sides = UserSides(self.trace)
         self.components: list[Component] = [KnowledgePart(self.trace, sides)]
         if self.trace.item is not None:

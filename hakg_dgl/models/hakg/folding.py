@@ -61,7 +61,7 @@ class PropagatedUsers:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.layers: list[LayerInputs] = network.layer_inputs()
-        self.unit = network.settings.score != "inner"
+        self.unit: bool = network.settings.score != "inner"
         self._of_items = SumOfUnitMeans([layer.sent for layer in self.layers], self.unit, ROW_NORM_FLOOR)
         self._numbers = {etype: n for n, etype in enumerate((*network.graph.relation_types, *network.graph.user_types))}
         self._trained = {etype: self._packed(etype) for etype in network.graph.user_types if etype[2] == "user"}

@@ -49,21 +49,21 @@ class Network(GradientRecommender):
         s, graph = self.settings, self.graph
         if s.precision == "bf16" and self.dtype == torch.float64:
             raise ConfigError("precision = 'bf16' halves float32 tables, but dtype = 'float64': leave one of them out")
-        self.rule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(self.dtype))
+        self.rule: MessageRule = MessageRule(s.formulation, s.geometry, s.curvature, ball_margin(self.dtype))
         known = (*graph.relation_types, *graph.user_types)
-        self.relation_types = tuple(etype for etype in known if etype not in self.own_updates)
+        self.relation_types: tuple[EdgeType, ...] = tuple(etype for etype in known if etype not in self.own_updates)
         self.executor = self._choose_executor()
-        self.user = self.parameter("user", graph.n_users, s.dim)
-        self.entity = self.parameter("entity", graph.n_entities, s.dim)
-        self.relation = self.parameter("relation", max(1, len(known)), s.dim)
+        self.user: nn.Parameter = self.parameter("user", graph.n_users, s.dim)
+        self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, s.dim)
+        self.relation: nn.Parameter = self.parameter("relation", max(1, len(known)), s.dim)
         if s.dual_item_embeddings:
-            self.item = self.parameter("item", graph.n_items, s.dim)
+            self.item: nn.Parameter = self.parameter("item", graph.n_items, s.dim)
         if s.dual_item_embeddings and s.gate:
             self.gate_item, self.gate_entity = (
                 nn.ParameterList(self.parameter(f"{name}_{layer}", s.dim, s.dim) for layer in range(s.layers))
                 for name in ("gate_item", "gate_entity")
             )
-        self.terms = ClosedTerms(s, graph, self.dtype)
+        self.terms: ClosedTerms = ClosedTerms(s, graph, self.dtype)
         received = any(end == "item" for _, _, end in self.own_updates)
         self._has_new_items = not received and bool((self.packed.interactions.col_degree == 0).any())
         require_functions(graph, self.updates())

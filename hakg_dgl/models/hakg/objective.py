@@ -13,6 +13,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
+from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import (
     AngleLoss,
@@ -91,17 +92,21 @@ class Objective:
     """
 
     def __init__(self, network: Network, random: Mapping[str, torch.Generator]) -> None:
-        self.network, self.generators = network, random
+        self.network: Network = network
+        self.generators: Mapping[str, torch.Generator] = random
         self.settings: HAKGLossSettings = network.loss
         graph, kernels = network.graph, network.settings.kernels
-        self.backend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
+        self.backend: SparseBackend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
         indptr, items = graph.positives()
-        self.known, self.longest = (indptr, items), int(indptr.diff().max())
-        self.sampler = NegativeSampler(indptr, items, graph.n_items, device=network.device)
+        self.known: tuple[Tensor, Tensor] = (indptr, items)
+        self.longest: int = int(indptr.diff().max())
+        self.sampler: NegativeSampler = NegativeSampler(indptr, items, graph.n_items, device=network.device)
         # Items without interactions are no candidates: they would be negatives of everyone, whatever their facts say.
-        self.pool = None if network.known_items is None else network.known_items.flatten().nonzero().flatten()
+        self.pool: Tensor | None = (
+            None if network.known_items is None else network.known_items.flatten().nonzero().flatten()
+        )
         loss = self.settings
-        self.angle = AngleLoss(
+        self.angle: AngleLoss = AngleLoss(
             angle_pairs(network, loss),
             network.rule,
             direction=angle_direction(network.settings.formulation, loss),

@@ -97,7 +97,7 @@ class Trace:
         self.edge_types: tuple[EdgeType, ...] = network.relation_types
         # Messages between entities and users; rows and columns are one table of these node types.
         self._messages = graph.joined(self.edge_types, one_table=True) if self.edge_types else None
-        self.relation = network.relation.detach().cpu()
+        self.relation: Tensor = network.relation.detach().cpu()
         self.user_share, self.item_share = (
             degree.clamp_min(1).double().pow(-network.settings.degree_exponent)
             for degree in (self.graph.interactions.row_degree, self.graph.interactions.col_degree)
