@@ -1,6 +1,7 @@
 # make demo    a data set, a short training and its evaluation, in demo/
 # make test    the tests            (PYTEST_ARGS="-m 'not slow'" for the quick ones)
 # make lint    ruff and mypy
+# make types   what type checkers see from outside: mypy and pyright, both strict, against the installed package
 # make docs    the documentation as a site, in site/ (SITE=FOLDER for another one); warnings are errors
 # make notebooks    runs docs/notebooks/ and saves them with their outputs
 # make conda   the conda environment "hakg", DGL with CUDA
@@ -19,7 +20,7 @@ SITE ?= site
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint docs notebooks conda clean
+.PHONY: demo test lint types docs notebooks conda clean
 
 demo: $(VENV)/.installed
 	rm -rf demo/data demo/run
@@ -33,7 +34,21 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hakg_dgl cli benchmarks
+	$(BIN)/mypy hakg_dgl cli benchmarks tests/outside
+
+# Type checkers do not follow an editable install, so the package is installed once more, into an environment that has
+# everything else from the first one. The last command measures, and fails below 100%.
+types: $(VENV)/.installed-test
+	$(PIP) install -q -c constraints.txt -e '.[types]'
+	rm -rf $(VENV)/types
+	$(BIN)/python -m venv --without-pip $(VENV)/types
+	$(call site,$(BIN)/python) > "$$($(call site,$(VENV)/types/bin/python))/needs.pth"
+	$(PIP) --python $(VENV)/types/bin/python install -q --no-deps --no-build-isolation .
+	$(BIN)/mypy --strict --python-executable $(VENV)/types/bin/python tests/outside
+	. $(VENV)/types/bin/activate && $(abspath $(BIN))/pyright -p tests/outside
+	-. $(VENV)/types/bin/activate && cd $(VENV)/types && $(abspath $(BIN))/pyright --verifytypes hakg_dgl --ignoreexternal | tail -n 20
+
+site = $(1) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir '$(abspath $(SITE))'

@@ -3,7 +3,7 @@
 #   docker build -f docker/cpu.Dockerfile -t hakg .                         any command
 #   docker build -f docker/cpu.Dockerfile -t hakg-serve --target serve .    hakg serve /run, with a health check
 #
-# docs/docker.md has both in use, and how to get PyTorch's smaller wheels, without CUDA.
+# docs/install.md has both in use, and how to get PyTorch's smaller wheels, without CUDA.
 
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=plot,serve,index
