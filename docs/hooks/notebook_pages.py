@@ -50,7 +50,7 @@ def _output(output: dict[str, Any]) -> str:
             return _picture(kind, _text(data[kind]), _text(data.get("text/plain", "picture")))
     table = _text(data.get("text/html", ""))
     if table and "<script" not in table:
-        return f'<div class="output">{re.sub(r"<style.*?</style>", "", table, flags=re.DOTALL)}</div>'
+        return f'<div class="output">{_plain_table(table)}</div>'
     if "text/markdown" in data:
         return _equations(_text(data["text/markdown"]))
     return _printed(_text(data.get("text/plain", "")))
@@ -60,6 +60,12 @@ def _picture(kind: str, content: str, shown: str) -> str:
     encoded = content if kind != "image/svg+xml" else base64.b64encode(content.encode()).decode()
     source = f"data:{kind};base64,{''.join(encoded.split())}"
     return f'<img class="output" alt="{html.escape(shown)}" src="{source}">'
+
+
+def _plain_table(table: str) -> str:
+    """Without the look that pandas gives it, so that it has the site's."""
+    table = re.sub(r"<style.*?</style>", "", table, flags=re.DOTALL)
+    return re.sub(r"<(table|thead|tbody|tr)\b[^>]*>", r"<\1>", table)
 
 
 def _printed(text: str) -> str:
