@@ -93,6 +93,13 @@ def test_links_outside_code_are_resolved_against_the_pages_folder() -> None:
     assert "(https://example.org/a) [here](#there)" in changed
 
 
+def test_a_picture_that_is_a_link_is_resolved_twice() -> None:
+    page = "[![a](docs/p.png)](docs/tour.md) ![c](https://example.org/p.png)"
+    changed = site_links.rewritten(page, "", lambda path, *_: path.removeprefix("docs/"))
+    assert changed == "[![a](p.png)](tour.md) ![c](https://example.org/p.png)"
+    assert set(site_links.targets(page, "")) == {"docs/p.png", "docs/tour.md"}
+
+
 def test_a_fence_keeps_its_language_alone() -> None:
     assert site_links.plain_fences("```python no-run\nx = 1  # a\n```\n  ````toml hakg\n") == (
         "```python\nx = 1  # a\n```\n  ````toml\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"(^[ ]*(```+).*?^[ ]*\2[ ]*$)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(!?\[((?:[^\[\]]|\[[^\]]*\])*)\])\(([^)\s]+)\)")
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _BADGE = re.compile(r"\[?!\[[^\]]*\]\(https?://[^)]*\)(?:\]\([^)]*\))?[ ]*\n?")
 
 
@@ -17,6 +17,7 @@ def targets(markdown: str, folder: str) -> Iterator[str]:
     """Paths in the repository that a page in ``folder`` links to."""
     for part in _prose(markdown):
         for match in _LINK.finditer(part):
+            yield from targets(match[2], folder)  # a picture that is a link
             path, _ = _resolved(match[3], folder)
             if path is not None:
                 yield path
@@ -27,7 +28,8 @@ def rewritten(markdown: str, folder: str, to_site: Callable[[str, str, str], str
 
     def replace(match: re.Match[str]) -> str:
         path, anchor = _resolved(match[3], folder)
-        return match[0] if path is None else f"{match[1]}({to_site(path, anchor, match[2])})"
+        target = match[3] if path is None else to_site(path, anchor, match[2])
+        return f"{match[1]}[{_LINK.sub(replace, match[2])}]({target})"
 
     return _outside_fences(markdown, lambda part: _LINK.sub(replace, part))
 
