@@ -62,7 +62,7 @@ def _bars(panel: Any, rows: Mapping[str, list[dict[str, Any]]], metric: str) -> 
             text = "no\nuser" if np.isnan(height) else f"{height:.2f}" if height else "0"
             panel.annotate(
                 text, (place, np.nan_to_num(height)), xytext=(0, 1.5), textcoords="offset points", ha="center",
-                fontsize=6.5, color=INK,
+                fontsize=6.5 if len(rows) <= 3 else 5.5, color=INK,
             )  # fmt: skip
 
 
