@@ -163,6 +163,15 @@ def test_new_items_are_judged_where_enough_users_have_chosen_one() -> None:
     assert judged == alone.metrics[training.select_by]
 
 
+def test_facts_order_new_items_where_too_few_users_have_chosen_one_to_tell() -> None:
+    model = model_of()
+    selection = Selection(DEMO, small_settings().training)
+    assert selection.worth_of_new_items(model.scorer()) is None
+    chosen = model.choose(selection)
+    assert chosen["new_items_weight"] == 0.2  # the middle of the setting's list
+    assert chosen["new_items_bias"] <= 0.0
+
+
 def test_new_items_are_listed_after_training_and_are_not_without_the_term(tmp_path: Path) -> None:
     """In the demo facts say what users like; half the relevant interactions are with new items here."""
     settings = small_settings(epochs=12, patience=12)

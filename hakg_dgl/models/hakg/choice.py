@@ -204,21 +204,26 @@ class Chooser:
     def _choose_for_new_items(self) -> None:
         """λ and weight that rank them best among themselves, then the largest bias that costs nothing to speak of.
 
-        What it costs is measured from the lowest bias on, with which none of them is listed.
+        What it costs is measured from the lowest bias on, with which none of them is listed. Where too few users have
+        chosen such an item to tell, the weight is the middle one, whose order among them is that of their facts, and
+        the bias is at most 0, since nothing speaks for listing them before items that users have chosen.
         """
         s = self.terms.settings
         self.chosen["new_items_weight"] = middle(s.new_items_weight)
+        biases = s.new_items_bias
         for key, values in (("new_items_l2", s.facts_l2), ("new_items_weight", s.new_items_weight)):
             measured = {value: self._judged_among_new(self.chosen | {key: value}) for value in values}
             known = {value: worth for value, worth in measured.items() if worth is not None}
             if not known:
-                self.chosen["new_items_weight"] = 0.0
-                return
+                if not self._new.any():
+                    return
+                biases = ()
+                break
             self.chosen[key] = max(known, key=lambda value: known[value])
             if key == "new_items_weight":
                 self.chosen[key] = min(v for v, worth in known.items() if worth >= max(known.values()) * (1.0 - NEAR))
         worths: dict[float, float] = {}
-        for value in sorted({0.0, *LOWER, *s.new_items_bias}):
+        for value in sorted({0.0, *LOWER, *biases}):
             worths[value] = self._judged(self.chosen | {"new_items_bias": value})
             if len(worths) > EASY and all(w < max(worths.values()) * (1 - FREE) for w in list(worths.values())[-EASY:]):
                 break
