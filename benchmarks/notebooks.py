@@ -65,6 +65,7 @@ def executed(notebook: Any, *, seconds: int = SECONDS) -> Any:
         client = NotebookClient(
             copy, km=manager, timeout=seconds, startup_timeout=seconds, resources={"metadata": {"path": str(work)}}
         )
+        client.owns_km = True  # so that it ends the kernel
         own = {"IPYTHONDIR": place, "JUPYTER_RUNTIME_DIR": place, "OMP_NUM_THREADS": "1"}
         client.execute(env={**os.environ, **own})
     return copy
