@@ -31,7 +31,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 _MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|usr|opt|var|work|mnt|srv|private|Users)/|\b[A-Z]:\\\\?\w")
-_LARGEST_OUTPUT = 300_000
+_LARGEST_OUTPUT = 400_000
 
 
 def executed(notebook: Any, *, seconds: int = SECONDS) -> Any:

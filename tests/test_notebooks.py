@@ -65,7 +65,7 @@ def test_a_notebook_uses_public_names_and_links_to_what_is_there(file: Path) -> 
         ),
         (lambda cells: said(cells, "stderr", "a warning"), "stderr: 'a warning'"),
         (lambda cells: said(cells, "stdout", "in /home/ann/x"), "path of the machine: '/home/ann/x'"),
-        (lambda cells: said(cells, "stdout", "x" * 400_000), "characters"),
+        (lambda cells: said(cells, "stdout", "x" * 500_000), "characters"),
     ],
 )
 def test_what_is_wrong_with_a_notebook_is_said(change: Any, problem: str) -> None:
