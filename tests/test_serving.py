@@ -160,18 +160,27 @@ def test_new_users_known_users_and_known_users_with_newer_items(server: Server, 
     lists = server.ask("/recommend", method="POST", body={"users": users, "k": 6}).json["lists"]
     assert [answer["user"] and answer["user"]["id"] for answer in lists] == [None, "user_7", None, "user_7"]
     check(lists[1], dataset, recommend(model.scorer(), [7], 6, dataset.positives()))
-    bounds, train = dataset.positives("train")
-    own = train[bounds[7] : bounds[8]]
     every = dataset.positives()[1][dataset.positives()[0][7] : dataset.positives()[0][8]]
     no_facts = (torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64))
     for place, items, seen, known, facts in (
         (0, [3, 12], [3, 12], -1, (torch.tensor([0, 1]), torch.tensor([61]))),
         (2, [3], [3], -1, no_facts),
-        (3, sorted({*own.tolist(), 3}), sorted({*every.tolist(), 3}), 7, no_facts),
+        (3, sorted({*every.tolist(), 3}), sorted({*every.tolist(), 3}), 7, no_facts),
     ):
         about = AboutUsers(torch.tensor([known]), {"likes": facts})
         scorer = model.fold_in().scorer([0, len(items)], items, about)
         check(lists[place], dataset, recommend(scorer, [0], 6, ([0, len(seen)], seen)))
+
+
+def test_newer_items_of_a_known_user_make_the_list_of_the_command(server: Server, place: Path, tmp_path: Path) -> None:
+    """The past counts in whichever split it is, as for ``--new-interactions``."""
+    (tmp_path / "today.csv").write_text("user,item\nuser_7,item_3\n")
+    told = hakg("recommend", place / "good", "--new-interactions", tmp_path / "today.csv", "--k", 9, "--json")
+    expected = [json.loads(line) for line in told.stdout.splitlines()]
+    body = {"users": [{"id": "user_7", "items": ["item_3"]}], "k": 9}
+    rows = server.ask("/recommend", method="POST", body=body).json["lists"][0]["items"]
+    assert [row["id"] for row in rows] == [row["item"] for row in expected]
+    assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=1e-4)
 
 
 @pytest.mark.parametrize("limits", [["made_by=1"], ["made_by=1", "belongs_to=2"]], ids=str)

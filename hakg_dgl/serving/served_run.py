@@ -76,7 +76,7 @@ class ServedRun:
         self.items: Names = Names(dataset.items)
         self.scorer: Scorer = model.scorer()
         self._seen = _tensors(dataset.positives())
-        self._trained_on = _tensors(dataset.positives(*trained.splits))
+        self._trained_on = id_tensor(dataset.positives(*trained.splits)[0]).diff()
         self._fold = _able(model.abilities.folds_in_users, model.fold_in)
         self._similar = _able(model.abilities.vectors, lambda: Similarity(model).item_scorer)
         self._oneself: UserItems = oneself(len(self.items))
@@ -158,9 +158,8 @@ class ServedRun:
         numbers = [self._user(str(user.id), place) for user, place in zip(users, places, strict=True)]
         seen = None if batch.include_seen else self._seen
         found = self._ranked(self.scorer, numbers, batch.k, seen, choice, self._index)
-        known = self._trained_on[0]
         return [
-            self._list(self.users.label(number), rows, [] if known[number + 1] > known[number] else [UNTRAINED])
+            self._list(self.users.label(number), rows, [] if self._trained_on[number] else [UNTRAINED])
             for number, rows in zip(numbers, found, strict=True)
         ]
 
@@ -177,11 +176,10 @@ class ServedRun:
         for user, place in zip(users, places, strict=True):
             known.append(-1 if user.id is None else self._user(user.id, place))
             given.append(self._items(user.items, place))
-        used = [_joined(_row(self._trained_on, n), items) for n, items in zip(known, given, strict=True)]
-        seen = _packed([_joined(_row(self._seen, n), items) for n, items in zip(known, given, strict=True)])
+        past = _packed([_joined(_row(self._seen, n), items) for n, items in zip(known, given, strict=True)])
         about = AboutUsers(torch.tensor(known), self._attributes.packed([user.attributes for user in users]))
-        scorer = self._answered(lambda: self._fold.scorer(*_packed(used), about))  # type: ignore[union-attr]
-        hidden, numbers = None if batch.include_seen else seen, list(range(len(users)))
+        scorer = self._answered(lambda: self._fold.scorer(*past, about))  # type: ignore[union-attr]
+        hidden, numbers = None if batch.include_seen else past, list(range(len(users)))
         found = self._answered(lambda: self._ranked(scorer, numbers, batch.k, hidden, choice, self._index))
         return [
             self._list(self.users.label(number) if number >= 0 else None, rows, [])
