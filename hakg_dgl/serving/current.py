@@ -40,8 +40,9 @@ class CurrentRun:
         self._reloading = False
         self._begun = -float("inf")
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
-        self.loaded_at = time.time()
         self.run = read_run()
+        self.loaded_at = time.time()
+        give_back_freed_memory()  # of what reading took
 
     async def reload(self, *, at_once: bool = False) -> ServedRun:
         """Read the run again; if it is whole it takes the place of the one that answered until now.
