@@ -16,7 +16,7 @@ from hakg_dgl.data.facts import facts_of_columns
 from hakg_dgl.data.growth import GrowthOptions, grow
 from hakg_dgl.data.readers.raw import RawData
 from hakg_dgl.data.readers.tables import read_tables
-from hakg_dgl.data.values import bin_of, number
+from hakg_dgl.data.values import ValuesOfColumn, bin_of, facts_of_rows, number
 from hakg_dgl.errors import ConfigError
 
 finite = st.one_of(
@@ -154,3 +154,29 @@ def test_a_second_update_knows_the_bins_too(old: Dataset) -> None:
     twice = updated(once, log.assign(item=others), items.assign(item=others))
     assert set(values(twice).values()) == set(values(old).values())
     assert values(twice)["m0"] == values(old)["i7"]
+
+
+def values_of(**names: str) -> ValuesOfColumn:
+    """Entities by the last part of their id, with their names."""
+    ids = [f"group={text}" for text in names]
+    return ValuesOfColumn(
+        "group", pd.DataFrame({"original_id": ids, "name": list(names.values())}, index=range(7, 7 + len(ids)))
+    )
+
+
+def test_each_value_of_a_list_is_found_or_counted() -> None:
+    known = values_of(a="A", b="B", c="Same", d="Same")
+    assert known.find("a|B;nix") == [7, 8, None]
+    assert known.find("nix") == known.find("nix, and no") == [None]
+    assert known.find("A, nix") == [7, None]
+    assert known.find("Same") == [None]  # it says neither of the two
+    assert known.find("group=c") == [9]
+    rows = pd.DataFrame({"owner": [0, 1, 2], "group": ["a|nix|no", "b", None]})
+    report: dict[str, int] = {}
+    assert facts_of_rows(rows, "owner", [("group", 3, known)], report).tolist() == [[0, 3, 7], [1, 3, 8]]
+    assert report == {"values_unknown_left_out": 2}
+
+
+def test_a_number_of_many_digits_is_found_however_it_is_written() -> None:
+    known = ValuesOfColumn("year", pd.DataFrame({"original_id": ["year=1234567"], "name": ["1234567"]}, index=[4]))
+    assert known.find("1234567.0") == known.find("1234567") == [4]

@@ -424,6 +424,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "unknown item of a new user": (users({"id": "user_7"}, {"items": ["item_1", "none"]}), 400, "users[1]"),
     "unknown attribute": (users({"attributes": {"age": "25"}}), 400, "no attribute 'age'"),
     "unknown value": (users({"attributes": {"likes": "nothing"}}), 400, "no user has 'likes' 'nothing'"),
+    "one unknown value of a list": (users({"attributes": {"likes": "nothing|" + "x" * 9}}), 400, "no user has 'likes'"),
     "1001 items": (users({"items": ["item_1"] * 1001}), 400, "1,001 entries"),
     "odd limit": (get("/recommend?user=user_7&at_most=made_by"), 400, "not a limit"),
     "limit of an unknown relation": (users({"id": "user_7"}, at_most=["colour=1"]), 400, "colour"),

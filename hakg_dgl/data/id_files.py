@@ -119,7 +119,7 @@ def read_new_users(
     if unknown_items not in get_args(UnknownItems):
         raise ConfigError(f"unknown_items = {unknown_items!r} is not allowed: it must be 'refuse' or 'skip'")
     report: dict[str, int] = {}
-    attributes = _attributes(dataset)
+    attributes = values_of_users(dataset)
     pairs, about, found = [], [], []
     for at, source in enumerate(sources_of(path)):
         table = read_table(
@@ -217,8 +217,11 @@ def _pairs(
     return unique.assign(item=pd.Series(item, index=unique.index).astype(object).where(~unknown, None))
 
 
-def _attributes(dataset: Dataset) -> dict[str, tuple[int, ValuesOfColumn]]:
-    """Original id and name of each relation of users' facts -> its number and values."""
+def values_of_users(dataset: Dataset) -> dict[str, tuple[int, ValuesOfColumn]]:
+    """Original id and name of each relation of users' facts -> its number, and the values that a new user may have.
+
+    These are the values that users have, and of a table's column those that stand above them, such as years.
+    """
     found = {}
     facts = dataset.user_facts
     for relation in np.unique(facts["relation"]).tolist():

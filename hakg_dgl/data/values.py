@@ -61,7 +61,8 @@ class ValuesOfColumn:
     """The entities that the values of one column are.
 
     A value is an entity by its original id, by the id that a table's column gives it (``column=value``, for users
-    ``user:column=value``), by its name, or as a number or a date that lies in the bin or the month that an entity is.
+    ``user:column=value``), by a name that it alone has, or as a number or a date that lies in the bin or the month that
+    an entity is.
 
     Parameters
     ----------
@@ -77,20 +78,26 @@ class ValuesOfColumn:
         ids = entities["original_id"].astype(str)
         bare = ids.map(lambda text: prefix.sub("", text, count=1) if prefix.match(text) else text)
         self._known: dict[str, int] = {}
-        for texts in (ids, bare, entities["name"].astype(str)):
-            for text, place in zip(texts, self._numbers.tolist(), strict=True):
-                self._known.setdefault(text, place)
+        names = entities["name"].astype(str)
+        alone = ~names.duplicated(keep=False).to_numpy()  # a name that several have says none of them
+        for texts, known in ((ids, None), (bare, None), (names, alone)):
+            for place, text in enumerate(texts):
+                if known is None or known[place]:
+                    self._known.setdefault(text, int(self._numbers[place]))
         spans = [(number(text), place) for text, place in zip(bare, self._numbers.tolist(), strict=True)]
         self._bins = [(span, place) for span, place in spans if span is not None and span.low < span.high]
 
-    def find(self, value: str) -> list[int]:
-        """Entities of a value, several for a list with ``|``, ``;`` or ``,``; empty where the data set has none."""
+    def find(self, value: str) -> list[int | None]:
+        """The entity of a value, or those of a list with ``|``, ``;`` or ``,``; None for each that there is not.
+
+        A comma may also stand in text, so a value of which no part is known is one value.
+        """
         whole = self._one(value)
         marks = next((marks for marks in ("[|;]", ",") if re.search(marks, value)), None)
         if whole is not None or marks is None:
-            return [] if whole is None else [whole]
-        parts = (self._one(part) for part in re.split(marks, value) if part.strip())
-        return [part for part in parts if part is not None]
+            return [whole]
+        parts = [self._one(part) for part in re.split(marks, value) if part.strip()]
+        return [None] if marks == "," and parts.count(None) == len(parts) else parts
 
     def _one(self, value: str) -> int | None:
         value = " > ".join(level.strip() for level in value.split(">")) if ">" in value else value.strip()
@@ -98,7 +105,7 @@ class ValuesOfColumn:
             return self._known[value]
         asked = _finite(value)
         if asked is not None:
-            by_number = self._known.get(f"{asked:g}")
+            by_number = self._known.get(f"{asked:.15g}")
             return self._bin_of(asked) if by_number is None else by_number
         if date(value) is not None:
             return next((self._known[value[:n]] for n in (10, 7, 4) if value[:n] in self._known), None)
@@ -149,7 +156,7 @@ def facts_of_rows(
         present = rows[[owner, column]].dropna()
         places = {text: values.find(text) for text in present[column].unique()}
         for who, text in zip(present[owner].tolist(), present[column].tolist(), strict=True):
-            unknown += not places[text]
-            found |= dict.fromkeys((int(who), relation, entity) for entity in places[text])
+            unknown += places[text].count(None)
+            found |= dict.fromkeys((int(who), relation, entity) for entity in places[text] if entity is not None)
     report["values_unknown_left_out"] = report.get("values_unknown_left_out", 0) + unknown
     return np.array(list(found), dtype=np.int64).reshape(-1, 3)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.data.values import ValuesOfColumn
+from hakg_dgl.data.id_files import values_of_users
 from hakg_dgl.graph.edge_types import unique_names
 from hakg_dgl.serving.refusals import Refusal
 
@@ -26,17 +25,15 @@ class UserAttributes:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._relations = dataset.user_relations
         self._graph_names = unique_names(list(dataset.user_relations["name"]))
+        self._values = values_of_users(dataset)
+        self._names = list(
+            dict.fromkeys(dataset.user_relations["name"].iloc[number] for number, _ in self._values.values())
+        )
         facts = dataset.user_facts[["relation", "entity"]].drop_duplicates()
-        self._entities: dict[int, pd.DataFrame] = {
-            relation: dataset.entities.iloc[rows].set_axis(rows)
-            for relation in sorted(facts["relation"].unique().tolist())
-            for rows in [facts.loc[facts["relation"] == relation, "entity"].to_numpy()]
-        }
-        self._values = {
-            relation: ValuesOfColumn(str(dataset.user_relations["name"].iloc[relation]), entities)
-            for relation, entities in self._entities.items()
+        self._examples = {
+            relation: dataset.entities["name"].iloc[rows["entity"].head(_SHOWN)].tolist()
+            for relation, rows in facts.groupby("relation")
         }
 
     def packed(self, users: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -56,21 +53,19 @@ class UserAttributes:
         return {name: _packed([sorted(set(entities)) for entities in lists]) for name, lists in found.items()}
 
     def _relation(self, name: str) -> int:
-        for column in ("original_id", "name"):
-            rows = [number for number in self._values if self._relations[column].iloc[number] == name]
-            if rows:
-                return rows[0]
-        names = [str(self._relations["name"].iloc[number]) for number in self._values][:_SHOWN]
+        if name in self._values:
+            return self._values[name][0]
+        names = self._names[:_SHOWN]
         there = f"There are {', '.join(map(repr, names))}." if names else "The data set has no facts about users."
         raise Refusal(400, f"there is no attribute {name[:80]!r} of users", there)
 
     def _found(self, relation: int, name: str, value: str) -> list[int]:
-        entities = self._entities[relation]
-        found = self._values[relation].find(value)
-        if not found:
-            shown = ", ".join(map(repr, entities["name"].head(_SHOWN)))
+        found = self._values[name][1].find(value)
+        known = [entity for entity in found if entity is not None]
+        if len(known) < max(1, len(found)):
+            shown = ", ".join(map(repr, self._examples[relation]))
             raise Refusal(400, f"no user has {name[:80]!r} {value[:80]!r}", f"There are, for example, {shown}.")
-        return found
+        return known
 
 
 def _packed(lists: list[list[int]]) -> tuple[Tensor, Tensor]:
