@@ -647,6 +647,27 @@ def test_a_newer_run_is_taken_over_under_load_without_a_failed_request(
     assert tuple(ids_and_scores(server.ask("/recommend", {"user": "user_7", "k": 5}).json)[0]) == good
 
 
+def test_a_signal_while_a_run_is_read_takes_over_the_newest(server: Server, place: Path, dataset: Dataset) -> None:
+    other = best_of(place, "other", dataset)
+    time.sleep(1.1)  # reloads over HTTP are a second apart
+    since = len(server.lines)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.ask, "/reload", method="POST")
+            time.sleep(0.02)
+            replace_run(place, "other")
+            server.process.send_signal(signal.SIGHUP)
+            assert asked.result().status in (200, 409)  # it may have read a half of each
+        server.said("(Reloaded): run, model hakg", since)
+        assert not any("a reload is not done" in line for line in server.lines[since:])
+        assert tuple(ids_and_scores(server.ask("/recommend", {"user": "user_7", "k": 5}).json)[0]) == other
+    finally:
+        replace_run(place, "good")
+        since = len(server.lines)
+        server.process.send_signal(signal.SIGHUP)
+        server.said("(Reloaded): run, model hakg", since)
+
+
 def test_a_broken_run_is_refused_with_its_reason_and_the_old_one_goes_on(server: Server, place: Path) -> None:
     model, before = place / "run" / "model.safetensors", server.ask("/recommend", {"user": "user_7"}).json
     whole = model.read_bytes()

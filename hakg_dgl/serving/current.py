@@ -28,6 +28,17 @@ class CurrentRun:
     pause
         Seconds between the beginnings of two reloads that :meth:`reload` allows.
 
+    Attributes
+    ----------
+    run
+        The run that answers.
+    loaded_at
+        When it was read, in seconds since 1970.
+    reloading
+        Whether another one is being read.
+    reloads
+        How many reloads were ``done`` and ``refused``.
+
     Raises
     ------
     HakgError, OSError
@@ -37,7 +48,7 @@ class CurrentRun:
     def __init__(self, read_run: Callable[[], ServedRun], *, pause: float = 0.0) -> None:
         self._read_run, self._pause = read_run, pause
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hakg-reload")
-        self._reloading = False
+        self.reloading = False
         self._begun = -float("inf")
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
         self.run = read_run()
@@ -58,11 +69,11 @@ class CurrentRun:
             409 with the reason: the run is broken, and the earlier one goes on answering. 503: another reload is not
             done, or began just now.
         """
-        if self._reloading:
+        if self.reloading:
             raise later("a reload is not done yet", "Wait for it.")
         if not at_once and time.monotonic() - self._begun < self._pause:
             raise later("a reload began just now", f"Wait {self._pause:g} seconds between two.")
-        self._reloading, self._begun = True, time.monotonic()
+        self.reloading, self._begun = True, time.monotonic()
         try:
             run = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_run)
         except Exception as error:  # whatever it is, the earlier run goes on
@@ -72,7 +83,7 @@ class CurrentRun:
             reason = str(error) or type(error).__name__
             raise Refusal(409, f"the newer run is broken, so the earlier one goes on: {reason}") from error
         finally:
-            self._reloading = False
+            self.reloading = False
         self.reloads["done"] += 1
         self.loaded_at = time.time()
         self.run = run

@@ -25,6 +25,9 @@ _ANY = frozenset({"0.0.0.0", "::"})
 _ENDING_SECONDS = 5
 """Seconds that requests have to end when the server is told to stop."""
 
+_LOOKING_SECONDS = 0.1
+"""Seconds until a reload that waits for another one looks again."""
+
 
 def require_server() -> None:
     """Raise MissingDependencyError unless the packages of the extra ``serve`` can be imported."""
@@ -134,6 +137,8 @@ async def _run(
     tasks: set[asyncio.Task[None]] = set()
 
     def hang_up() -> None:
+        if len(tasks) > 1:  # one is at work, and one waits that will read what is there then
+            return
         task = asyncio.ensure_future(_reload(current, tell))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -144,6 +149,8 @@ async def _run(
 
 
 async def _reload(current: CurrentRun, tell: Callable[[str], None]) -> None:
+    while current.reloading:  # which may have begun before the newest run was there
+        await asyncio.sleep(_LOOKING_SECONDS)
     try:
         run = await current.reload(at_once=True)
     except Refusal as refusal:
