@@ -105,7 +105,7 @@ def test_dates_are_months_of_years() -> None:
         (["x|y", "x"], "list"),
         ([f"{'new, ' * (n % 2)}{'sale, ' * (n // 2 % 2)}tag {n % 5}" for n in range(40)], "list"),
         ([f"City {n % 9}, Land" for n in range(40)], "values"),
-        ([f"Family {n % 9}, Name {n % 7}" for n in range(40)], "values"),
+        ([f"Family {n % 9}, Name {n % 7}" for n in range(40)], "out"),
         ([f"A fine thing, number {n}; just the right one for you" for n in range(40)], "out"),
         ([f"A fine thing, number {n} | just the right one for you" for n in range(40)], "out"),
         (["2024-01-02", "2024-03-04"], "dates"),

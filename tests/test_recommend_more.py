@@ -567,7 +567,7 @@ def test_a_user_of_whom_the_run_knows_nothing_is_remarked_on(place: Path, tmp_pa
     assert "--new-users FILE" in refused(place / "R", "--user", "nobody")
     assert "--new-users FILE" not in refused(place / "R", "--new-users", file, "--user", "nobody")
     bare = write(tmp_path / "bare.csv", "ann::1\nann::2\n")
-    assert "Give the file a header" in refused(place / "R", "--new-users", bare)
+    assert "--no-header new-users" in refused(place / "R", "--new-users", bare)
 
 
 def test_long_names_do_not_widen_a_table() -> None:

@@ -121,6 +121,8 @@ def id_column(
     found = next((name for name in known if name in table.columns), None)
     if found is None and asked is None:
         found = alias(what, table.columns, table.path, option or f"--{what}s-id-col")
+        if found is not None:
+            table.notes.append(f"{table.path.name}: column {found!r} is read as the id of {what}s")
     if found is not None:
         return found
     if table.looks_headerless():
