@@ -40,8 +40,9 @@ def main() -> None:
         )  # fmt: skip
         clock = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{given.orders:,} orders: {used.ru_utime + used.ru_stime:.1f} s of processor time, {clock:.1f} s by the "
-          f"clock; load of the machine over the last minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")  # fmt: skip
+    processor, load = used.ru_utime + used.ru_stime, os.getloadavg()[0]
+    print(f"{given.orders:,} orders: {processor:.1f} s of processor time, {clock:.1f} s by the clock")
+    print(f"load of the machine over the last minute: {load:.1f} on {os.cpu_count()} cores")
 
 
 def write_tables(place: Path, n_orders: int, n_items: int) -> None:

@@ -222,6 +222,16 @@ def test_years_of_two_digits_and_clocks_of_twelve_hours(tmp_path: Path) -> None:
         dated(tmp_path, "24/12/31", "31/12/2024", date_order="year-first")
 
 
+def test_a_time_that_is_not_read_is_remarked_on(tmp_path: Path) -> None:
+    log = written(tmp_path / "d.csv", "user,item,Ordered At,price\nann,1,2/3/26,5\n")
+    (note,) = read_tables(log).notes
+    assert "'Ordered At'" in note
+    assert "--timestamp-col 'Ordered At'" in note
+    assert not any(
+        "is not read" in note for note in read_tables(log, timestamp_col="Ordered At", date_order="month-first").notes
+    )
+
+
 @pytest.mark.parametrize(
     ("header", "told"),
     [("userId,movieId", True), ("user_id:token,item_id:token", True), ("User-ID,ISBN", True), ("user,item", False)],

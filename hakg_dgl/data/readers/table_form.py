@@ -321,6 +321,20 @@ def alias(wanted: str, columns: list[str], path: Path, option: str | None = None
     return found[0] if found else None
 
 
+_TIMES = {
+    "timestamp", "time", "date", "datetime", "datum", "ts", "unixreviewtime", "reviewtime",
+    *(what + when for what in ("order", "ordered", "purchase", "purchased", "invoice", "created", "bought",
+                                        "rated", "event", "transaction", "bestell")
+      for when in ("date", "time", "timestamp", "at", "on", "datum")),
+}  # fmt: skip
+"""Names of columns that hold the time of an interaction, in lower case without punctuation."""
+
+
+def is_called_as_time(column: str) -> bool:
+    """Whether a column is called as the time of an interaction is, by common names."""
+    return _SQUEEZE.sub("", column.partition(":")[0].lower()) in _TIMES
+
+
 def looks_like_data(first: list[str], rows: list[list[str]]) -> bool:
     """Whether a first line is a row and not a header: it holds numbers, or values that stand below them too."""
     numbered = first in ([str(at) for at in range(len(first))], [str(at + 1) for at in range(len(first))])

@@ -20,7 +20,7 @@ from hakg_dgl.data.readers.rdf import Graph, is_rdf, joined, read_rdf, refuse_ot
 from hakg_dgl.data.readers.repairs import one_to_one, require_rows, some_rows, without_repeats
 from hakg_dgl.data.readers.source_table import SourceTable, read_table
 from hakg_dgl.data.readers.sources import Files, Source, frame_name, sources_of
-from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of
+from hakg_dgl.data.readers.table_form import Reading, alias, called, forms_of, is_called_as_time
 from hakg_dgl.data.readers.users_table import read_users, with_people
 from hakg_dgl.errors import DataError
 
@@ -258,6 +258,8 @@ def _interactions(
             log = open_log(source, reading.digests, reading.form("interactions"), name=name, rows=rows)
             _note_separator(log.head, "interactions", reading)
             ids = _found(log.head, columns, {})
+            if "timestamp" not in others:
+                _note_times(log.head, {*ids.values(), *others.values()}, reading)
             some = False
             for table in coded_rows(log, ids, others, reading.report, "interactions_without_id_dropped"):
                 some = some or len(table) > 0
@@ -266,6 +268,16 @@ def _interactions(
             require_rows(some, log.head.path)
 
     return joined_rows(list(blocks()))
+
+
+def _note_times(table: SourceTable, taken: set[str], reading: Reading) -> None:
+    """Remark on a column that is called as a time, and is not read."""
+    found = next((name for name in table.columns if name not in taken and is_called_as_time(name)), None)
+    if found is not None:
+        reading.note(
+            f"column {found!r} of the interactions is not read; if it is their time, say so: --timestamp-col "
+            f"{shlex.quote(found)}, and --split temporal holds out the latest"
+        )
 
 
 def _triples(files: Files, columns: Mapping[str, str], reading: Reading) -> Graph:
