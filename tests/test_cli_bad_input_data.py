@@ -453,7 +453,7 @@ def test_a_given_split_without_training_rows() -> None:
         (
             lambda path: pd.DataFrame({"user": ["a"], "thing": [1]}).to_parquet(path),
             "src/i.parquet: no column 'item'; there are: 'user', 'thing'\n"
-            "Name the column to read (--item-col COLUMN), or rename it.",
+            r"Name the column to read \(--item-col COLUMN\), or rename it.",
         ),
     ],
 )
