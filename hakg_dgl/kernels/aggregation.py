@@ -22,7 +22,7 @@ from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.coefficients import CoefficientKernel, Inner
-from hakg_dgl.kernels.interface import FusedBackend, MessageBackend, SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, CompiledBackend, SparseBackend
 from hakg_dgl.kernels.products import sum_over_columns
 
 CHUNK = 65_536
@@ -260,7 +260,7 @@ def relation_transitive_mean(
 def _mean_on_unit_ball(
     backend: SparseBackend, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
 ) -> Tensor:
-    if isinstance(backend, MessageBackend):
+    if isinstance(backend, CompiledBackend):
         return backend.mean_on_unit_ball(graph, entity, relation, rule)
     mean: Tensor = _Aggregate.apply(backend, graph, rule, entity, relation)  # type: ignore[no-untyped-call]
     return mean

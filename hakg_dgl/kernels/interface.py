@@ -48,11 +48,15 @@ class SparseBackend(Protocol):
 
 
 @runtime_checkable
-class MessageBackend(SparseBackend, Protocol):
-    """A backend that also computes hyperbolic messages and their mean in passes of its own, differentiably."""
+class CompiledBackend(SparseBackend, Protocol):
+    """A backend that also computes some stages of a training step in passes of its own, differentiably."""
 
     def mean_on_unit_ball(self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule) -> Tensor:
         """See :func:`hakg_dgl.kernels.aggregation.relation_transitive_mean`, for the ball of curvature -1."""
+        ...
+
+    def normalised(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Rows of ``x`` ``[n, d]``, zero where ``mask`` (bool, or None) is false, over their L2 norm floored at 1e-12."""
         ...
 
 

@@ -34,13 +34,14 @@ if Version(numba.__version__) < Version(OLDEST_NUMBA):
     )
 
 from hakg_dgl.kernels.numba_kernels import aggregation as kernels
+from hakg_dgl.kernels.numba_kernels import rows
 
 PIECES = 16
 """Parts in which the edges are shared between threads, and sums over relations are made; whatever the threads' number."""
 
 
 class NumbaBackend(TorchBackend):
-    """See :class:`~hakg_dgl.kernels.interface.MessageBackend`; on a CPU.
+    """See :class:`~hakg_dgl.kernels.interface.CompiledBackend`; on a CPU.
 
     Results are the same bits every time, whatever the number of threads, which is PyTorch's.
 
@@ -70,6 +71,39 @@ class NumbaBackend(TorchBackend):
         """Two passes over the edges: forward one, backward one by heads and one by tails."""
         mean: Tensor = _Aggregate.apply(graph, rule, entity, relation)  # type: ignore[no-untyped-call]
         return mean
+
+    def normalised(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """One pass over the rows each way."""
+        unit: Tensor = _Normalise.apply(x, mask)  # type: ignore[no-untyped-call]
+        return unit
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x.detach().contiguous()
+        unit, inverse = torch.empty_like(x), x.new_empty(len(x))
+        kept = np.empty((0, 0), np.uint8) if mask is None else mask.contiguous().view(torch.uint8).numpy()
+        _on_threads([
+            partial(rows.normalise, *part, x.numpy(), kept, unit.numpy(), inverse.numpy()) for part in _parts(len(x))
+        ])  # fmt: skip
+        ctx.kept = kept
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, inverse = ctx.saved_tensors
+        grad, result = grad.contiguous(), torch.empty_like(unit)
+        arrays = grad.numpy(), unit.numpy(), inverse.numpy(), ctx.kept, result.numpy()
+        _on_threads([partial(rows.normalise_backward, *part, *arrays) for part in _parts(len(grad))])
+        return result, None
+
+
+def _parts(n: int) -> list[tuple[int, int]]:
+    """First and last of about equally many of n rows, for each thread."""
+    threads = max(1, min(torch.get_num_threads(), n // 256))
+    return [(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
 
 
 class _Call:
@@ -107,7 +141,7 @@ class _Call:
     def run_backward(self, inner: Tensor, grad: Tensor, grad_entity: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the tables, the first one in the memory of ``grad_entity``."""
         n_heads, upstream, into = len(grad), grad.numpy(), grad_entity.numpy()
-        grad_entity[n_heads:] = 0.0
+        grad_entity[n_heads:].zero_()
         shares = np.empty((inner.shape[1], kernels.SHARES), into.dtype)
         by_piece = np.empty((len(self.pieces), *self.tables[1].shape), into.dtype)
         _on_threads([

@@ -33,6 +33,23 @@ class _EdgeDot(torch.autograd.Function):
         return None, None, grad_x, transposed_sum(ctx.backend, ctx.pattern, grad, x)
 
 
+class _DotsAndSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.backend, ctx.pattern = backend, pattern
+        ctx.save_for_backward(y)
+        return backend.dot(pattern.by_row, pattern.cols, y[: pattern.n_rows], y), y.square().sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_dot: Tensor, grad_square: Tensor) -> tuple[None, None, Tensor]:
+        (y,) = ctx.saved_tensors
+        backend, pattern, n_rows = ctx.backend, ctx.pattern, ctx.pattern.n_rows
+        grad_dot = grad_dot.contiguous()
+        grad = transposed_sum(backend, pattern, grad_dot, y[:n_rows])
+        grad[:n_rows] += backend.weighted_sum(pattern.by_row, pattern.cols, grad_dot, y)
+        return None, None, grad.addcmul_(y, grad_square.unsqueeze(1), value=2.0)
+
+
 class _NeighbourSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> Tensor:
@@ -138,6 +155,15 @@ def edge_dot(backend: SparseBackend, pattern: SparsePattern, x: Tensor, y: Tenso
     """``<x[row], y[col]>`` of each edge: ``[n_rows, d], [n_cols, d] -> [n_edges]``, differentiable in both."""
     result: Tensor = _EdgeDot.apply(backend, pattern, x, y)  # type: ignore[no-untyped-call]
     return result
+
+
+def dots_and_squares(backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> tuple[Tensor, Tensor]:
+    """``<y[row], y[col]>`` of each edge, ``[n_edges]``, and the squared norms of y's rows, ``[n_cols]``; differentiable.
+
+    The pattern's rows are the first rows of y, ``[n_cols, d]``. Both share one array of gradients.
+    """
+    dots, squares = _DotsAndSquares.apply(backend, pattern, y)  # type: ignore[no-untyped-call]
+    return dots, squares
 
 
 def sum_over_columns(backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.kernels.interface import CompiledBackend, SparseBackend
 from hakg_dgl.randomness import CounterStream
 
 Chance: TypeAlias = torch.Generator | CounterStream
@@ -60,7 +61,14 @@ class _DropAndNormalise(torch.autograd.Function):
         return result if mask is None else result.mul_(mask), None
 
 
-def drop_and_normalise(x: Tensor, rate: float, generator: Chance | None, rows: Tensor | None = None) -> Tensor:
+def drop_and_normalise(
+    x: Tensor,
+    rate: float,
+    generator: Chance | None,
+    rows: Tensor | None = None,
+    *,
+    backend: SparseBackend | None = None,
+) -> Tensor:
     """Zero each coordinate with probability ``rate``, then divide each row by its L2 norm (floored at 1e-12).
 
     Dropout's factor ``1 / (1 - rate)`` would cancel in the division, so it is left out.
@@ -75,6 +83,8 @@ def drop_and_normalise(x: Tensor, rate: float, generator: Chance | None, rows: T
         Source of the mask; None switches dropout off.
     rows
         Numbers of the rows, int64 ``[n]``, for a source that draws by them; 0 to n - 1 if None.
+    backend
+        Who computes; PyTorch's operators unless it is a :class:`~hakg_dgl.kernels.interface.CompiledBackend`.
 
     Returns
     -------
@@ -85,7 +95,8 @@ def drop_and_normalise(x: Tensor, rate: float, generator: Chance | None, rows: T
     if rows is not None:
         ids = (rows.unsqueeze(1) * x.shape[1] + torch.arange(x.shape[1], device=x.device)).view(-1)
     mask = None if generator is None else draw_mask(x.numel(), rate, generator, ids)
-    result: Tensor = _DropAndNormalise.apply(  # type: ignore[no-untyped-call]
-        x, None if mask is None else mask.view(x.shape)
-    )
+    mask = None if mask is None else mask.view(x.shape)
+    if isinstance(backend, CompiledBackend):
+        return backend.normalised(x, mask)
+    result: Tensor = _DropAndNormalise.apply(x, mask)  # type: ignore[no-untyped-call]
     return result

@@ -17,7 +17,7 @@ from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
-from hakg_dgl.kernels.products import edge_dot, grouped_in_fixed_shapes, rows_of, sum_by_group
+from hakg_dgl.kernels.products import dots_and_squares, grouped_in_fixed_shapes, rows_of, sum_by_group
 from hakg_dgl.layers.embeddings import Embeddings
 
 COUNT_FLOOR = 1e-5
@@ -391,8 +391,7 @@ class AngleLoss:
         else:
             if generator is not None and self.dropout > 0.0:
                 entity = entity * self._coordinates((entity.shape[1],), generator, entity)
-            squared = entity.square().sum(1)
-            dot = edge_dot(backend, self.pairs, entity[: self.pairs.n_rows], entity)
+            dot, squared = dots_and_squares(backend, self.pairs, entity)
             item, attribute = self._ends(backend, squared)
         item, attribute, dot = cone_points(item, attribute, dot, rule=self.rule)
         total = self._excess(attribute, item, dot).mean()

@@ -9,7 +9,7 @@ from hakg_dgl.settings.section import Range, Section, TrainingOnly
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Dtype: TypeAlias = Literal["float32", "float64"]
-Kernels: TypeAlias = Literal["auto", "readable", "torch", "dgl", "triton"]
+Kernels: TypeAlias = Literal["auto", "readable", "torch", "dgl", "numba", "triton"]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Network(GradientRecommender):
 
     def _choose_executor(self) -> Executor:
         kernels, device = self.settings.kernels, self.graph.device
-        backend = choose_backend("auto" if kernels == "readable" else kernels, device)
+        backend = self.backend = choose_backend("auto" if kernels == "readable" else kernels, device)
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
         if kernels != "readable" and isinstance(backend, FusedBackend):
             self._gate = backend.gated_items
@@ -172,15 +172,17 @@ class Network(GradientRecommender):
         item: Tensor | None,
         n_heads: int,
         updates: Updates | None = None,
+        knowledge: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One propagation from the incoming values, before dropout, normalisation and residual.
 
-        ``updates`` is :meth:`updates` unless given. Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item
+        ``updates`` is :meth:`updates` unless given, ``knowledge`` the items' rows of ``entity``. Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item
         ``[n_items, d]`` (or None).
         """
+        knowledge = entity if knowledge is None else knowledge
         received = executor.run(
             self.updates() if updates is None else updates,
-            {"entity": entity, "user": user, "item": lambda: self.fused_items(number, entity, item)},
+            {"entity": entity, "user": user, "item": lambda: self.fused_items(number, knowledge, item)},
             {"entity": n_heads},
         )
         new_entity = received.get("entity")
@@ -218,14 +220,18 @@ class Network(GradientRecommender):
         user, entity = self.user, self.entity
         item = self.item if s.dual_item_embeddings else None
         kept = packed.n_entities if all_entities else packed.n_items
-        sums: list[Tensor | None] = [user, entity[:kept], item]
+        # One slice a layer for all that reads it: each would have a gradient as large as the whole table.
+        first = entity[:kept]
+        sums: list[Tensor | None] = [user, first, item]
         for number in range(s.layers):
             n_heads = kept if number == s.layers - 1 else packed.n_entities
-            outputs = self.layer(number, executor, user, entity, item, n_heads, updates)
+            outputs = self.layer(number, executor, user, entity, item, n_heads, updates, first)
             user, entity, item = (  # type: ignore[assignment]
-                None if x is None else drop_and_normalise(x, s.message_dropout, dropout) for x in outputs
+                None if x is None else drop_and_normalise(x, s.message_dropout, dropout, backend=self.backend)
+                for x in outputs
             )
-            for i, output in enumerate((user, entity[:kept], item)):
+            first = entity[:kept]
+            for i, output in enumerate((user, first, item)):
                 total = sums[i]
                 sums[i] = None if total is None or output is None else total + output
         user_sum, entity_sum, item_sum = sums
