@@ -13,7 +13,7 @@ import torch
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.kernels.choice import explain_backend, explain_cuda_graphs
 
-DISTRIBUTIONS = ("hakg_dgl", "torch", "triton", "dgl", "numpy", "pandas", "pyarrow")
+DISTRIBUTIONS = ("hakg_dgl", "torch", "triton", "numba", "dgl", "numpy", "pandas", "pyarrow")
 
 
 def examine() -> dict[str, Any]:

@@ -500,7 +500,7 @@ def test_bfloat16_is_refused_where_it_makes_no_sense() -> None:
 
 
 def test_a_cpu_is_for_pytorch_and_the_reason_is_said() -> None:
-    choice = explain_backend("cpu")
+    choice = explain_backend("cpu", n_messages=1000)
     assert (choice.name, choice.faster) == ("torch", None)
     assert "PyTorch" in choice.reason
     assert choose_backend("auto", "cpu").name == "torch"

@@ -22,7 +22,7 @@ from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.coefficients import CoefficientKernel, Inner
-from hakg_dgl.kernels.interface import FusedBackend, CompiledBackend, SparseBackend
+from hakg_dgl.kernels.interface import CompiledBackend, FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import sum_over_columns
 
 CHUNK = 65_536

@@ -8,13 +8,18 @@ import torch
 
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.kernels.interface import SparseBackend
+from hakg_dgl.kernels.numba_version import INSTALL_NUMBA
 from hakg_dgl.kernels.triton_version import INSTALL_TRITON
 
-BACKENDS = ("torch", "dgl", "numba")
+BACKENDS = ("torch", "dgl")
 """Those that run on a CPU too."""
-NAMES = (*BACKENDS, "triton")
+NAMES = (*BACKENDS, "numba", "triton")
 TRITON_CAPABILITY = (8, 0)
 """Compute capability from which Triton supports NVIDIA GPUs (Ampere)."""
+
+
+NUMBA_FROM_EDGES = 20_000
+"""Messages of a step from which ``auto`` is Numba's on a CPU: fewer would not repay compiling the kernels."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class BackendChoice:
     Attributes
     ----------
     name
-        ``torch``, ``dgl`` or ``triton``.
+        ``torch``, ``dgl``, ``numba`` or ``triton``.
     reason
         A sentence.
     faster
@@ -36,23 +41,38 @@ class BackendChoice:
     faster: str | None = None
 
 
-def explain_backend(device: torch.device | str = "cpu") -> BackendChoice:
-    """The backend that ``auto`` is on this device: on CUDA Triton's, else DGL's, else PyTorch's; on a CPU PyTorch's.
+def explain_backend(device: torch.device | str = "cpu", n_messages: int = NUMBA_FROM_EDGES) -> BackendChoice:
+    """The backend that ``auto`` is on this device.
+
+    On CUDA Triton's, else DGL's, else PyTorch's; on a CPU Numba's for many hyperbolic messages, else PyTorch's.
 
     Parameters
     ----------
     device
         A CUDA device is asked for its capability, so it must be there.
+    n_messages
+        Edges of the graph that pass relation-transitive messages, which is what Numba's kernels are for.
     """
     device = torch.device(device)
     if device.type != "cuda":
-        return BackendChoice("torch", "PyTorch's own operators are the fastest on a CPU wherever measured")
+        return _on_cpu(n_messages) if device.type == "cpu" else BackendChoice("torch", "PyTorch supports this device")
     problem, faster = _triton_problem(device)
     if problem is None:
         return BackendChoice("triton", "Triton is installed: fused kernels")
     if _dgl_has_cuda():
         return BackendChoice("dgl", f"{problem}; DGL is built with CUDA", faster)
     return BackendChoice("torch", f"{problem}, and DGL is not built with CUDA", faster)
+
+
+def _on_cpu(n_messages: int) -> BackendChoice:
+    many = f"hyperbolic messages of at least {NUMBA_FROM_EDGES} edges"
+    if n_messages < NUMBA_FROM_EDGES:
+        return BackendChoice("torch", f"PyTorch's own operators; Numba's kernels are for {many}")
+    try:
+        import hakg_dgl.kernels.numba_backend  # noqa: F401
+    except ImportError as error:
+        return BackendChoice("torch", str(error).partition("\n")[0], INSTALL_NUMBA)
+    return BackendChoice("numba", f"Numba is installed: kernels compiled for this processor, for {many}")
 
 
 def explain_cuda_graphs(kernels: str = "auto", device: torch.device | str = "cpu") -> str | None:
@@ -97,8 +117,10 @@ def _dgl_has_cuda() -> bool:
     return dgl_has_cuda()
 
 
-def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> SparseBackend:
+def choose_backend(name: str = "auto", device: torch.device | str = "cpu", *, n_messages: int = 0) -> SparseBackend:
     """The backend of this name for a device; ``auto`` is that of :func:`explain_backend`.
+
+    Sparse products alone, without ``n_messages``, are PyTorch's on a CPU: Numba's backend has no others.
 
     Raises
     ------
@@ -108,7 +130,7 @@ def choose_backend(name: str = "auto", device: torch.device | str = "cpu") -> Sp
         If the backend's library cannot be imported.
     """
     if name == "auto":
-        name = explain_backend(device).name
+        name = explain_backend(device, n_messages).name
     if name == "torch":
         from hakg_dgl.kernels.torch_backend import TorchBackend
 

@@ -56,7 +56,7 @@ class CompiledBackend(SparseBackend, Protocol):
         ...
 
     def normalised(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Rows of ``x`` ``[n, d]``, zero where ``mask`` (bool, or None) is false, over their L2 norm floored at 1e-12."""
+        """Rows of x, ``[n, d]``, zero where ``mask`` (bool, or None) is false, over their norms floored at 1e-12."""
         ...
 
 

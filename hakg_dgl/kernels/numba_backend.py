@@ -37,7 +37,7 @@ from hakg_dgl.kernels.numba_kernels import aggregation as kernels
 from hakg_dgl.kernels.numba_kernels import rows
 
 PIECES = 16
-"""Parts in which the edges are shared between threads, and sums over relations are made; whatever the threads' number."""
+"""Parts in which threads share the edges and sums over relations are made, whatever the number of threads."""
 
 
 class NumbaBackend(TorchBackend):
@@ -65,9 +65,7 @@ class NumbaBackend(TorchBackend):
                 "use --device cpu, or kernels = auto."
             )
 
-    def mean_on_unit_ball(
-        self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule
-    ) -> Tensor:
+    def mean_on_unit_ball(self, graph: KnowledgePattern, entity: Tensor, relation: Tensor, rule: MessageRule) -> Tensor:
         """Two passes over the edges: forward one, backward one by heads and one by tails."""
         mean: Tensor = _Aggregate.apply(graph, rule, entity, relation)  # type: ignore[no-untyped-call]
         return mean

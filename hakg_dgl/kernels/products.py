@@ -158,7 +158,7 @@ def edge_dot(backend: SparseBackend, pattern: SparsePattern, x: Tensor, y: Tenso
 
 
 def dots_and_squares(backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> tuple[Tensor, Tensor]:
-    """``<y[row], y[col]>`` of each edge, ``[n_edges]``, and the squared norms of y's rows, ``[n_cols]``; differentiable.
+    """``<y[row], y[col]>`` of each edge, ``[n_edges]``, and y's squared norms, ``[n_cols]``; differentiable.
 
     The pattern's rows are the first rows of y, ``[n_cols, d]``. Both share one array of gradients.
     """

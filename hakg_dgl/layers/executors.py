@@ -10,7 +10,9 @@ from hakg_dgl.layers.execution import Executor
 from hakg_dgl.layers.packed_executor import PackedExecutor
 
 
-def make_executor(graph: HeteroGraph, kernels: str = "auto", *, bfloat16: bool = False) -> Executor:
+def make_executor(
+    graph: HeteroGraph, kernels: str = "auto", *, bfloat16: bool = False, n_messages: int = 0
+) -> Executor:
     """The executor of the setting ``kernels`` for a graph, on the graph's device.
 
     Parameters
@@ -23,6 +25,8 @@ def make_executor(graph: HeteroGraph, kernels: str = "auto", *, bfloat16: bool =
         :func:`~hakg_dgl.kernels.choice.choose_backend`.
     bfloat16
         Whether the tables that are gathered are bfloat16; of no effect with ``readable``.
+    n_messages
+        Edges that pass relation-transitive messages; ``auto`` depends on it.
 
     Raises
     ------
@@ -32,7 +36,7 @@ def make_executor(graph: HeteroGraph, kernels: str = "auto", *, bfloat16: bool =
         If the library of the kernels cannot be imported.
     """
     if kernels != "readable":
-        return PackedExecutor(graph, choose_backend(kernels, graph.device), bfloat16=bfloat16)
+        return PackedExecutor(graph, choose_backend(kernels, graph.device, n_messages=n_messages), bfloat16=bfloat16)
     try:
         from hakg_dgl.graph.dgl_gate import dgl_has_cuda
     except (MissingDependencyError, ConfigError):

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from math import sqrt
 
-
 from hakg_dgl.geometry import guards
 from hakg_dgl.kernels.numba_kernels.numbers import exp, inlined, log, number, rounding, series
 
@@ -286,9 +285,7 @@ def released_gradients(hh, ht, hw, tt, ww, tw, d_a, d_b, d_c, limit):
     """Coefficients, and gradients of hh, ht, hw, tt, ww, tw from those of the coefficients; see above."""
     scale, xx, xt, xw, p, q = _released(hh, ht, hw, tt, ww, limit)
     coefficients = _message(scale, xx, xt, xw, tw, p, q, limit)
-    d_scale, d_xx, d_xt, d_xw, d_tw, d_p, d_q = _message_gradients(
-        scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit
-    )
+    d_scale, d_xx, d_xt, d_xw, d_tw, d_p, d_q = _message_gradients(scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit)
     p_xx, d_tt, p_xt = _exp_map_gradients(xx, tt, xt, d_p[0], d_p[1], d_p[2])
     q_xx, d_ww, q_xw = _exp_map_gradients(xx, ww, xw, d_q[0], d_q[1], d_q[2])
     d_hh, d_ht, d_hw = _through_head(hh, ht, hw, d_scale, d_xx + p_xx + q_xx, d_xt + p_xt, d_xw + q_xw, limit)
@@ -300,9 +297,7 @@ def paper_gradients(hh, ht, hw, tt, ww, tw, d_a, d_b, d_c, limit):
     """The same in the paper's formulation."""
     scale, xx, xt, xw, p, q = _paper(hh, ht, hw, tt, ww, limit)
     coefficients = _message(scale, xx, xt, xw, tw, p, q, limit)
-    d_scale, d_xx, d_xt, d_xw, d_tw, d_p, d_q = _message_gradients(
-        scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit
-    )
+    d_scale, d_xx, d_xt, d_xw, d_tw, d_p, d_q = _message_gradients(scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit)
     _, _, tail_slope, tail_norm_slope = _ball_point(tt, limit)
     _, _, relation_slope, relation_norm_slope = _ball_point(ww, limit)
     d_tt = d_p[1] * tail_slope + d_p[2] * tail_norm_slope

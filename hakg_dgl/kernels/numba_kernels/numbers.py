@@ -96,9 +96,8 @@ def fetch_ahead(typingctx, table, row):
     """Have the lines of a row of a C-contiguous table on their way to the cache."""
 
     def code(context, builder, signature, arguments):
-        table_type, row_type = signature.args
+        table_type = signature.args[0]
         array = context.make_array(table_type)(context, builder, arguments[0])
-        width = context.get_abi_sizeof(context.get_value_type(table_type.dtype))
         columns = builder.extract_value(array.shape, 1)
         place = builder.gep(array.data, [builder.mul(arguments[1], columns)])
         start = builder.bitcast(place, ir.IntType(8).as_pointer())

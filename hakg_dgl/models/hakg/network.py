@@ -70,11 +70,14 @@ class Network(GradientRecommender):
 
     def _choose_executor(self) -> Executor:
         kernels, device = self.settings.kernels, self.graph.device
-        backend = self.backend = choose_backend("auto" if kernels == "readable" else kernels, device)
+        n_messages = 0 if kernels == "readable" else self.packed.knowledge.n_edges
+        backend = choose_backend("auto" if kernels == "readable" else kernels, device, n_messages=n_messages)
+        self.backend = backend
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
         if kernels != "readable" and isinstance(backend, FusedBackend):
             self._gate = backend.gated_items
-        return make_executor(self.graph, kernels, bfloat16=self.settings.precision == "bf16")
+        bfloat16 = self.settings.precision == "bf16"
+        return make_executor(self.graph, kernels, bfloat16=bfloat16, n_messages=n_messages)
 
     def graph_moved(self) -> None:
         """Choose the kernels for the device that the graph was moved to."""
@@ -176,7 +179,8 @@ class Network(GradientRecommender):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One propagation from the incoming values, before dropout, normalisation and residual.
 
-        ``updates`` is :meth:`updates` unless given, ``knowledge`` the items' rows of ``entity``. Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item
+        ``updates`` is :meth:`updates` unless given, ``knowledge`` the items' rows of ``entity``.
+        Returns user ``[n_users, d]``, entity ``[n_heads, d]`` and item
         ``[n_items, d]`` (or None).
         """
         knowledge = entity if knowledge is None else knowledge
