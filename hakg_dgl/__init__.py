@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from hakg_dgl.data.cards import list_cards, load_card
     from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.data.downloads import fetch
+    from hakg_dgl.data.edge_blocks import SavedEdges
     from hakg_dgl.data.from_tables import from_tables
     from hakg_dgl.data.growth import grow
     from hakg_dgl.data.id_files import NewUsers, read_new_users
     from hakg_dgl.data.later_log import LaterLog, read_later_log
     from hakg_dgl.data.new_items import NewItems, read_new_items
+    from hakg_dgl.data.owners import Owners, hash_owners, range_owners
+    from hakg_dgl.data.part_writing import write_parts
+    from hakg_dgl.data.parts import Part, Parts
     from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
     from hakg_dgl.data.readers.kgat import read_kgat
     from hakg_dgl.data.readers.kgcn import read_kgcn
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from hakg_dgl.estimator import Estimator
     from hakg_dgl.graph.dgl_graph import build_heterograph, from_dgl, to_dgl
     from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
+    from hakg_dgl.graph.metis import metis_owners
     from hakg_dgl.insight.explain import Explainer, explain
     from hakg_dgl.insight.explanation import Explanation
     from hakg_dgl.insight.export import export
@@ -78,6 +83,10 @@ _HOMES = {
     "data.id_files": ("NewUsers", "read_new_users"),
     "data.later_log": ("LaterLog", "read_later_log"),
     "data.new_items": ("NewItems", "read_new_items"),
+    "data.edge_blocks": ("SavedEdges",),
+    "data.owners": ("Owners", "hash_owners", "range_owners"),
+    "data.part_writing": ("write_parts",),
+    "data.parts": ("Part", "Parts"),
     "data.preprocess": ("PreprocessOptions", "preprocess"),
     "data.readers.kgat": ("read_kgat",),
     "data.readers.kgcn": ("read_kgcn",),
@@ -89,6 +98,7 @@ _HOMES = {
     "estimator": ("Estimator",),
     "graph.dgl_graph": ("build_heterograph", "from_dgl", "to_dgl"),
     "graph.heterograph": ("HeteroGraph", "build_graph"),
+    "graph.metis": ("metis_owners",),
     "insight.explain": ("Explainer", "explain"),
     "insight.explanation": ("Explanation",),
     "insight.export": ("export",),
@@ -145,6 +155,9 @@ __all__ = [
     "LaterLog",
     "NewItems",
     "NewUsers",
+    "Owners",
+    "Part",
+    "Parts",
     "PopularityScorer",
     "PreprocessOptions",
     "Progress",
@@ -153,6 +166,7 @@ __all__ = [
     "Recommender",
     "RunFolder",
     "RunsProgress",
+    "SavedEdges",
     "SearchSpace",
     "Settings",
     "Similarity",
@@ -174,6 +188,7 @@ __all__ = [
     "from_tables",
     "generate_demo",
     "grow",
+    "hash_owners",
     "items_where",
     "list_cards",
     "load_card",
@@ -185,9 +200,11 @@ __all__ = [
     "log_to_mlflow",
     "make_trainer",
     "make_updater",
+    "metis_owners",
     "model_class",
     "model_names",
     "preprocess",
+    "range_owners",
     "read_kgat",
     "read_kgcn",
     "read_later_log",
@@ -202,6 +219,7 @@ __all__ = [
     "similar_users",
     "to_dgl",
     "with_names",
+    "write_parts",
     "write_shards",
 ]
 

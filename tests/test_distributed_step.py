@@ -18,9 +18,10 @@ from hakg_dgl.data.part_dataset import part_of
 from hakg_dgl.distributed.batches import SharedBatches
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks
-from hakg_dgl.distributed.shards import shard_class
+from hakg_dgl.distributed.shards import SHARDS, shard_class
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.registry import models_that
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import CounterStream, mixed, torch_generator
 from hakg_dgl.training.trainee import build_model
@@ -51,6 +52,13 @@ def model_of(settings: Settings) -> GradientRecommender:
 
 def chance(settings: Settings, model: GradientRecommender) -> dict[str, Any]:
     return {name: torch_generator(settings.run.seed, name) for name in ("batches", *model.streams)}
+
+
+class Generators(dict[str, torch.Generator]):
+    """A generator for every name."""
+
+    def __missing__(self, name: str) -> torch.Generator:
+        return torch_generator(1, name)
 
 
 class ByEnds(CounterStream):
@@ -159,6 +167,14 @@ def test_counters_keep_the_share_they_should_and_depend_on_step_and_use() -> Non
 def test_other_models_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'kgat' is trained by one process; several can train hakg, lightgcn"):
         shard_class("kgat")
+
+
+def test_models_that_say_that_several_processes_train_them_are_those_that_can_be() -> None:
+    assert sorted(models_that("distributed")) == sorted(SHARDS)
+    for name, shard in SHARDS.items():
+        (each,) = model_of(small_settings(name, dtype="float64")).passes(Settings(name).training, Generators())
+        assert each.optimizer == "all", name  # what the trainer of several processes takes for granted
+        assert shard.__doc__
 
 
 def test_an_item_and_its_entity_have_one_owner() -> None:
