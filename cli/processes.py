@@ -22,7 +22,7 @@ def in_processes(size: int) -> None:
         If this process was asked to stop, when the others have saved where they stand.
     """
     from hakg_dgl.distributed.launch import Launched
-    from hakg_dgl.distributed.watch import LOST_EXIT
+    from hakg_dgl.distributed.lost import LOST_EXIT
 
     launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *_arguments(click.get_current_context())], size)
     stopped: list[int] = []
@@ -46,7 +46,7 @@ def in_processes(size: int) -> None:
 
 def _message(words: str, rank: int, code: int, size: int) -> str:
     from hakg_dgl.distributed.launch import HUNG
-    from hakg_dgl.distributed.watch import LOST_EXIT
+    from hakg_dgl.distributed.lost import LOST_EXIT
 
     how = f"was ended by {signal.Signals(-code).name}" if HUNG < code < 0 else f"ended with exit code {code}"
     how = "did not answer any more and was ended" if code == HUNG else how

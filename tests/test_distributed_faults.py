@@ -16,7 +16,7 @@ import pytest
 from small_demo import small_demo
 
 from hakg_dgl.distributed.launch import HUNG, Launched
-from hakg_dgl.distributed.watch import LOST_EXIT
+from hakg_dgl.distributed.lost import LOST_EXIT
 from hakg_dgl.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow

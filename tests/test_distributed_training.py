@@ -75,6 +75,9 @@ def test_a_run_of_two_processes_goes_on_with_three(tmp_path: Path) -> None:
     run_in(1, train, tmp_path / "one", "lightgcn", {}, False)
     run_in(2, train, tmp_path / "other", "lightgcn", {"epochs": 1}, False)
     (tmp_path / "other" / "meeting").unlink(missing_ok=True)
+    saved = sorted(file.name for file in (tmp_path / "other" / "run").glob("state*"))
+    assert len(saved) == 3, saved  # what each process had, and the index
+    assert saved[-1] == "state.index.json"
     run_in(3, train, tmp_path / "other", "lightgcn", {}, True)
     require_same(tmp_path / "one", tmp_path / "other")
 

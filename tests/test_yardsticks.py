@@ -25,9 +25,7 @@ def test_popularity_orders_by_count_and_equal_counts_by_nothing_that_ids_tell():
     unsold = popularity(torch.zeros(0, dtype=torch.int64), 4000)
     assert len(unsold.unique()) == 4000
     assert abs(np.corrcoef(unsold.numpy(), np.arange(4000))[0, 1]) < 0.05
-    assert torch.equal(
-        unsold[:100], popularity(torch.zeros(0, dtype=torch.int64), 100)
-    )  # new ones move none
+    assert torch.equal(unsold[:100], popularity(torch.zeros(0, dtype=torch.int64), 100))  # new ones move none
 
 
 def test_random_scores_depend_on_user_item_and_seed_alone():

@@ -14,18 +14,13 @@ import torch
 import torch.distributed as dist
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.distributed.watch import LOST_EXIT, Watch, quiet
-from hakg_dgl.errors import ConfigError, HakgError
+from hakg_dgl.distributed.lost import LOST_EXIT, LostProcessError
+from hakg_dgl.distributed.watch import Watch, quiet
+from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.settings import Settings
 
 MEETING = timedelta(seconds=50)
 """How long a process waits for the others to come."""
-
-
-class LostProcessError(HakgError):
-    """Another process of the training has ended, or can no longer be reached."""
-
-    exit_code = LOST_EXIT
 
 
 def in_group(environment: Mapping[str, str] = os.environ) -> bool:
@@ -52,6 +47,10 @@ def joined() -> Iterator[None]:
         dist.init_process_group("gloo", timeout=MEETING)
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
+    except LostProcessError as error:
+        if quiet():
+            raise SystemExit(LOST_EXIT) from error
+        raise
     except (RuntimeError, dist.DistError) as error:
         if not _is_lost(error):
             raise

@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hakg_dgl.distributed.watch import LOST_EXIT, STARTED_BY
+from hakg_dgl.distributed.lost import LOST_EXIT
+from hakg_dgl.distributed.watch import STARTED_BY
 
 GRACE = 10.0
 """Seconds that the others have to end by themselves after one has."""

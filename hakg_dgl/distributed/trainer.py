@@ -16,6 +16,7 @@ from hakg_dgl.data.owners import Owners, equal_owners
 from hakg_dgl.data.part_dataset import PartDataset, part_of
 from hakg_dgl.distributed.loading import require_one_part_each
 from hakg_dgl.distributed.ranks import Ranks
+from hakg_dgl.distributed.saving import SharedStates
 from hakg_dgl.distributed.shards import shard_class
 from hakg_dgl.distributed.trainee import DistributedTrainee
 from hakg_dgl.errors import ConfigError, NumericalError
@@ -36,13 +37,17 @@ class DistributedSession(Session):
     ----------
     ranks, owners
         The processes and what they own.
+    run
+        Folder of the run, in all processes, or None.
     given
         What a session takes.
     """
 
-    def __init__(self, ranks: Ranks, owners: Owners, *given: Any) -> None:
+    def __init__(self, ranks: Ranks, owners: Owners, run: str | Path | None, *given: Any) -> None:
         self.ranks: Ranks = ranks
         self.owners: Owners = owners
+        self.run: str | Path | None = run
+        self.states: SharedStates | None = None
         self.stop_after_epoch = self._alone = self.met = False
         super().__init__(*given)
 
@@ -120,13 +125,30 @@ class DistributedSession(Session):
             super().take_choice()
 
     def save_state(self, *, force: bool = True, order: Tensor | None = None) -> None:
-        """The first process says whether it is time, and writes what all put together."""
-        due = force or (self.checkpoint is not None and self.checkpoint.affordable)
+        """The first process says whether it is time; each writes what it has, where all see one folder.
+
+        Where the folder of the run is on the first one's disk alone, that one writes what all put together.
+        """
+        due = self.checkpoint is not None and (force or self.checkpoint.affordable)
         if self._alone:
             super().save_state(force=force, order=order)
-        elif self.told(due):
+            return
+        if not self.told(due):
+            return
+        if self.states is None:
+            self.states = SharedStates(self.ranks, self.run)
+        if self.states.one_folder:
+            self.states.save(self, self.best if self.standing.refit_from is None else Weights())
+        else:
             self.shared.collect(optimizers=True)
             super().save_state(force=True, order=order)
+            self.shared.drop_optimizers()
+
+    def keep_search(self) -> None:
+        """The first process writes what all put together."""
+        if self.told(self.checkpoint is not None):
+            self.shared.collect(optimizers=True)
+            super().keep_search()
             self.shared.drop_optimizers()
 
     @property
@@ -191,6 +213,7 @@ class DistributedTrainer(Trainer):
         n = dataset.n_users, dataset.n_items, dataset.n_entities
         self.owners: Owners = equal_owners(*n, self.ranks.size) if owners is None else owners
         require_one_part_each(self.owners.n_parts, self.ranks.size)
+        self._run = run
         if self.ranks.rank:
             run, on_progress = None, None
             dataset = dataset if isinstance(dataset, PartDataset) else part_of(dataset, self.owners, self.ranks.rank)
@@ -202,7 +225,16 @@ class DistributedTrainer(Trainer):
 
     def _new_session(self, data_path: str | Path | None, recording: Recording, start: Weights | None) -> Session:
         return DistributedSession(
-            self.ranks, self.owners, self.dataset, self.settings, self.device, self.folder, data_path, recording, start
+            self.ranks,
+            self.owners,
+            self._run,
+            self.dataset,
+            self.settings,
+            self.device,
+            self.folder,
+            data_path,
+            recording,
+            start,
         )
 
     @property

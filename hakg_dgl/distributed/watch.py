@@ -11,8 +11,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-LOST_EXIT = 3
-"""Exit code of a process that has lost another one."""
+from hakg_dgl.distributed.lost import LOST_EXIT
+
 STARTED_BY = "HAKG_STARTED_BY"
 """In the environment, the number of the process that started this one and says what has ended it."""
 SILENCE = float(os.environ.get("HAKG_SILENCE", "40"))

@@ -15,6 +15,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.run_folder import RunFolder, settings_differences
+from hakg_dgl.training.sharded_state import load_index, load_sharded, remove_shards
 from hakg_dgl.training.trainee import BATCHES, Trainee
 
 STATE_FORMAT_VERSION = 1
@@ -110,15 +111,27 @@ class Checkpoint:
         if not force and not self.affordable:
             return False
         self._write(self.folder.state_file, standing, best, order)
+        self.note_written(began)
+        return True
+
+    def note_written(self, began: float) -> None:
+        """Note when a state was written whose writing began then."""
         self._written = time.monotonic()
         self._cost = self._written - began
-        return True
 
     def keep_search(self, standing: Standing, best: Weights) -> None:
         """Write the state of a search that is over, from which it goes on if there are more epochs one day."""
         self._write(self.folder.search_file, standing, best, None)
 
     def _write(self, file: Path, standing: Standing, best: Weights, order: Tensor | None) -> None:
+        tensors = self.tensors(standing, best, order)
+        self.folder.sync_metrics()
+        self.folder.save_tensors(file, tensors, self.about(standing))
+        if file == self.folder.state_file:
+            remove_shards(self.folder)
+
+    def tensors(self, standing: Standing, best: Weights, order: Tensor | None = None) -> Weights:
+        """All tensors of a state."""
         tensors = _prefixed("model", self.trainee.model.state_dict())
         if best and (standing.step or standing.best_epoch != standing.epoch):
             tensors |= _prefixed("best", best)
@@ -128,19 +141,38 @@ class Checkpoint:
         random = {name: generator.get_state() for name, generator in self.trainee.generators.items()}
         if order is not None:
             random[BATCHES] = order
-        tensors |= _prefixed("random", random)
-        about = {
+        return tensors | _prefixed("random", random)
+
+    def about(self, standing: Standing) -> dict[str, Any]:
+        """The metadata of a state."""
+        return {
             "format_version": STATE_FORMAT_VERSION,
             "settings": self.settings.to_dict(),
             "device": self._device,
             "standing": asdict(standing),
         }
-        self.folder.sync_metrics()
-        self.folder.save_tensors(file, tensors, about)
+
+    def exists(self) -> bool:
+        """Whether there is a saved state."""
+        return self.folder.state_file.exists() or self.folder.state_index_file.exists()
+
+    def _load(self, file: Path) -> tuple[Weights, dict[str, Any]]:
+        if file == self.folder.state_index_file:
+            return load_sharded(self.folder)
+        return self.folder.load_tensors(file)
+
+    @property
+    def _state_file(self) -> Path:
+        """The state, or the index of its files. Where a kill left both, training goes on from either alike."""
+        index = self.folder.state_index_file
+        return index if index.exists() else self.folder.state_file
 
     def saved_standing(self) -> Standing:
         """Where training stood when the state was saved; errors as :meth:`restore`."""
-        return self._checked(self.folder.state_file, self.folder.load_metadata(self.folder.state_file))
+        file = self._state_file
+        is_index = file == self.folder.state_index_file
+        about = load_index(self.folder)["metadata"] if is_index else self.folder.load_metadata(file)
+        return self._checked(file, about)
 
     def restore(self, file: Path | None = None) -> tuple[Standing, Weights]:
         """Set everything back to a saved state; where training stood, and the best weights until then.
@@ -157,8 +189,8 @@ class Checkpoint:
         FormatVersionError
             If a newer version wrote it.
         """
-        file = file or self.folder.state_file
-        tensors, about = self.folder.load_tensors(file)
+        file = file or self._state_file
+        tensors, about = self._load(file)
         standing = self._checked(file, about)
         try:
             best = self._restore_tensors(tensors)

@@ -95,8 +95,7 @@ class Refit:
 
     def _begin(self, standing: Standing) -> None:
         session = self.session
-        if session.checkpoint is not None:
-            session.checkpoint.keep_search(standing, session.best)
+        session.keep_search()
         session.set_up(REFIT_SPLITS)
         standing.refit_from, standing.step = standing.epoch, 0
 

@@ -26,7 +26,7 @@ def resume(session: Session) -> None:
         refuse_other_run(folder, session.settings, session.dataset)  # whose tensors would not fit
         session.start = folder.load_tensors(folder.start_file)[0]
         session.begin()
-    if session.checkpoint is None or not folder.state_file.exists():  # stopped within the first epoch
+    if session.checkpoint is None or not session.checkpoint.exists():  # stopped within the first epoch
         restart(folder, session.settings, session.dataset, session.data_path)
         return
     folder.check_dataset(session.dataset, ONLY_ITS_DATA)

@@ -2,6 +2,7 @@
 
 ``config.toml`` (all settings), ``run.json`` (the data set it belongs to), ``metrics.jsonl`` (a line an epoch),
 ``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming),
+``state.index.json`` with ``state-*.safetensors`` in its place where several processes trained,
 ``search.safetensors`` (the search for the best epoch, where a refit followed it), ``start.safetensors`` (what training
 began with, in a run that goes on from another one) and, if asked for, ``tensorboard/``.
 Nothing in it can run code.
@@ -32,7 +33,7 @@ from hakg_dgl.settings.toml import read_toml
 
 RUN_FORMAT_VERSION = 1
 _TEMPORARY = re.compile(
-    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(model|state|search|start)\.safetensors)\..+\.tmp|\.tmp.{6}"
+    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|state\.index\.json|(model|state|search|start|state-[-a-z0-9]+)\.safetensors)\..+\.tmp|\.tmp.{6}"
 )
 
 
@@ -60,6 +61,7 @@ class RunFolder:
         self.result_file: Path = self.path / "result.json"
         self.model_file: Path = self.path / "model.safetensors"
         self.state_file: Path = self.path / "state.safetensors"
+        self.state_index_file: Path = self.path / "state.index.json"
         self.search_file: Path = self.path / "search.safetensors"
         self.start_file: Path = self.path / "start.safetensors"
         self.tensorboard: Path = self.path / "tensorboard"
@@ -101,8 +103,9 @@ class RunFolder:
                 self.start_file.unlink(missing_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
-            states = (self.state_file, self.search_file, self.model_file)
-            for file in (self.about_file, *states, self.result_file, self.metrics_file):
+            states = (self.state_file, self.state_index_file, self.search_file, self.model_file)
+            shards = self.path.glob("state-*-of-*.safetensors")
+            for file in (self.about_file, *states, *shards, self.result_file, self.metrics_file):
                 file.unlink(missing_ok=True)
             if self.tensorboard.exists():
                 shutil.rmtree(self.tensorboard)
@@ -194,6 +197,14 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""
         self._write_json(self.result_file, result)
+
+    def write_state_index(self, index: dict[str, Any]) -> None:
+        """Write ``state.index.json``; see :mod:`hakg_dgl.training.sharded_state`."""
+        self._write_json(self.state_index_file, index)
+
+    def read_state_index(self) -> dict[str, Any]:
+        """Content of ``state.index.json``."""
+        return self._read_json(self.state_index_file)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

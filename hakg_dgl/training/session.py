@@ -139,6 +139,11 @@ class Session:
             best = self.best if self.standing.refit_from is None else Weights()
             self.checkpoint.save(self.standing, best, force=force, order=order)
 
+    def keep_search(self) -> None:
+        """Write the state of the search, which is over."""
+        if self.checkpoint is not None:
+            self.checkpoint.keep_search(self.standing, self.best)
+
     @property
     def state_is_old(self) -> bool:
         """Whether the state was last written so long ago that it is written within an epoch."""
