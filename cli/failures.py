@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import click
 
+from hakg_dgl.distributed.lost import LOST_EXIT, LostProcessError
 from hakg_dgl.errors import HakgError
 
 _AFTER_INTERRUPT = "hakg_dgl.after_interrupt"
@@ -27,6 +28,12 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it to stderr."""
         click.echo(f"Error: {self.message}", file=file, err=file is None)
+
+
+class Lost(Failure):
+    """Another process of a training is gone, which has its own message: exit code 3."""
+
+    exit_code = LOST_EXIT
 
 
 class Terminated(KeyboardInterrupt):
@@ -50,9 +57,7 @@ class HakgGroup(click.Group):
                 raise
             if os.environ.get("HAKG_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
-            failure = Failure(_printable(message))
-            failure.exit_code = getattr(error, "exit_code", failure.exit_code)
-            raise failure from error
+            raise (Lost if isinstance(error, LostProcessError) else Failure)(_printable(message)) from error
 
 
 def after_interrupt(advice: str) -> None:

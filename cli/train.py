@@ -140,12 +140,13 @@ def _trained(settings: Settings, data: Path, parts: Path | None, out: Path, resu
     from hakg_dgl.distributed.group import in_group, joined, require_alike
     from hakg_dgl.distributed.loading import load_own
     from hakg_dgl.distributed.trainer import DistributedTrainer
+    from hakg_dgl.training.circumstances import choose_device
     from hakg_dgl.training.trainer import make_trainer
 
     with ExitStack() as group:
         make: Callable[..., Any] = make_trainer
         if in_group():
-            group.enter_context(joined())
+            group.enter_context(joined(choose_device(settings.run.device)))
             dataset, owners = load_own(data, parts)
             require_alike(dataset, settings)
             make = partial(DistributedTrainer, owners=owners)

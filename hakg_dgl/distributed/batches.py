@@ -62,7 +62,7 @@ class SharedBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(users [B], items [B])``, int64."""
-        order = torch.randperm(self.n_pairs, generator=self.generator)
+        order = torch.randperm(self.n_pairs, generator=self.generator, device=self.generator.device)
         for start in range(0, self.n_pairs, self.batch_size):
             yield self.pairs(order[start : start + self.batch_size])
 

@@ -34,8 +34,15 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be one of the processes that the environment names, over gloo.
+def joined(device: torch.device | None = None) -> Iterator[None]:
+    """Be one of the processes that the environment names.
+
+    Tensors on CPUs are exchanged by gloo, and those on a CUDA device, of which each process of a host has one, by NCCL.
+
+    Parameters
+    ----------
+    device
+        Where the model lies; CPU by default.
 
     Raises
     ------
@@ -44,7 +51,7 @@ def joined() -> Iterator[None]:
     """
     watch: Watch | None = None
     try:
-        dist.init_process_group("gloo", timeout=MEETING)
+        dist.init_process_group(_backend(device), timeout=MEETING)
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
     except LostProcessError as error:
@@ -65,6 +72,13 @@ def joined() -> Iterator[None]:
             watch.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _backend(device: torch.device | None) -> str:
+    if device is None or device.type != "cuda":
+        return "gloo"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return "cpu:gloo,cuda:nccl"
 
 
 def _is_lost(error: Exception) -> bool:

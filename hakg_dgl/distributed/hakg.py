@@ -79,11 +79,12 @@ class HAKGShard(Shard):
         self.mean_of_users: Tensor = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
         self.mean_of_items: Tensor = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
         self._prepare_candidates(packed.interactions)
-        self._prepare_angle(common.get("angle", torch.empty(2, 0, dtype=torch.int64)))
+        self._prepare_angle(common.get("angle", torch.empty(2, 0, dtype=torch.int64)).to(network.device))
 
     def _prepare_candidates(self, interactions: SparsePattern) -> None:
         """The items that positives compete with, and which of the own ones users have."""
-        if self.network.loss.ranking_loss == "hinge":
+        network = self.network
+        if network.loss.ranking_loss == "hinge":
             pairs = torch.stack([interactions.rows, interactions.cols], 1)
             self.sampler: SharedSampler = SharedSampler(self.ranks, self.ownership, pairs)
         chosen = self.ownership.owners["item"][interactions.cols] == self.ranks.rank
@@ -92,11 +93,11 @@ class HAKGShard(Shard):
             torch.cat([degree.new_zeros(1), degree.cumsum(0)]),
             interactions.cols[chosen],
         )
-        has_some = torch.zeros(interactions.n_cols, dtype=torch.uint8)
+        has_some = torch.zeros(interactions.n_cols, dtype=torch.uint8, device=network.device)
         has_some[self.known[1]] = 1
         has_some = self.ranks.max(has_some).bool()
         self.pool: Tensor | None = None if bool(has_some.all()) else has_some.nonzero().flatten()
-        self.known_items: Tensor = has_some[self.own["item"]].unsqueeze(1).to(self.network.dtype)
+        self.known_items: Tensor = has_some[self.own["item"]].unsqueeze(1).to(network.dtype)
 
     def _prepare_angle(self, pairs: Tensor) -> None:
         owner, places = self.ownership.owners["entity"], self.ownership.places["entity"]
@@ -127,7 +128,7 @@ class HAKGShard(Shard):
             table = self.angle_halo.table(network.entity)
             angle = self.angle(self.backend, table, self.random["angle"]) * self.angle_share
             if not self.angle.pairs.n_edges and self.angle.dropout > 0.0:  # as the others draw
-                torch.rand(table.shape[1], generator=self.random["angle"])
+                torch.rand(table.shape[1], generator=self.random["angle"], device=table.device)
             # All processes have to go backwards through the exchange, also those without a pair.
             total = total + settings.angle_weight * sum_over_ranks(self.ranks, angle + 0.0 * table.sum())
         return total

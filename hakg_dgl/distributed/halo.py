@@ -68,7 +68,7 @@ class Halo:
     def columns(self, ids: Tensor) -> Tensor:
         """Places of wanted nodes in the table, int64."""
         found = torch.where(self._owner == self.ranks.rank, self._places, -1)
-        found[self.ids] = self.n_own + torch.arange(len(self.ids))
+        found[self.ids] = self.n_own + torch.arange(len(self.ids), device=ids.device)
         return found[ids]
 
     def table(self, own: Tensor) -> Tensor:

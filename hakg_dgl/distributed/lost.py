@@ -10,5 +10,3 @@ LOST_EXIT = 3
 
 class LostProcessError(HakgError):
     """Another process of the training has ended, or can no longer be reached."""
-
-    exit_code = LOST_EXIT

@@ -47,9 +47,10 @@ class Ownership:
             )
 
     @classmethod
-    def of(cls, owners: Owners, n_items: int) -> Ownership:
-        """The owners of a partition, of which the first entities are the items."""
-        user, entity = (torch.from_numpy(each.astype("int64")) for each in (owners.users, owners.entities))
+    def of(cls, owners: Owners, n_items: int, device: torch.device | str = "cpu") -> Ownership:
+        """The owners of a partition, of which the first entities are the items, on a device."""
+        arrays = owners.users, owners.entities
+        user, entity = (torch.from_numpy(each.astype("int64")).to(device) for each in arrays)
         return cls({"user": user, "item": entity[:n_items], "entity": entity}, owners.n_parts)
 
     @cached_property
@@ -61,7 +62,7 @@ class Ownership:
             counts = owner.bincount(minlength=self.size)
             first = counts.cumsum(0) - counts
             places = torch.empty_like(owner)
-            places[order] = torch.arange(len(owner)) - first.index_select(0, owner[order])
+            places[order] = torch.arange(len(owner), device=owner.device) - first.index_select(0, owner[order])
             found[name] = places
         return found
 

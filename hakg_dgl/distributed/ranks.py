@@ -55,7 +55,7 @@ class Ranks:
         self._joined = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if self._joined else 0
         self.size: int = dist.get_world_size() if self._joined else 1
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if self._joined else None
+        self._group = dist.new_group(timeout=PATIENCE) if self._joined else None
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes of tensors of one shape; not differentiable."""

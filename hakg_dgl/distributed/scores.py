@@ -101,7 +101,7 @@ class BatchScores:
     ) -> Tensor:  # fmt: skip
         """:func:`~hakg_dgl.layers.losses.softmax_loss`: the sum over candidates is one over processes."""
         n_items = len(self.ownership.owners["item"])
-        pool = torch.arange(n_items) if candidates is None else candidates
+        pool = torch.arange(n_items, device=self.rows.device) if candidates is None else candidates
         at, places = self.own(pool)
         rivals = Rivals(pool[at], *known, 0, n_items)
         x = self.vectors / temperature

@@ -63,7 +63,7 @@ class Shard(ABC):
         self.ranks: Ranks = ranks
         self.ownership: Ownership = ownership
         self.random: Mapping[str, torch.Generator] = random
-        self.dropout: CounterStream = CounterStream(seed, "dropout")
+        self.dropout: CounterStream = CounterStream(seed, "dropout", model.device)
         self.step: int = 0
         self.own: dict[str, Tensor] = {name: ownership.rows(name, ranks.rank) for name in NODE_TYPES}
         self.node_types: dict[str, str] = {
@@ -127,7 +127,7 @@ class Shard(ABC):
 
     def let_go(self) -> None:
         """Forget the edges of the model's graph, of which own ones are kept in another form."""
-        graph, none = self.model.graph, torch.empty(0, dtype=torch.int64)
+        graph, none = self.model.graph, torch.empty(0, dtype=torch.int64, device=self.model.device)
         self.model.graph = HeteroGraph(graph.n_nodes, {INTERACTS: (none, none), INTERACTED_BY: (none, none)})
         for name in ("executor", "terms"):
             if hasattr(self.model, name):

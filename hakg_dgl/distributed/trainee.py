@@ -60,7 +60,7 @@ class DistributedTrainee(Trainee):
     ) -> None:
         self.ranks: Ranks = ranks
         self.steps_done: int = 0
-        self.ownership: Ownership = Ownership.of(owners, dataset.n_items)
+        self.ownership: Ownership = Ownership.of(owners, dataset.n_items, device)
         self.part: PartDataset = dataset if isinstance(dataset, PartDataset) else part_of(dataset, owners, ranks.rank)
         self.shard: Shard | None = None
         self.own_optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -145,7 +145,7 @@ class DistributedTrainee(Trainee):
             for slot in of:
                 value = saved[int(number)][slot] if saved else None
                 scalar = slot == "step"
-                like = torch.zeros(()) if scalar else torch.empty_like(parameters[name])
+                like = torch.zeros((), device=self.device) if scalar else torch.empty_like(parameters[name])
                 dealt = shard.dealt("", value, like) if scalar else shard.dealt(name, value, like)
                 state.setdefault(int(number), {})[slot] = dealt
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

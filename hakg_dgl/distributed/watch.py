@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
@@ -50,15 +51,14 @@ class Watch:
         self._over.set()
 
     def _give_signs(self) -> None:
-        store: dist.TCPStore | None = None
+        store: Any = None
         last, number = dict.fromkeys(self._seen, b""), 0
         while not self._over.wait(_BEAT):
             number += 1
             with suppress(RuntimeError, OSError, ValueError):  # the other thread notices what comes of it
                 if store is None:
-                    store = dist.TCPStore(
-                        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_ANSWER
-                    )
+                    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+                    store = dist.TCPStore(host, port, is_master=False, timeout=_ANSWER)  # type: ignore[attr-defined]
                 store.set(f"alive/{self.rank}", str(number))
                 for other, before in last.items():
                     key = f"alive/{other}"
