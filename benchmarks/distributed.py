@@ -49,7 +49,7 @@ NETWORKS = {
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """What is trained: without closed-form terms, which one process solves for before the first step."""
-    fixed = {"protocol": "published", "device": "cpu"}
+    fixed: dict[str, Any] = {"protocol": "published", "device": "cpu"}
     if arguments.model == "hakg":
         fixed |= {"linear_weight": [0.0], "facts_weight": [0.0]}
     return Settings.resolve(overrides=[f"kind={arguments.model}", *arguments.overrides]).replace(fixed)

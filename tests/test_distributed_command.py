@@ -10,8 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from hakg_dgl.cli import main as commands
 from small_demo import small_demo
 
+from hakg_dgl.data.edge_blocks import SavedEdges
+from hakg_dgl.data.owners import hash_owners
+from hakg_dgl.data.part_writing import write_parts
 from hakg_dgl.distributed.launch import Launched
 from hakg_dgl.training.run_folder import RunFolder
 
@@ -26,11 +31,21 @@ def hakg(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_and_one_evaluates(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     small_demo().save(data)
-    done = hakg("train", str(data), "--out", str(run), "--processes", "2", "--epochs", "2", *SMALL)
+    write_parts(SavedEdges(data), hash_owners(SavedEdges(data), 2), tmp_path / "parts", method="hash")
+    train = ["train", str(data), "--out", str(run), "--epochs", "2", *SMALL]
+    done = hakg(*train, "--processes", "2", "--parts", str(tmp_path / "parts"))
     assert done.returncode == 0, done.stderr
     assert "recall@20" in done.stdout
     assert RunFolder(run).result["epochs_run"] == 2
     assert hakg("evaluate", str(run)).returncode == 0
+    exported = CliRunner().invoke(commands, ["export", str(run), "--out", str(tmp_path / "exported")])
+    assert exported.exit_code == 0, exported.output
+    wrong = CliRunner().invoke(
+        commands, [*train, "--overwrite", "--processes", "3", "--parts", str(tmp_path / "parts")]
+    )
+    assert "there are 2 parts and 3 processes" in wrong.output
+    alone = CliRunner().invoke(commands, [*train, "--overwrite", "--parts", str(tmp_path / "parts")])
+    assert "--parts is for several processes" in alone.output
 
 
 @pytest.mark.slow

@@ -96,6 +96,17 @@ def test_a_process_that_hangs_ends_all_of_them_with_one_message(trained: Trained
     assert "Continue with --resume" in said
 
 
+def test_a_disk_that_is_full_for_one_process_ends_all_of_them(trained: Trained, tmp_path: Path) -> None:
+    resource.prlimit(trained.children()[1], resource.RLIMIT_FSIZE, (1000, 1000))
+    _, said = trained.process.communicate(timeout=2 * SECONDS)
+    assert trained.process.returncode == 2
+    assert said.count("Error:") == 1, said
+    assert "process 1 of 2 ended with exit code 2, and with it the training" in said
+    assert "-00001-of-00002.safetensors: cannot be written" in said
+    index = RunFolder(tmp_path / "run").read_state_index()
+    assert all((tmp_path / "run" / name).exists() for name in index["files"])
+
+
 def test_processes_do_not_outlive_the_command_that_started_them(trained: Trained) -> None:
     children = trained.children()
     trained.process.kill()

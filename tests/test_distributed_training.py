@@ -56,6 +56,7 @@ def require_same(one: Path, other: Path) -> None:
     assert metrics[0]["test"] == pytest.approx(metrics[1]["test"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_lightgcn_without_dropout_comes_to_what_the_trainer_of_one_process_does(tmp_path: Path) -> None:
     run_in(2, train, tmp_path / "two", "lightgcn", {}, False)
     Trainer(small_demo(), settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
