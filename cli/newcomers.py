@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,8 @@ def _forms(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Table
     about = {name: by_table(name, options.pop(name), tables) or {} for name in ("delimiter", "encoding")}
     headerless = tuple(name.replace("-", "_") for name in options.pop("no_header"))
     written = {name: options.pop(name) for name in ("date_order", "decimal")}
-    asked = {**about, "no-header": dict.fromkeys(headerless), **{name: {"all": 1} for name in written if written[name]}}
+    asked: dict[str, Iterable[str]] = {**about, "no-header": headerless}
+    asked |= {name: ("all",) for name in written if written[name]}
     for option, named in asked.items():
         flag = f"--{option.replace('_', '-')}"
         for table in named:
@@ -153,7 +154,10 @@ def _forms(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Table
                 raise click.UsageError(f"{flag} is about --{table.replace('_', '-')}, which is not given")
         if named and not any(given.values()):
             raise click.UsageError(f"{flag} is about tables, and none is given: leave it out")
-    forms = forms_of(tables, headerless=headerless, **about, **written)
+    forms = forms_of(
+        tables, headerless=headerless, delimiter=about["delimiter"], encoding=about["encoding"],
+        date_order=written["date_order"], decimal=written["decimal"],
+    )  # fmt: skip
     if "items" in forms:  # no catalogue, whose options have other names
         forms["items"] = dataclasses.replace(forms["items"], table=None)
     return forms

@@ -132,7 +132,9 @@ def _plain_dates(texts: pd.Series[Any], values: pd.Series[Any], date_order: str 
     parts = date_parts(values)
     if parts["first"].isna().any():
         return Plain(texts)
-    may_be = [order for order in orders_of(parts) if date_order in (None, order)] or [date_order] * bool(date_order)
+    may_be = [order for order in orders_of(parts) if date_order in (None, order)]
+    if not may_be and date_order:
+        may_be = [date_order]
     iso = iso_texts(parts, may_be[0]).str[:10] if len(may_be) == 1 else None
     if iso is None or pd.to_datetime(iso, errors="coerce", format="%Y-%m-%d").isna().any():
         either = " or the ".join(order.removesuffix("-first") for order in may_be)

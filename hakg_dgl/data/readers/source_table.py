@@ -319,8 +319,9 @@ class SourceTable:
             )
             what = "is missing" if value is None else f"is {shown(str(value))}, {wanted}"
             comma = value is not None and self.delimiter == "," and re.fullmatch(r"\s*-?\d*,\d+\s*", str(value))
-            remedy = "Correct or drop this line. If it has a decimal comma, say so: --decimal comma."
-            remedy = remedy if comma and self.form.table else f"Correct or drop this line. {KNOWN}" if dates else None
+            remedy = f"Correct or drop this line. {KNOWN}" if dates else None
+            if comma and self.form.table:
+                remedy = "Correct or drop this line. If it has a decimal comma, say so: --decimal comma."
             self._fail(int(wrong[0]), f"{column} {what}", remedy=remedy)
         return numbers
 
