@@ -9,6 +9,10 @@ more are new interpreters, killed at any time between their start and their end.
 killed again; after ``--each`` kills it is let come to its end. Then its metrics, line by line, its result and its
 weights must equal, bit by bit, those of a run without a kill, and no temporary file may be left. Exit code 1 if one
 differs.
+
+    python benchmarks/kill_resume.py --processes 2 --kills 0 --fresh 10 --models lightgcn
+
+trains by several processes, and kills one of them, or the command that started them, at any time after they are there.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +38,7 @@ from typing import Any
 import torch
 from measure import describe_machine, machine_facts, markdown, write_results
 
-from hakg_dgl import RunFolder
+from hakg_dgl import RunFolder, Settings
 from hakg_dgl.training.loop import EpochSteps
 from hakg_dgl.training.session import Session
 from hakg_dgl.training.trainer import Trainer
@@ -55,11 +60,12 @@ class Aim:
     share: float
 
 
-def command(data: Path, run: Path, kind: str, settings: list[str]) -> list[str]:
+def command(data: Path, run: Path, kind: str, settings: list[str], processes: int = 0) -> list[str]:
     """Arguments of ``hakg`` that start a run, or continue it if there is one."""
     resume = ["--resume"] if RunFolder(run).exists() else ["--set", f"kind={kind}"]
     given = [] if resume == ["--resume"] else [word for setting in settings for word in ("--set", setting)]
-    return ["train", str(data), "--out", str(run), *resume, *given]
+    several = ["--processes", str(processes)] if processes else []
+    return ["train", str(data), "--out", str(run), *resume, *given, *several]
 
 
 def _train(arguments: list[str], phase: Any, refit: Any, seconds: Any, aim: Aim | None, reached: Any) -> None:
@@ -129,19 +135,42 @@ def attempt(arguments: list[str], aim: Aim | None = None, means: dict[str, float
     return Attempt(process.exitcode == -9, PHASES[phase.value], bool(refit.value), process.exitcode, mean)
 
 
-def attempt_fresh(arguments: list[str], delay: float | None) -> tuple[bool, float]:
-    """``hakg train`` in a new interpreter, killed after a delay; whether it was, and its seconds."""
+def processes_of(number: int) -> list[int]:
+    """The processes that a process has started, as far as it has."""
+    children = Path(f"/proc/{number}/task/{number}/children")
+    return [int(child) for child in children.read_text().split()] if children.exists() else []
+
+
+def attempt_fresh(arguments: list[str], delay: float | None, victim: float | None = None) -> tuple[bool, float]:
+    """``hakg train`` in a new interpreter, killed after a delay; whether it was, and its seconds.
+
+    With a ``victim`` (0 to 1) one of its processes is killed, or itself, and all must end within a minute.
+    """
     began, environment = time.perf_counter(), {**os.environ, "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "hakg_dgl.cli", *arguments]
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
         try:
             _, stderr = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
-            process.kill()
+            children = [] if victim is None else processes_of(process.pid)
+            everyone = [process.pid, *children]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(everyone[int((victim or 0.0) * len(everyone))], signal.SIGKILL)
+            process.communicate(timeout=60)
+            _wait_for(children, 60.0)
             return True, time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"hakg {' '.join(arguments)} ended with exit code {process.returncode}: {stderr.decode()}")
     return False, time.perf_counter() - began
+
+
+def _wait_for(numbers: list[int], seconds: float) -> None:
+    """Return when these processes have ended; SystemExit if one has not after so long."""
+    deadline = time.monotonic() + seconds
+    while left := [number for number in numbers if Path(f"/proc/{number}").exists()]:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"processes {left} outlive the command that started them")
+        time.sleep(0.1)
 
 
 def differences(run: Path, expected: Path) -> list[str]:
@@ -173,18 +202,29 @@ class Campaign:
         Of model, and other settings.
     seed
         Of the moments.
+    processes
+        That train together; 0 for one, without ``--processes``.
     """
 
-    def __init__(self, data: Path, folder: Path, kind: str, settings: list[str], seed: int) -> None:
+    def __init__(self, data: Path, folder: Path, kind: str, settings: list[str], seed: int, processes: int = 0) -> None:
+        self.processes = processes
         self.data, self.folder, self.kind, self.settings = data, folder, kind, settings
         self.chance, self.runs = random.Random(f"{seed} {kind}"), 0
         self.expected = folder / f"{kind}-whole"
-        whole = attempt(command(data, self.expected, kind, settings))
+        whole = self.attempt(self.expected)
         if whole.code:
             raise SystemExit(f"training {kind} without a kill ended with exit code {whole.code}")
         self.means, self.wrong = whole.seconds, list[str]()
         self.phases: Counter[str] = Counter()
         self.epochs = len(RunFolder(self.expected).metrics)
+
+    def attempt(self, run: Path) -> Attempt:
+        """Train to the end."""
+        arguments = command(self.data, run, self.kind, self.settings, self.processes)
+        if not self.processes:
+            return attempt(arguments)
+        attempt_fresh(arguments, None)
+        return Attempt(False, "end", False, 0, {})
 
     def next_run(self) -> Path:
         self.runs += 1
@@ -217,12 +257,13 @@ class Campaign:
     def kill_fresh(self, kills: int, each: int) -> None:
         """Make this many kills of new interpreters."""
         whole = self.folder / f"{self.kind}-fresh"
-        _, seconds = attempt_fresh(command(self.data, whole, self.kind, self.settings), None)
+        _, seconds = attempt_fresh(command(self.data, whole, self.kind, self.settings, self.processes), None)
         while kills:
             run = self.next_run()
             for _ in range(min(each, kills)):
-                delay = self.chance.uniform(0.2, seconds)
-                killed, _ = attempt_fresh(command(self.data, run, self.kind, self.settings), delay)
+                delay, victim = self.chance.uniform(0.2, seconds), self.chance.random() if self.processes else None
+                arguments = command(self.data, run, self.kind, self.settings, self.processes)
+                killed, _ = attempt_fresh(arguments, delay, victim)
                 if not killed:
                     break
                 self.phases["any, new interpreter"] += 1
@@ -230,7 +271,7 @@ class Campaign:
             self._finish(run)
 
     def _finish(self, run: Path) -> None:
-        end = attempt(command(self.data, run, self.kind, self.settings))
+        end = self.attempt(run)
         found = [f"exit code {end.code}"] if end.code else differences(run, self.expected)
         self.wrong += [f"{run.name}: {what}" for what in found]
 
@@ -239,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="in chosen phases, over all models")
     parser.add_argument("--fresh", type=int, default=0, help="further ones, of new interpreters")
+    parser.add_argument("--processes", type=int, default=0, help="train by so many; kills are --fresh ones then")
     parser.add_argument("--each", type=int, default=4, help="kills of a run before it is let come to its end")
     parser.add_argument("--data", type=Path, help="folder made by hakg preprocess; the demo by default")
     parser.add_argument("--models", nargs="+", default=["hakg", "lightgcn"], choices=["hakg", "bpr-mf", "lightgcn"])
@@ -252,7 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
         data = given.data or demo(folder / "data")
         done = []
         for place, kind in enumerate(given.models):
-            campaign = Campaign(data, folder, kind, [*SMALL, *given.overrides], given.seed)
+            small = [setting for setting in SMALL if setting.partition("=")[0] in Settings(kind).by_section()]
+            campaign = Campaign(data, folder, kind, [*small, *given.overrides], given.seed, given.processes)
             campaign.kill(given.kills // n + (place < given.kills % n), given.each)
             campaign.kill_fresh(given.fresh // n + (place < given.fresh % n), given.each)
             done.append(campaign)
