@@ -40,8 +40,9 @@ class SharedStates:
     """
 
     def __init__(self, ranks: Ranks, run: str | Path | None) -> None:
-        self.ranks, self.folder = ranks, None if run is None else RunFolder(run)
-        self.one_folder = self._is_one()
+        self.ranks: Ranks = ranks
+        self.folder: RunFolder | None = None if run is None else RunFolder(run)
+        self.one_folder: bool = self._is_one()
 
     def _is_one(self) -> bool:
         """The first process puts a file there for a moment, and the others look for it."""
