@@ -34,7 +34,9 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hakg_dgl cli benchmarks tests/outside
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
+	  then set -x; $(BIN)/mypy hakg_dgl cli benchmarks tests/outside; \
+	  else echo "mypy is left out: the last NumPy and pandas for Python 3.10 have other types than the newer ones"; fi
 
 # Type checkers do not follow an editable install, so the package is installed once more, into an environment that has
 # everything else from the first one. The last command measures, and fails below 100%.
@@ -44,7 +46,8 @@ types: $(VENV)/.installed-test
 	$(BIN)/python -m venv --without-pip $(VENV)/types
 	$(call site,$(BIN)/python) > "$$($(call site,$(VENV)/types/bin/python))/needs.pth"
 	$(PIP) --python $(VENV)/types/bin/python install -q --no-deps --no-build-isolation .
-	$(BIN)/mypy --strict --python-executable $(VENV)/types/bin/python tests/outside
+	cd tests/outside && $(abspath $(BIN))/mypy --strict --config-file= --cache-dir $(abspath $(VENV))/types/mypy \
+	  --python-executable $(abspath $(VENV))/types/bin/python *.py
 	. $(VENV)/types/bin/activate && $(abspath $(BIN))/pyright -p tests/outside
 	-. $(VENV)/types/bin/activate && cd $(VENV)/types && $(abspath $(BIN))/pyright --verifytypes hakg_dgl --ignoreexternal | tail -n 20
 
