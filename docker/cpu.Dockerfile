@@ -24,15 +24,15 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 hakg \
-    && mkdir /work \
-    && chown hakg:hakg /work
+    && mkdir /data \
+    && chown hakg:hakg /data
 COPY --from=build /app /app
 # What libraries keep between calls goes where any user may write, so that `docker run --user` works.
 ENV PATH=/app/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["hakg"]
 CMD ["--help"]
 

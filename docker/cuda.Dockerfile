@@ -24,8 +24,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 hakg \
-    && mkdir /work \
-    && chown hakg:hakg /work
+    && mkdir /data \
+    && chown hakg:hakg /data
 COPY --from=build /app /app
 ENV PATH=/app/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -34,7 +34,7 @@ ENV PATH=/app/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["hakg"]
 CMD ["--help"]
 
