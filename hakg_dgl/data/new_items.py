@@ -76,7 +76,7 @@ def read_new_items(
     """
     form = form or TableForm(table="new_items")
     sources = enumerate(sources_of(paths), start=1)
-    tables = [read_table(each, {}, form, name=frame_name("items", at)) for at, each in sources]
+    tables = [read_table(each, {}, form, name=frame_name("new items", at)) for at, each in sources]
     rows = pd.concat([_rows(table, item_col) for table in tables], ignore_index=True)
     return new_items_of(rows, dataset, path=first_path(paths, "items"))
 
