@@ -222,6 +222,20 @@ def test_years_of_two_digits_and_clocks_of_twelve_hours(tmp_path: Path) -> None:
         dated(tmp_path, "24/12/31", "31/12/2024", date_order="year-first")
 
 
+def test_names_of_columns_that_shops_use_are_known_and_told(tmp_path: Path) -> None:
+    log = written(tmp_path / "log.csv", "Kundennummer;Artikelnummer\nann;007\nbob;008\n")
+    items = written(tmp_path / "items.csv", "Artikelnummer;Bezeichnung;Marke\n007;Boot;Ridge\n008;Shoe;Ridge\n")
+    raw = read_tables(log, items=items)
+    assert pairs(raw) == [("ann", "007"), ("bob", "008")]
+    assert raw.items is not None
+    assert raw.items["name"].tolist() == ["Boot", "Shoe"]
+    for told in ("'Kundennummer' is read as the user", "'Artikelnummer' is read as the id of items"):
+        assert any(told in note for note in raw.notes)
+    two = written(tmp_path / "two.csv", "user,sku,product_id\nann,1,2\n")
+    with pytest.raises(DataError, match=r"could be meant: sku, product_id\n.*--item-col COLUMN"):
+        read_tables(two)
+
+
 def test_a_time_that_is_not_read_is_remarked_on(tmp_path: Path) -> None:
     log = written(tmp_path / "d.csv", "user,item,Ordered At,price\nann,1,2/3/26,5\n")
     (note,) = read_tables(log).notes
