@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,11 +71,11 @@ def tiny() -> Dataset:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     counter = Launches()
     for kernel in _kernels():
         monkeypatch.setattr(kernel, "run", counter.around(kernel.run))
-    yield counter
+    return counter
 
 
 def test_views_are_no_launches_and_sums_are() -> None:
