@@ -32,6 +32,9 @@ from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.circumstances import choose_device
 from hakg_dgl.training.trainer import Trainer
 
+WARM_UP = 2
+"""Steps of a comparison that are not counted."""
+
 
 def resolve(preset: str, overrides: Sequence[str], device: str, **more: Any) -> Settings:
     """Settings of a measurement: trained on all but the test split, so that no validation split is needed."""
@@ -105,16 +108,8 @@ def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool =
         "before_bytes": before,
         "ready_bytes": peak_memory(device),
     }
-    spent: list[float] = []  # by all threads of the process: what a busy machine changes least
-
-    def counted() -> None:
-        start = process_time()
-        step(trainer, objective_of(trainer), next(batches))
-        spent.append(process_time() - start)
-
-    time = median_seconds(counted, repeats, device)
-    cpu = median(spent[-repeats:])
-    yield {"what": "package", "seconds": time, "cpu_seconds": cpu, "peak_bytes": peak_memory(device)} | about
+    time = median_seconds(lambda: step(trainer, objective_of(trainer), next(batches)), repeats, device)
+    yield {"what": "package", "seconds": time, "peak_bytes": peak_memory(device)} | about
     if not naive:
         return
     needed, free = naive_memory(trainer), free_memory(device)
@@ -124,6 +119,24 @@ def measure(dataset: Dataset, settings: Settings, repeats: int, *, naive: bool =
     yardstick = NaiveObjective(objective_of(trainer))
     time = median_seconds(lambda: step(trainer, yardstick, next(batches)), max(1, repeats // 3), device)
     yield {"what": "naive", "seconds": time, "peak_bytes": peak_memory(device), "estimate_bytes": needed} | about
+
+
+def compare(dataset: Dataset, one: Settings, other: Settings, repeats: int) -> dict[str, Any]:
+    """Steps with either settings in turn: median processor seconds of each, and the median ratio of a pair.
+
+    Processor time counts all threads, and other programs on the machine change it less than wall time.
+    """
+    trainers = [Trainer(dataset, settings) for settings in (one, other)]
+    batches = [endless_batches(trainer) for trainer in trainers]
+    spent: list[list[float]] = [[], []]
+    for _ in range(WARM_UP + repeats):
+        for trainer, source, seconds in zip(trainers, batches, spent, strict=True):
+            start = process_time()
+            step(trainer, objective_of(trainer), next(source))
+            seconds.append(process_time() - start)
+    first, second = (seconds[WARM_UP:] for seconds in spent)
+    ratio = median(b / a for a, b in zip(first, second, strict=True))
+    return {"what": "other", "cpu_seconds": [median(first), median(second)], "ratio": ratio}
 
 
 def in_subprocess(folder: Path, options: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -159,9 +172,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="last-fm")
     parser.add_argument("--naive", action="store_true", help="also the yardstick, where it fits in memory")
     add_options(parser)
+    parser.add_argument("--other", metavar="KEY=VALUE", help="compare with steps of another setting, in turn")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     settings = resolve(arguments.preset, arguments.overrides, arguments.device)
+    if arguments.other:
+        other = resolve(arguments.preset, [*arguments.overrides, arguments.other], arguments.device)
+        print(json.dumps(compare(load_dataset(arguments.data), settings, other, arguments.repeats)))
+        return
     for line in measure(load_dataset(arguments.data), settings, arguments.repeats, naive=arguments.naive):
         print(json.dumps(line), flush=True)
 
