@@ -97,10 +97,10 @@ def _fewer_colours(png: str) -> str:
 
 
 def digest(notebook: Any) -> str:
-    """A digest of a notebook's code."""
+    """A digest of a notebook's code, without what a formatter changes."""
     code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     joined = "\0".join(source if isinstance(source, str) else "".join(source) for source in code)
-    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+    return hashlib.sha256(re.sub(r"[\s,()'\"]+", "", joined).encode()).hexdigest()[:16]
 
 
 def problems(notebook: Any) -> list[str]:

@@ -77,6 +77,9 @@ def test_what_is_wrong_with_a_notebook_is_said(change: Any, problem: str) -> Non
     good: dict[str, Any] = {"cells": cells, "metadata": {}}
     good["metadata"] = {"hakg_dgl": {"code": digest(good)}}
     assert problems(good) == []
+    formatted = copy.deepcopy(good)
+    formatted["cells"][1]["source"] = "print(\n    2,\n)"
+    assert problems(formatted) == []
     bad = copy.deepcopy(good)
     change(bad["cells"])
     (found,) = problems(bad)
