@@ -178,7 +178,9 @@ def test_groups_in_row_order_are_read_by_their_bounds_alone(backend):
 def test_backends_are_chosen_by_name():
     assert choose_backend("auto").name == choose_backend().name == "torch"
     assert [choose_backend(name).name for name in BACKENDS_HERE] == list(BACKENDS_HERE)
-    with pytest.raises(ConfigError, match=r"no kernel backend 'cuda'; the backends are auto, torch, dgl, numba, triton"):
+    with pytest.raises(
+        ConfigError, match=r"no kernel backend 'cuda'; the backends are auto, torch, dgl, numba, triton"
+    ):
         choose_backend("cuda")
 
 

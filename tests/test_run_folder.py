@@ -139,6 +139,23 @@ def test_a_file_replaced_after_loading_does_not_change_what_was_loaded(tmp_path:
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_file_is_opened_once_so_that_values_are_of_the_version_of_their_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    written = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7), "c": torch.tensor([True, False])}
+    folder.save_tensors(folder.model_file, written, {"n": 1})
+
+    def opened_again(*arguments: object) -> None:
+        raise AssertionError(f"PyTorch opens the file, too: {arguments}")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", opened_again)
+    read, about = folder.load_tensors(folder.model_file)
+    assert about["n"] == 1
+    assert set(read) == set(written)
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in written.items())
+
+
 @given(cut=st.integers(0, 400))
 def test_metrics_cut_off_anywhere_are_the_lines_before(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = RunFolder(tmp_path_factory.mktemp("run"))

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -256,13 +257,14 @@ class RunFolder:
     def load_tensors(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a safetensors file written by :meth:`save_tensors`, both of the same version.
 
-        The file is opened once: a trainer may replace it at any moment.
+        The file is opened once: a trainer may replace it at any moment. For PyTorch safetensors would open it again for
+        the values, so they are read as arrays, which have no bfloat16; nothing here saves such.
         """
         self._require(file)
         try:
-            with safe_open(file, framework="pt") as handle:
-                # Copies: what safetensors gives is mapped from the file.
-                tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+            with safe_open(file, framework="np") as handle:
+                # Copies: what safetensors gives may be mapped from the file.
+                tensors = {name: torch.tensor(handle.get_tensor(name)) for name in handle.keys()}  # noqa: SIM118
                 metadata = _metadata(handle)
         except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
             raise damaged(file, error) from error
@@ -272,7 +274,7 @@ class RunFolder:
         """The metadata, without tensors, of a safetensors file written by :meth:`save_tensors`."""
         self._require(file)
         try:
-            with safe_open(file, framework="pt") as handle:
+            with safe_open(file, framework="np") as handle:
                 return _metadata(handle)
         except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
             raise damaged(file, error) from error
