@@ -224,6 +224,6 @@ def test_no_committed_text_names_a_machine_path_or_unfinished_work() -> None:
         f"{path.relative_to(REPOSITORY).as_posix()}:{number}: {line.strip()[:80]}"
         for path in committed_text()
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
-        if UNWANTED.search(line)
+        if UNWANTED.search(line) and not line.strip().startswith('"image/png": "')  # in notebooks
     ]
     assert not found
