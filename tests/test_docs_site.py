@@ -206,6 +206,14 @@ def test_every_equation_becomes_mathml(page: Path) -> None:
             assert 'display="block"' in equations.fence(block.text)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_equations_are_written_so_that_the_site_has_them_too(page: Path) -> None:
+    """A forge also knows ``$x$`` and ``$$x$$``, which the site would show as they are written."""
+    code = r"\$`[^`]+`\$|`[^`]*`"
+    left = [line for line in re.sub(code, "", prose(page)).splitlines() if "$" in line]
+    assert not left, "write an equation as $`x`$, or as a block math"
+
+
 def test_an_equation_with_an_unknown_command_is_an_error() -> None:
     pytest.importorskip("latex2mathml", reason="python -m pip install -e .[docs]")
     import equations
