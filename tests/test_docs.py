@@ -300,8 +300,8 @@ WITH_EXAMPLES = [page for page in DOCS if examples(page)]
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, names shared, in a folder with the files that the page shows; the demo is a tiny one.
 
-    Given are ``dataset``, ``user_vectors`` and ``item_vectors``. Of a block that downloads only the imports are made;
-    one marked ``python no-run`` is only compiled, below.
+    No name is given, as a reader has none. Of a block that downloads only the imports are made; one marked
+    ``python no-run`` is only compiled, below.
     """
     monkeypatch.chdir(tmp_path)
     for name, content in shown_files(page).items():
@@ -309,14 +309,11 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny = dataclasses.replace(DemoSettings.load(), **TINY)  # type: ignore[arg-type]
     generate = hakg_dgl.generate_demo
     monkeypatch.setattr(hakg_dgl, "generate_demo", lambda: generate(tiny))
-    dataset = hakg_dgl.preprocess(hakg_dgl.generate_demo())
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     module = types.ModuleType("example")  # dataclasses look up the module that they are in
     monkeypatch.setitem(sys.modules, "example", module)
     names = module.__dict__
-    names |= {"dataset": dataset, "__builtins__": builtins}
-    names["user_vectors"] = torch.randn(dataset.n_users, 8, generator=generator)
-    names["item_vectors"] = torch.randn(dataset.n_items, 8, generator=generator)
+    names |= {"__builtins__": builtins}
     for block in examples(page):
         if "dgl_gate" in block.text:
             dgl_or_skip()
