@@ -143,8 +143,9 @@ SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 
 def table(heading: str) -> list[dict[str, str]]:
     """Rows of the first table below a heading of docs/settings.md, by column."""
-    section = re.split(rf"\n##+ {re.escape(heading)}\n", prose(SETTINGS_PAGE))[1]
-    section = re.split(r"\n##", section)[0]
+    _, *sections = re.split(rf"\n##+ {re.escape(heading)}\n", prose(SETTINGS_PAGE))
+    assert sections, f"docs/settings.md needs a section '### {heading}' with the table of its settings"
+    section = re.split(r"\n##", sections[0])[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
