@@ -35,6 +35,11 @@ def test_pairs_and_positives():
         data.pairs("dev")
 
 
+def test_it_is_shown_in_a_line():
+    shown = repr(toy())
+    assert (shown.count("\n"), f"{toy().name!r}" in shown, f"{toy().n_users} users" in shown) == (0, True, True)
+
+
 def test_numbers_of_users_and_items_are_found_by_their_ids():
     data = toy()
     for of, number in (("user", data.user_number), ("item", data.item_number)):

@@ -55,7 +55,7 @@ def _no_user_relations() -> pd.DataFrame:
     return pd.DataFrame({"original_id": [], "name": []}, dtype=object)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions and a knowledge graph, numbered: entities ``0..n_items-1`` are the items.
 
@@ -131,6 +131,10 @@ class Dataset:
         for table, columns in limits.items():
             object.__setattr__(self, table, _canonical(getattr(self, table)[list(columns)], table, columns))
         self._check_user_relations()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.counts.items())
+        return f"<Dataset {self.name!r}, split {self.split_strategy}: {sizes}>"
 
     def _check_columns(self) -> None:
         for table, columns in (_TABLES | _OPTIONAL_TABLES).items():
