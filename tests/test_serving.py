@@ -27,10 +27,10 @@ from browser import browser, complaints, requests  # noqa: F401 (a fixture)
 from served import Answer, Server, read_answer
 from small_demo import small_demo, small_settings
 
-from hakg_dgl import load_dataset, load_model, make_trainer, read_new_items
+from hakg_dgl import Settings, from_tables, load_dataset, load_model, make_trainer, read_new_items
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.insight.explain import Explainer
-from hakg_dgl.ranking.candidates import items_where
+from hakg_dgl.ranking.candidates import items_where, undecided
 from hakg_dgl.ranking.fold_in import AboutUsers
 from hakg_dgl.ranking.limits import at_most
 from hakg_dgl.ranking.lists import recommend
@@ -233,6 +233,18 @@ def test_new_items_are_listed_filtered_and_alike(server: Server, place: Path, da
     assert alike["item"] == {"id": "fresh", "name": "Fresh one"}
     check(alike, new.dataset, Similarity(grown).items([dataset.n_items], 5), "similar")
     assert server.ask("/similar", {"item": "fresh"}).status == 404  # it belongs to that request alone
+
+
+def test_items_whose_range_lies_on_both_sides_of_a_condition_are_counted_in_the_notes(tmp_path: Path) -> None:
+    orders = pd.DataFrame({"user": [f"u{n % 10}" for n in range(60)], "item": [f"i{n * 7 % 24}" for n in range(60)]})
+    goods = pd.DataFrame({"item": [f"i{n}" for n in range(24)], "price": [f"{1.5 + n:.2f}" for n in range(24)]})
+    shop = from_tables(orders, items=goods, facts={"price": "bins"})
+    make_trainer(shop, Settings("bpr-mf").replace({"epochs": 1, "dim": 4}), run=tmp_path / "run").fit()
+    run = ServedRun(load_trained(tmp_path / "run", shop), shop, name="run")
+    said = undecided(shop, "price<12")
+    assert len(said) == 1
+    for where, notes in ((("price<12",), said), ((), [])):
+        assert run.recommend("u3", 2, where)["notes"] == run.similar("i3", 2, where)["notes"] == notes
 
 
 def test_an_index_serves_the_same_lists(place: Path, dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.ranking.candidates import items_where
+from hakg_dgl.ranking.candidates import items_where, undecided
 from hakg_dgl.ranking.index import ItemIndex, VectorScorer, indexed_topk
 from hakg_dgl.ranking.limits import AtMost, at_most, iter_limited
 from hakg_dgl.ranking.topk import Scorer, UserItems, masked_topk
@@ -23,10 +23,14 @@ _CONDITIONS_KEPT, _LIMITS_KEPT = 32, 8
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The items that may be listed, numbers ``[m]`` or None for all, and how many of a value a list may have."""
+    """The items that may be listed, numbers ``[m]`` or None for all, and how many of a value a list may have.
+
+    ``notes`` says of each condition for which items it cannot be decided; those may not be listed.
+    """
 
     candidates: NDArray[np.int64] | None = None
     limits: Sequence[AtMost] = ()
+    notes: Sequence[str] = ()
 
     @property
     def free(self) -> bool:
@@ -47,14 +51,17 @@ class Choices:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._where = lru_cache(_CONDITIONS_KEPT)(lambda conditions: items_where(dataset, *conditions))
+        self._where = lru_cache(_CONDITIONS_KEPT)(
+            lambda conditions: (items_where(dataset, *conditions), undecided(dataset, *conditions))
+        )
         self._at_most = lru_cache(_LIMITS_KEPT)(lambda text: at_most(dataset, text))
 
     def of(self, where: tuple[str, ...], limits: tuple[str, ...]) -> Choice:
         """The choice by conditions and limits; DataError if the data set has no such relation, entity or item."""
         if not where and not limits:
             return ANY
-        return Choice(self._where(where) if where else None, [self._at_most(text) for text in limits])
+        candidates, notes = self._where(where) if where else (None, [])
+        return Choice(candidates, [self._at_most(text) for text in limits], notes)
 
 
 def best(

@@ -74,7 +74,11 @@ ENDPOINTS = (
         "The items that are most like an item, by the cosine of the model's vectors.",
         lambda run, given: run.similar(given["item"], given["k"], given["where"], given["at_most"]),
         (_ITEM, _K, _WHERE, _AT_MOST),
-        {"item": "id and name", "items": "rank, id, name and score of each item, most alike first"},
+        {
+            "item": "id and name",
+            "items": "rank, id, name and score of each item, most alike first",
+            "notes": _LIST["notes"],
+        },
     ),
     Endpoint(
         "/explain",

@@ -159,7 +159,9 @@ class ServedRun:
         seen = None if batch.include_seen else self._seen
         found = self._ranked(self.scorer, numbers, batch.k, seen, choice, self._index)
         return [
-            self._list(self.users.label(number), rows, [] if self._trained_on[number] else [UNTRAINED])
+            self._list(
+                self.users.label(number), rows, [*([] if self._trained_on[number] else [UNTRAINED]), *choice.notes]
+            )
             for number, rows in zip(numbers, found, strict=True)
         ]
 
@@ -182,11 +184,11 @@ class ServedRun:
         hidden, numbers = None if batch.include_seen else past, list(range(len(users)))
         found = self._answered(lambda: self._ranked(scorer, numbers, batch.k, hidden, choice, self._index))
         return [
-            self._list(self.users.label(number) if number >= 0 else None, rows, [])
+            self._list(self.users.label(number) if number >= 0 else None, rows, choice.notes)
             for number, rows in zip(known, found, strict=True)
         ]
 
-    def _list(self, user: dict[str, str] | None, rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+    def _list(self, user: dict[str, str] | None, rows: list[dict[str, Any]], notes: Sequence[str]) -> dict[str, Any]:
         return {"user": user, "items": rows, "notes": [*notes, *([] if rows else [NOTHING_LEFT])]}
 
     def _ranked(
@@ -213,7 +215,7 @@ class ServedRun:
         number = self._item(item)
         choice = self._choice(where, at_most)
         (rows,) = self._ranked(self._similar, [number], k, self._oneself, choice, self._similar_index)
-        return {"item": self.items.label(number), "items": rows}
+        return {"item": self.items.label(number), "items": rows, "notes": list(choice.notes)}
 
     def explain(self, user: str, item: str, top: int) -> dict[str, Any]:
         """Where the score of a user and an item comes from: ``Explanation.to_dict``; Refusal as elsewhere."""
