@@ -45,10 +45,11 @@ _OF_PREPROCESS = (
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of training, by name; repeatable."
 )
+@click.option("--epochs", type=int, help="Most epochs; the same as --set epochs=N.")
 @click.option("--k", type=list_length(), default=20, show_default=True, help="Length of the lists.")
 @click.option("--resume", is_flag=True, help="Go on in OUT, where a quick start was stopped.")
 def quickstart_command(
-    out: Path, kind: str | None, assignments: tuple[str, ...], k: int, resume: bool, **options: Any
+    out: Path, kind: str | None, assignments: tuple[str, ...], epochs: int | None, k: int, resume: bool, **options: Any
 ) -> None:
     """Go from an order log and a catalogue to lists and a report.
 
@@ -60,7 +61,7 @@ def quickstart_command(
     from hakg_dgl.models.settings import Settings
     from hakg_dgl.quickstart import quickstart
 
-    given = [*assignments, *([f"kind={kind}"] if kind else [])]
+    given = [*assignments, *([f"kind={kind}"] if kind else []), *([] if epochs is None else [f"epochs={epochs}"])]
     settings = Settings.resolve(preset="default", overrides=given)
     preparing = PreprocessOptions(**{name: options.pop(name) for name in _OF_PREPROCESS})
     after_interrupt("Give the same command with --resume to go on.")

@@ -21,6 +21,7 @@ from hakg_dgl.errors import ConfigError, DataError, HakgError, IntegrityError
 from hakg_dgl.models.recommender import GradientRecommender
 from hakg_dgl.quickstart import quickstart
 from hakg_dgl.training.progress import Progress
+from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainee import build_model
 from hakg_dgl.training.update import make_updater, update_settings
 from hakg_dgl.training.warm_start import warm_start
@@ -256,6 +257,13 @@ def test_a_quick_start_refuses_an_empty_list_before_it_reads(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="k = 0 is not allowed"):
         quickstart(read_nothing, tmp_path / "shop", k=0)
     assert not (tmp_path / "shop").exists()
+
+
+def test_epochs_of_a_quick_start(shop: Path, tmp_path: Path) -> None:
+    tables = ["--interactions", shop / "earlier.csv", "--items", shop / "items-earlier.csv"]
+    done = hakg("quickstart", *tables, "--out", tmp_path / "shop", "--model", "bpr-mf", "--epochs", "1")
+    assert done.exit_code == 0, done.stderr
+    assert RunFolder(tmp_path / "shop" / "run").result["epochs_run"] == 1
 
 
 def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hakg_dgl import (
     about_users,
     at_most,
     explain,
+    from_tables,
     items_where,
     load_fold_in,
     load_model,
@@ -510,6 +511,16 @@ def test_numbers_bins_and_dates_are_compared(condition: str, expected: list[int]
     )  # fmt: skip
     assert items_where(data, condition).tolist() == expected
     assert undecided(data, condition) == [] or condition == "size<=10", "an item of '10 to 20' may be 10"
+
+
+def test_a_category_above_those_of_the_items_is_proposed() -> None:
+    orders = pd.DataFrame({"user": list("aabbccdd"), "item": list("01122330")})
+    kinds = ["Home > Kitchen > Pans", "Home > Kitchen > Knives", "Home > Garden", "Toys > Games"]
+    data = from_tables(orders, items=pd.DataFrame({"item": list("0123"), "kind": kinds}), facts={"kind": "path"})
+    with pytest.raises(DataError, match="no entity 'Kitchn'") as raised:
+        items_where(data, "kind=Kitchn")
+    assert str(raised.value.remedy) == "By 'kind' items have, for example, 'Kitchen'."
+    assert items_where(data, "kind=Kitchen").tolist() == [0, 1]
 
 
 def test_items_of_a_bin_on_both_sides_are_left_out_and_counted() -> None:

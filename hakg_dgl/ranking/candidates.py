@@ -92,15 +92,26 @@ def entities_below(dataset: Dataset, entities: NDArray[np.int64]) -> NDArray[np.
     (``subcategory_of``, ``subclass_of``, ``child_of``, ``is_a``, ``broader``): its head is below its tail. Of relations
     that are called ``has_part``, ``parent_of`` or ``narrower`` the tail is below.
     """
+    below, above = _steps(dataset)
+    return _reached(above, below, entities)
+
+
+def _steps(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lower and the upper entity of every triple that says that one is a part of the other."""
     triples = dataset.triples
     between = triples[(triples["head"] >= dataset.n_items) & (triples["tail"] >= dataset.n_items)]
     names = dataset.relations["name"].str.casefold().str.replace(r"[\s_\-]+", "_", regex=True)
     up, down = (between[between["relation"].map(names.str.contains(pattern))] for pattern in (_UP, _DOWN))
     below = np.concatenate([up["head"], down["tail"]]).astype(np.int64)
     above = np.concatenate([up["tail"], down["head"]]).astype(np.int64)
-    found = reached = np.unique(entities)
+    return below, above
+
+
+def _reached(sources: NDArray[np.int64], ends: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where steps from a source to its end lead from some entities, these included, ascending."""
+    found = reached = np.unique(start)
     while len(reached):
-        reached = np.setdiff1d(below[np.isin(above, reached)], found)
+        reached = np.setdiff1d(ends[np.isin(sources, reached)], found)
         found = np.union1d(found, reached)
     return found
 
@@ -271,17 +282,22 @@ def _named(table: pd.DataFrame, text: str) -> NDArray[np.int64]:
 
 
 def _entities_hint(dataset: Dataset, entities: pd.Series[int], wanted: str, relation: str) -> str:
-    """Entities that items have by a relation: those whose names look like the one asked for, else the most frequent.
+    """Entities that items have by a relation, and those above them: the ones whose names look like the one asked for.
+
+    Where none does, the most frequent that items have.
 
     Those that are known by their id alone are told by items that have them.
     """
     numbers = entities.value_counts().index
     names = pd.Series(dataset.entities["name"].to_numpy()[numbers], index=numbers).drop_duplicates()
-    same = names[names.str.casefold() == wanted.casefold()].tolist()
-    near = same or get_close_matches(wanted, names.head(10_000).tolist(), n=SHOWN) or names.head(SHOWN).tolist()
+    below, above = _steps(dataset)
+    higher = np.setdiff1d(_reached(below, above, numbers.to_numpy()), numbers)
+    every = pd.concat([names, pd.Series(dataset.entities["name"].to_numpy()[higher], index=higher)]).drop_duplicates()
+    same = every[every.str.casefold() == wanted.casefold()].tolist()
+    near = same or get_close_matches(wanted, every.head(10_000).tolist(), n=SHOWN) or names.head(SHOWN).tolist()
     if not near:
         return "No item has any by it."
-    shown, none = _told(dataset, names.index[names.isin(near)].tolist(), near)
+    shown, none = _told(dataset, every.index[every.isin(near)].tolist(), near)
     without = " The data set has no names for them, only ids: give one of these." if none else ""
     return f"By {relation!r} items have, for example, {', '.join(shown)}.{without}"
 
