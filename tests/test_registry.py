@@ -103,6 +103,7 @@ def test_a_model_of_another_package_trains_evaluates_and_lists_by_its_name(tmp_p
     ((code, output),) = run_commands(tmp_path, [], ("evaluate", "run"))
     assert code == 2
     assert "no model 'toy'" in output
+    assert "Install the package that has the model" in output
 
 
 def test_names_are_known_without_importing_a_model(site: Path) -> None:

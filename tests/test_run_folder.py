@@ -100,6 +100,12 @@ def test_settings_missing_in_a_file_are_the_defaults(tmp_path: Path, demo: Datas
     assert folder.settings == settings
 
 
+def test_a_folder_around_a_run_names_the_run(tmp_path: Path, demo: Dataset) -> None:
+    RunFolder(tmp_path / "shop" / "run").create(small_settings(epochs=1), demo, None)
+    with pytest.raises(CheckpointError, match=r"shop: has no run.json, so it is not a run; .*shop.run is one"):
+        _ = RunFolder(tmp_path / "shop").about
+
+
 def test_creating_removes_what_an_earlier_run_left_and_nothing_else(run: RunFolder, demo: Dataset) -> None:
     left = [".state.safetensors.1234abcd.tmp", ".tmpAbC123", "tensorboard/events"]
     kept = ["notes.txt", ".tmp", "evaluation.json"]

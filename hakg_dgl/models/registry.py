@@ -62,13 +62,19 @@ def model_names() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted({*_of_other_packages(), *_REGISTERED} - set(BUILT_IN)))
 
 
+class UnknownModelError(ConfigError):
+    """No model has this name: it is misspelt, or of a package that is not installed."""
+
+
 def model_class(name: str) -> type[Recommender]:
     """The class of a model.
 
     Raises
     ------
+    UnknownModelError
+        If there is no model of this name.
     ConfigError
-        If there is no model of this name, two packages declare it, or what is declared is not a model.
+        If two packages declare it, or what is declared is not a model.
     MissingDependencyError
         If the package that declares it cannot be imported.
     """
@@ -80,7 +86,7 @@ def model_class(name: str) -> type[Recommender]:
         return _REGISTERED[name]
     declared = _of_other_packages().get(name, [])
     if not declared:
-        raise ConfigError(f"there is no model {name!r}; the models are {', '.join(model_names())}")
+        raise UnknownModelError(f"there is no model {name!r}; the models are {', '.join(model_names())}")
     if len({point.value for point in declared}) > 1:
         values = ", ".join(sorted(point.value for point in declared))
         raise ConfigError(f"model {name!r} is declared by several packages ({values}): uninstall all but one")

@@ -29,6 +29,7 @@ from hakg_dgl import locks
 from hakg_dgl.atomic_files import replace_file, sync_file, write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, ConfigError, FormatVersionError, IntegrityError
+from hakg_dgl.models.registry import UnknownModelError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.settings.toml import read_toml
 
@@ -150,6 +151,10 @@ class RunFolder:
         self._require(self.config_file)
         try:
             return self._read_settings()
+        except UnknownModelError as error:
+            raise CheckpointError(
+                f"{self.config_file}: {error}\nInstall the package that has the model, or register it before."
+            ) from error
         except ConfigError as error:
             raise CheckpointError(f"{error}\nFix the file, or train again.") from error
 
@@ -157,6 +162,8 @@ class RunFolder:
         values = read_toml(self.config_file)
         try:
             return Settings.from_dict(values)
+        except UnknownModelError:
+            raise
         except ConfigError as error:
             raise ConfigError(f"{self.config_file}: {error}") from error
 
@@ -309,6 +316,9 @@ class RunFolder:
         if file.exists() and not file.is_file():  # a pipe or a device may have no end
             raise damaged(file, "it is not a plain file")
         if not file.exists():
+            inner = [file.parent for file in sorted(self.path.glob(f"*/{self.about_file.name}"))]
+            if inner and not self.exists():
+                raise CheckpointError(f"{self.path}: has no {file.name}, so it is not a run; {inner[0]} is one")
             raise CheckpointError(
                 f"{self.path}: has no {file.name}, so it is not a run, or one that has not come so far; "
                 "train with `hakg train DATA --out RUN`, or continue with --resume"
