@@ -361,7 +361,7 @@ def table_cases() -> Iterator[Case]:
         text = f"user,item,day\na,b,2024-01-01\na,c,{moment}\n".encode()
         yield table(
             f"date {moment}",
-            r"src/i.csv, line 3: day is .*(neither a number nor an ISO|no date of the column shows)",
+            r"src/i.csv, line 3: day is .*(neither a number nor a date that is known|no date of the column shows)",
             text,
             "--timestamp-col",
             "day",
@@ -530,13 +530,16 @@ def parquet_cases() -> Iterator[Case]:
     }
     for name, values in odd.items():
         data = parquet_bytes({"user": two, "item": two, "r": values})
-        yield parquet(
-            f"ratings of {name}", "column 'r' holds .*, not numbers|rating is missing", data, "--rating-col", "r"
-        )
-        yield parquet(
-            f"timestamps of {name}", "column 'r' holds .*, not numbers or dates", data, "--timestamp-col", "r"
-        )
-        yield parquet(f"users of {name}", "column 'r' holds .*, not ids", data, "--user-col", "r")
+        wrong = [
+            "column 'r' holds .*, not numbers",
+            "column 'r' holds .*, not numbers or dates",
+            "column 'r' holds .*, not ids",
+        ]
+        if name == "null":
+            wrong = [r"row 0 \(from 0\): r is missing"] * 2 + ["no row has all its ids"]
+        yield parquet(f"ratings of {name}", wrong[0], data, "--rating-col", "r")
+        yield parquet(f"timestamps of {name}", wrong[1], data, "--timestamp-col", "r")
+        yield parquet(f"users of {name}", wrong[2], data, "--user-col", "r")
     for name, value in {"half": 0.5, "infinite": float("inf"), "huge": 1e300}.items():
         yield parquet(
             f"{name} ids",
@@ -832,7 +835,7 @@ def run_cases() -> Iterator[Case]:
     for kind in ("int64", "bool", "float16", "float64", "complex64", "float8_e4m3fn"):
         yield run(
             f"tensors of {kind}",
-            fits_not,
+            damaged if kind.startswith("float8") else fits_not,  # NumPy, by which they are read, has no such numbers
             _tensors(_each(_to(kind))),
         )
     yield run("tensors that are flat", fits_not, _tensors(_each(lambda tensor: tensor.flatten())))

@@ -761,6 +761,10 @@ def test_a_file_that_may_not_be_read() -> None:
 
 # --- repairs: done, and told with their counts ------------------------------------------------------------------------
 
+NO_TIME = (
+    "note: column 'time' of the interactions is not read; if it is their time, say so: --timestamp-col time, and "
+    "--split temporal holds out the latest"
+)
 NO_VALID = "remark: no interaction is left to validate on, which 'hakg train' needs; see --valid"
 NO_TEST = "remark: no interaction is left to test on; see --test"
 
@@ -814,6 +818,7 @@ def test_repairs_of_the_kgat_layout(changed: dict[str, Content], report: list[st
             },
             (),
             [
+                NO_TIME,
                 "1 interaction without id dropped",
                 "1 triple without id dropped",
                 "1 triple repeat dropped",
@@ -828,7 +833,7 @@ def test_repairs_of_the_kgat_layout(changed: dict[str, Content], report: list[st
         (
             {"l.csv": "item,entity\na,Q1\n"},
             (),
-            ["1 item without entity", "1 item without triples", NO_VALID, NO_TEST],
+            [NO_TIME, "1 item without entity", "1 item without triples", NO_VALID, NO_TEST],
         ),
         (
             {"i.csv": "user,item,part\nann,a,train\nann,y,test\nbob,a,test\n"},

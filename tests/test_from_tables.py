@@ -184,5 +184,5 @@ def test_tables_about_a_data_set_may_be_in_memory_too(kind: str) -> None:
     assert read_item_ids(made(pd.DataFrame({"item": ids[:2]}))) == ids[:2].tolist()
     with pytest.raises(DataError, match=r"^users: 1 row is of an item that is not in the data set"):
         read_new_users(made(pd.DataFrame({"user": ["new"], "item": ["nothing"]})), dataset)
-    with pytest.raises(DataError, match=r"^items: no column 'item'"):
+    with pytest.raises(DataError, match=r"^new items: no column 'item'"):
         read_new_items(made(pd.DataFrame({genre: [value]})), toy())

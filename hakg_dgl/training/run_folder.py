@@ -273,7 +273,8 @@ class RunFolder:
                 # Copies: what safetensors gives may be mapped from the file.
                 tensors = {name: torch.tensor(handle.get_tensor(name)) for name in handle.keys()}  # noqa: SIM118
                 metadata = _metadata(handle)
-        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+        # Types of numbers that NumPy does not have end in an AttributeError or a TypeError.
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
             raise damaged(file, error) from error
         return tensors, metadata
 

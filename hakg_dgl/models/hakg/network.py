@@ -70,7 +70,8 @@ class Network(GradientRecommender):
 
     def _choose_executor(self) -> Executor:
         kernels, device = self.settings.kernels, self.graph.device
-        n_messages = 0 if kernels == "readable" else self.packed.knowledge.n_edges
+        counted = kernels != "readable" and device.type == "cpu"  # elsewhere the choice does not depend on it
+        n_messages = self.packed.knowledge.n_edges if counted else 0
         backend = choose_backend("auto" if kernels == "readable" else kernels, device, n_messages=n_messages)
         self.backend = backend
         self._gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _mixed_by_gate
