@@ -20,6 +20,8 @@ SILENCE = float(os.environ.get("HAKG_SILENCE", "40"))
 """Seconds without a sign of life after which a process counts as lost."""
 _BEAT = 2.0
 _ANSWER = timedelta(seconds=5)
+_LAST_CALL = 10.0
+"""Seconds that the end waits for a call of the store."""
 
 
 class Watch:
@@ -43,12 +45,20 @@ class Watch:
         self.silence: float = silence
         self._seen = {other: time.monotonic() for other in range(size) if other != rank}
         self._over = threading.Event()
-        for run in (self._give_signs, self._look):
-            threading.Thread(target=run, name="watch", daemon=True).start()
+        self._threads: list[threading.Thread] = [
+            threading.Thread(target=run, name="watch", daemon=True) for run in (self._give_signs, self._look)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Watch no longer.
+
+        Waits for the threads: Python ends the process abnormally if one of them is in a call of the store at its end.
+        """
         self._over.set()
+        for thread in self._threads:
+            thread.join(_LAST_CALL)
 
     def _give_signs(self) -> None:
         store: Any = None
