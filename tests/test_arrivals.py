@@ -14,8 +14,8 @@ from small_demo import small_demo
 
 from hakg_dgl.data.new_items import new_items_of
 from hakg_dgl.serving.arrivals import LastArrivals, table_of
-from hakg_dgl.serving.memory import give_back_freed_memory
 from hakg_dgl.serving.names import Names
+from hakg_dgl.training.allocator import give_back_freed_memory
 
 pytest.importorskip("prometheus_client", reason="pip install 'hakg_dgl[serve]'")
 

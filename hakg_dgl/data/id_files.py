@@ -129,16 +129,7 @@ def read_new_users(
         what = _item_column(table, item_col, {who, *attributes})
         mine = [name for name in table.columns if name in attributes and name not in (who, what)]
         if what is None and not mine:
-            if table.looks_headerless():
-                problem = f"no column {item_col!r}, and the first line looks like a row: {listed(table.columns)}"
-                raise DataError(problem, path=table.path, line=1, remedy=table.form.headerless_remedy)
-            relations = listed(list(attributes)) if attributes else "none"
-            raise DataError(
-                f"no column {item_col!r} and no attribute; there are: {listed(table.columns)}",
-                path=table.path,
-                line=1 if table.is_text else None,
-                remedy=f"Name the column of items (--item-col), or have a column of users' facts: {relations}.",
-            )
+            raise _says_nothing_of_users(table, item_col, attributes)
         if what is not None:
             pairs.append(_pairs(table, who, what, unknown_items, dataset, report))
         else:
@@ -178,6 +169,20 @@ def read_new_users(
             chosen = triples[triples[:, 1] == relation]
             facts[names[relation]] = _packed(chosen[:, 0], chosen[:, 2], len(ids))
     return NewUsers(ids, indptr, items, report, known, facts)
+
+
+def _says_nothing_of_users(table: SourceTable, item_col: str, attributes: Mapping[str, object]) -> DataError:
+    """The error of a table with neither items nor attributes of users."""
+    if table.looks_headerless():
+        problem = f"no column {item_col!r}, and the first line looks like a row: {listed(table.columns)}"
+        return DataError(problem, path=table.path, line=1, remedy=table.form.headerless_remedy)
+    relations = listed(list(attributes)) if attributes else "none"
+    return DataError(
+        f"no column {item_col!r} and no attribute; there are: {listed(table.columns)}",
+        path=table.path,
+        line=1 if table.is_text else None,
+        remedy=f"Name the column of items (--item-col), or have a column of users' facts: {relations}.",
+    )
 
 
 def _item_column(table: SourceTable, item_col: str, others: set[str]) -> str | None:

@@ -14,8 +14,8 @@ from hakg_dgl.data.new_items import new_items_of
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.registry import models_that
 from hakg_dgl.serving.batches import NewItemRow
-from hakg_dgl.serving.memory import give_back_freed_memory
 from hakg_dgl.serving.refusals import Refusal
+from hakg_dgl.training.allocator import give_back_freed_memory
 from hakg_dgl.training.loading import TrainedModel
 
 _NAMES = ("name", "title")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from hakg_dgl.errors import HakgError
-from hakg_dgl.serving.memory import give_back_freed_memory
 from hakg_dgl.serving.refusals import Refusal, later
 from hakg_dgl.serving.served_run import ServedRun
+from hakg_dgl.training.allocator import give_back_freed_memory
 
 log: logging.Logger = logging.getLogger(__name__)
 
