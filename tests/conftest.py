@@ -18,6 +18,8 @@ pytest.register_assert_rewrite("bad_input", "planted")
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
 from planted import planted, planted_run, planted_runs  # noqa: E402, F401 (fixtures)
 
+from hakg_dgl.models import registry  # noqa: E402
+
 # Machines that run tests are shared, so a slow example is not a failure.
 settings.register_profile("hakg", deadline=None)
 settings.load_profile("hakg")
@@ -27,6 +29,12 @@ _SHARED = Path(os.environ.get("HAKG_SHARED_DIR") or Path(__file__).resolve().par
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-dgl", action="store_true", help="run as if DGL were not installed")
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that a test registers, as the examples of the documentation do, is gone after the test."""
+    monkeypatch.setattr(registry, "_REGISTERED", registry._REGISTERED.copy())
 
 
 @pytest.fixture(scope="session")
