@@ -290,9 +290,11 @@ def test_health_readiness_metrics_and_headers(server: Server) -> None:
     ready = server.ask("/readyz").json
     assert (ready["ready"], ready["run"], ready["model"]) == (True, "run", "hakg")
     server.ask("/recommend", {"user": "nobody at all"})
+    server.raw(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
     text = server.ask("/metrics").body.decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['hakg_requests_total{endpoint="/recommend",status="404"}']) >= 1
+    assert float(values['hakg_requests_total{endpoint="refused",status="421"}']) >= 1
     assert float(values['hakg_request_seconds_count{endpoint="/healthz"}']) >= 1
     assert float(values["process_resident_memory_bytes"]) > 1e7
     head = server.ask("/", method="HEAD")

@@ -188,10 +188,11 @@ class _Service:
 class _Guarded:
     """Adds the headers of every answer, and refuses heads that are too long and hosts that are not this one's.
 
-    A server such as uvicorn bounds a head that is not complete yet; one that comes in one piece is bounded here.
+    A server such as uvicorn bounds a head that is not complete yet; one that comes in one piece is bounded here. What
+    is refused here stands in the metrics under the endpoint ``refused``.
     """
 
-    def __init__(self, application: ASGIApp, head_bytes: int, hosts: Collection[str] | None) -> None:
+    def __init__(self, application: _Service, head_bytes: int, hosts: Collection[str] | None) -> None:
         self.application, self.head_bytes = application, head_bytes
         self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
@@ -204,16 +205,23 @@ class _Guarded:
 
         if scope["type"] != "http":
             await self.application(scope, receive, send)
-        elif _head_size(scope) > self.head_bytes:
-            await refused(head_too_long(self.head_bytes))(scope, receive, sent)
-        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            await refused(TWO_LENGTHS)(scope, receive, sent)
-        elif self.hosts is not None and _host(scope) not in self.hosts:
-            names = ", ".join(sorted(self.hosts))
-            refusal = Refusal(421, f"this service is not {_host(scope)[:80]!r}", f"It is {names}; see --allowed-host.")
-            await refused(refusal)(scope, receive, sent)
-        else:
+        elif (refusal := self._refusal(scope)) is None:
             await self.application(scope, receive, sent)
+        else:
+            begun = time.perf_counter()
+            await refused(refusal)(scope, receive, sent)
+            self.application.monitor.count("refused", refusal.status, time.perf_counter() - begun)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Why a request is refused before its path is read; None if it is not."""
+        if _head_size(scope) > self.head_bytes:
+            return head_too_long(self.head_bytes)
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            return TWO_LENGTHS
+        if self.hosts is not None and _host(scope) not in self.hosts:
+            names = ", ".join(sorted(self.hosts))
+            return Refusal(421, f"this service is not {_host(scope)[:80]!r}", f"It is {names}; see --allowed-host.")
+        return None
 
 
 def refused(refusal: Refusal) -> Response:
