@@ -117,7 +117,10 @@ def steps_of_all(rank: int, folder: Path, cases: list[str], kind: str) -> None:
         model = build_model(part_of(dataset, owners, rank), settings, torch.device("cpu"), ("train",))
         assert isinstance(model, GradientRecommender)
         random = chance(settings, model)
-        batches = SharedBatches(ranks, ownership, model.graph.pairs(), settings.training.batch_size, random["batches"])
+        training = settings.training
+        batches = SharedBatches(
+            ranks, ownership, model.graph.pairs(), training.batch_size, random["batches"], training.positives_per_user
+        )
         batch = next(iter(batches))
         shard = make(model, ranks, ownership, random, settings.run.seed, common)
         shard.step = STEP

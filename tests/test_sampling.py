@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.layers import sampling
-from hakg_dgl.layers.sampling import EpochBatches, NegativeSampler
+from hakg_dgl.layers.sampling import EpochBatches, NegativeSampler, epoch_order
 
 
 def packed(known):
@@ -123,11 +123,47 @@ def test_batches_resume_between_epochs():
     assert [users.tolist() for users, _ in EpochBatches(pairs, 6, resumed)] == expected
 
 
+@given(
+    counts=st.lists(st.integers(0, 40), max_size=12),
+    together=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_order_of_an_epoch_keeps_pieces_of_a_user_together(counts, together, seed):
+    users = torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    users = users[torch.randperm(len(users), generator=generator(seed))]
+    order = epoch_order(users, generator(seed), together)
+    assert torch.equal(order.sort().values, torch.arange(len(users)))
+    found = torch.unique_consecutive(users[order], return_counts=True)
+    for user, count in enumerate(counts):
+        runs = found[1][found[0] == user]
+        assert len(runs) <= -(-count // together)  # neighbouring pieces of a user look like one
+        assert len(runs) < 2 or int(runs.min()) >= count // -(-count // together)
+
+
+def test_pieces_and_what_is_in_them_are_drawn_uniformly():
+    users = torch.tensor([0] * 4 + [1] * 3)
+    orders = torch.stack([epoch_order(users, random, 2) for random in [generator(3)] for _ in range(6000)])
+    # Each pair is as often at each of the seven places as any other, but for chance: 6000 / 7, five deviations.
+    share = torch.stack([(orders == pair).double().mean(0) for pair in range(7)])
+    first = share[:4].sum(0)
+    assert (share[:4] - first / 4).abs().max() < 5 * (0.15 * 0.85 / 6000) ** 0.5
+    assert (share[4:] - (1 - first) / 3).abs().max() < 5 * (0.15 * 0.85 / 6000) ** 0.5
+    partners = {tuple(sorted(order.tolist()[:2])) for order in orders[(users[orders[:, :2]] == 0).all(1)]}
+    assert partners == {(a, b) for a in range(4) for b in range(a + 1, 4)}
+
+
+def test_with_one_positive_a_user_the_order_is_a_permutation_and_nothing_else():
+    users = torch.arange(30) % 4
+    assert torch.equal(epoch_order(users, generator(2)), torch.randperm(30, generator=generator(2)))
+
+
 def test_bad_batches():
     with pytest.raises(DataError, match="pairs"):
         EpochBatches(np.empty((0, 2)), 4, generator())
     with pytest.raises(ConfigError, match="batch_size is 0"):
         EpochBatches(np.ones((3, 2)), 0, generator())
+    with pytest.raises(ConfigError, match="positives_per_user is 0"):
+        EpochBatches(np.ones((3, 2)), 2, generator(), positives_per_user=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hakg_dgl.errors import ConfigError, HakgError
 from hakg_dgl.models.hakg import HAKG, HAKGLossSettings, HAKGSettings
+from hakg_dgl.models.hakg.settings import HAKGTrainingSettings
 from hakg_dgl.models.registry import model_class, model_names
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.settings.run import RecordedRunSettings
-from hakg_dgl.settings.training import TrainingSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,10 +62,11 @@ valid_settings = st.builds(
         hierarchical_relations=st.lists(relation_names, min_size=1, max_size=4).map(tuple),
     ),
     training=st.builds(
-        TrainingSettings,
+        HAKGTrainingSettings,
         lr=real(1e-8, 100.0),
         lr_schedule=st.sampled_from(["constant", "cosine"]),
         batch_size=st.integers(1, 10_000_000),
+        positives_per_user=st.integers(1, 10_000_000),
         epochs=st.integers(1, 10_000_000),
         eval_every=st.integers(1, 10_000_000),
         patience=st.integers(1, 10_000_000),
@@ -131,7 +132,7 @@ OTHER = {
     "degree_exponent": 0.75, "gate_l2": 0.5, "neighbours": (7,), "shrinkage": (1.0, 2.0), "similarity": "jaccard",
     "ease_l2": (3.0,), "weight_decay": 0.0, "facts_weight": (0.7,), "facts_l2": (5.0, 6.0), "facts_rank": 4,
     "new_items_weight": (0.3,), "new_items_bias": (0.7,), "side_information": "additive",
-    "keep_overlap": True,
+    "keep_overlap": True, "positives_per_user": 5,
 }  # fmt: skip
 """A value for every setting that is not the default of any model."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks
 from hakg_dgl.errors import DataError
-from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.layers.sampling import NegativeSampler, epoch_order
 
 
 class SharedBatches:
@@ -29,6 +29,8 @@ class SharedBatches:
         At least 1.
     generator
         Orders the pairs; in the same state in all processes.
+    positives_per_user
+        Pairs of a user that stand side by side.
 
     Raises
     ------
@@ -37,9 +39,16 @@ class SharedBatches:
     """
 
     def __init__(
-        self, ranks: Ranks, ownership: Ownership, pairs: Tensor, batch_size: int, generator: torch.Generator
+        self,
+        ranks: Ranks,
+        ownership: Ownership,
+        pairs: Tensor,
+        batch_size: int,
+        generator: torch.Generator,
+        positives_per_user: int = 1,
     ) -> None:
         self.ranks: Ranks = ranks
+        self.positives_per_user: int = positives_per_user
         self.owner: Tensor = ownership.owners["user"]
         self.batch_size: int = batch_size
         self.generator: torch.Generator = generator
@@ -62,13 +71,18 @@ class SharedBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(users [B], items [B])``, int64."""
-        order = torch.randperm(self.n_pairs, generator=self.generator, device=self.generator.device)
+        numbers = torch.arange(self.n_pairs, device=self.generator.device)
+        order = epoch_order(self.users_of(numbers), self.generator, self.positives_per_user)
         for start in range(0, self.n_pairs, self.batch_size):
             yield self.pairs(order[start : start + self.batch_size])
 
+    def users_of(self, numbers: Tensor) -> Tensor:
+        """The user of each of the pairs with these numbers, int64 ``[B]``."""
+        return torch.searchsorted(self.end, numbers, right=True)
+
     def pairs(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Users and items of the pairs with these numbers, int64 ``[B]`` each."""
-        users = torch.searchsorted(self.end, numbers, right=True)
+        users = self.users_of(numbers)
         first = torch.where(users > 0, self.end[users - 1], 0)
         at = (self.owner[users] == self.ranks.rank).nonzero().flatten()
         items = torch.zeros_like(numbers)

@@ -118,9 +118,11 @@ class DistributedTrainee(Trainee):
             self._deal(shard, names, key, optimizer)
         if self.ranks.rank:
             self.optimizers: dict[str, torch.optim.Optimizer] = self.own_optimizers
+        training = self.settings.training
         batches = SharedBatches(
-            self.ranks, self.ownership, pairs, self.settings.training.batch_size, self.generators[BATCHES]
-        )
+            self.ranks, self.ownership, pairs, training.batch_size, self.generators[BATCHES],
+            training.positives_per_user,
+        )  # fmt: skip
         self.passes: tuple[Pass, ...] = (Pass("interactions", batches, shard.loss),)
         self.shard = shard
 

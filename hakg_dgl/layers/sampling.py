@@ -155,6 +155,39 @@ class NegativeSampler:
         return ranks + below - self._first[users]
 
 
+def epoch_order(users: Tensor, generator: torch.Generator, positives_per_user: int = 1) -> Tensor:
+    """A random order of pairs in which some pairs of a user stand side by side.
+
+    The pairs of a user, in random order, are cut into as few pieces of at most ``positives_per_user`` pairs as there
+    can be, whose lengths differ by one at most; the order of all pieces is uniform. With 1 it is that of all pairs.
+
+    Parameters
+    ----------
+    users
+        The user of each pair, int64 ``[n]``.
+    generator
+        On the device of ``users``; drawn from twice, and once with 1.
+    positives_per_user
+        At least 1.
+
+    Returns
+    -------
+    Tensor
+        A permutation of 0..n-1, int64 ``[n]``.
+    """
+    order = torch.randperm(len(users), generator=generator, device=users.device)
+    if positives_per_user == 1 or not len(users):
+        return order
+    order = order[users[order].argsort(stable=True)]
+    users = users[order]
+    counts = users.bincount()
+    place = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
+    pieces = counts.add(positives_per_user - 1).div_(positives_per_user, rounding_mode="floor")
+    piece = (pieces.cumsum(0) - pieces)[users] + place * pieces[users] // counts[users]
+    drawn = torch.randperm(int(piece[-1]) + 1, generator=generator, device=users.device)
+    return order[drawn[piece].argsort(stable=True)]
+
+
 class EpochBatches:
     """Training pairs in a new random order each epoch, cut into batches; the last one may be short.
 
@@ -169,6 +202,8 @@ class EpochBatches:
         At least 1.
     generator
         Orders the pairs; on ``device``.
+    positives_per_user
+        Pairs of a user that stand side by side, as :func:`epoch_order` has it.
     device
         Where the batches are made.
 
@@ -177,18 +212,27 @@ class EpochBatches:
     DataError
         If there is no pair.
     ConfigError
-        If ``batch_size`` is below 1.
+        If ``batch_size`` or ``positives_per_user`` is below 1.
     """
 
     def __init__(
-        self, pairs: IdArray, batch_size: int, generator: torch.Generator, *, device: torch.device | str = "cpu"
+        self,
+        pairs: IdArray,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        positives_per_user: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.pairs: Tensor = _ids(pairs).to(device)
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or not len(self.pairs):
             raise DataError(f"training pairs have shape {tuple(self.pairs.shape)}; [n, 2] with n >= 1 is needed")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        if positives_per_user < 1:
+            raise ConfigError(f"positives_per_user is {positives_per_user}; it must be at least 1")
         self.batch_size: int = batch_size
+        self.positives_per_user: int = positives_per_user
         self.generator: torch.Generator = generator
 
     @property
@@ -201,7 +245,7 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(users [B], items [B])``, int64; the order of the whole epoch is drawn at the first batch."""
-        order = torch.randperm(len(self.pairs), generator=self.generator, device=self.pairs.device)
+        order = epoch_order(self.pairs[:, 0], self.generator, self.positives_per_user)
         for start in range(0, len(order), self.batch_size):
             users, items = self.pairs[order[start : start + self.batch_size]].unbind(1)
             yield users, items

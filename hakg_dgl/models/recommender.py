@@ -573,4 +573,7 @@ def interaction_batches(
     graph: HeteroGraph, training: TrainingSettings, random: Mapping[str, torch.Generator]
 ) -> EpochBatches:
     """Batches of (user, item) of all interactions of the graph, in a new order each epoch."""
-    return EpochBatches(graph.pairs(), training.batch_size, random["batches"], device=graph.device)
+    return EpochBatches(
+        graph.pairs(), training.batch_size, random["batches"],
+        positives_per_user=training.positives_per_user, device=graph.device,
+    )  # fmt: skip

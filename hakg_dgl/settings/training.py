@@ -77,6 +77,9 @@ class TrainingSettings(SelectionSettings):
         Adam's learning rate, and how it changes: ``constant``, or ``cosine`` down to a hundredth over the epochs.
     batch_size
         Interactions a step.
+    positives_per_user
+        Interactions of a user that stand side by side in a batch, in random order; 1 mixes all interactions. A softmax
+        computes the scores of a user once for all of them.
     epochs, eval_every, patience
         Most epochs; epochs between evaluations; evaluations without a better one before training stops.
     """
@@ -84,6 +87,7 @@ class TrainingSettings(SelectionSettings):
     lr: Annotated[float, Range(1e-8, 100.0)] = 2e-3
     lr_schedule: Literal["constant", "cosine"] = "constant"
     batch_size: Annotated[int, _COUNT] = 2048
+    positives_per_user: Annotated[int, _COUNT] = 1
     epochs: Annotated[int, _COUNT] = 200
     eval_every: Annotated[int, _COUNT] = 1
     patience: Annotated[int, _COUNT] = 10

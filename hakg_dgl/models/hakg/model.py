@@ -24,6 +24,7 @@ from hakg_dgl.models.hakg.settings import (
     VARIANTS,
     HAKGLossSettings,
     HAKGSettings,
+    HAKGTrainingSettings,
     idle_settings,
 )
 from hakg_dgl.models.hakg.terms import POWER
@@ -72,7 +73,7 @@ class HAKG(Network):
     """
 
     name = "hakg"
-    sections = Sections(HAKGSettings, HAKGLossSettings, TrainingSettings, RecordedRunSettings)
+    sections = Sections(HAKGSettings, HAKGLossSettings, HAKGTrainingSettings, RecordedRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     space: ClassVar[Mapping[str, Any]] = SPACE
     variants: ClassVar[tuple[Variant, ...]] = VARIANTS

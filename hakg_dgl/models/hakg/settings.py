@@ -10,6 +10,7 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.recommender import Variant
 from hakg_dgl.settings.run import Kernels
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
+from hakg_dgl.settings.training import TrainingSettings
 
 Formulation: TypeAlias = Literal["released", "paper"]
 Geometry: TypeAlias = Literal["poincare", "euclidean"]
@@ -185,6 +186,13 @@ class HAKGLossSettings(Section):
     hierarchical_relations: tuple[str, ...] = ("all",)
 
 
+@dataclass(frozen=True)
+class HAKGTrainingSettings(TrainingSettings):
+    """The optimisation of HAKG: eight interactions of a user in a batch save its softmax half of a step and more."""
+
+    positives_per_user: Annotated[int, Range(1, 10_000_000)] = 8
+
+
 _HINGE = {
     "ranking_loss": "hinge",
     "linear_weight": 0.0,
@@ -194,7 +202,10 @@ _HINGE = {
     "lr": 1e-3,
     "refit": False,
 }
-_PLAIN = {"degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "angle_weight": 0.005, "batch_size": 4096}
+_PLAIN = {
+    "degree_exponent": 0.0, "gate_l2": 0.0, "angle_pairs": "items", "angle_weight": 0.005, "batch_size": 4096,
+    "positives_per_user": 1,
+}  # fmt: skip
 _RELEASED = {**_HINGE, **_PLAIN, "formulation": "released", "score": "fused", "negatives": 200, "margin": 0.6}
 _PUBLISHED = {**_RELEASED, "select_by": "recall@20", "epochs": 1000, "eval_every": 5, "patience": 20}
 PRESETS: dict[str, dict[str, Any]] = {
