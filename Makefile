@@ -10,7 +10,8 @@
 # PYTHON is the interpreter to build the virtual environment VENV with, 3.10 or newer. DGL has wheels up to 3.12; with
 # a newer Python everything works but what takes or returns a DGL graph.
 #
-# The tests use both of two cores: WORKERS processes with one thread each.
+# The tests use both of two cores: WORKERS processes with one thread each. Files that take long come first, so that no
+# process is alone at the end (tests/conftest.py); what is compiled is kept, as hundreds of processes import it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +30,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hakg evaluate demo/run
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -81,6 +82,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/.installed
+
+# Both at once: one resolution and one build of this package instead of two.
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[test,docs]'
+	@touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[docs]'

@@ -38,14 +38,6 @@ def test_the_workflow_runs_everything_on_each_python() -> None:
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
 
 
-def test_what_is_not_repeated_without_dgl_is_there_and_does_not_name_it() -> None:
-    names = [line for line in (ROOT / ".ci/same_without_dgl").read_text().splitlines() if not line.startswith("#")]
-    assert names == sorted(set(names))
-    for name in names:
-        text = (ROOT / f"tests/test_{name}.py").read_text(encoding="utf-8")
-        assert not re.search(r"with_dgl|dgl_gate|import dgl|without-dgl", text) or name == "import_direction", name
-
-
 @pytest.mark.parametrize("name", ["bug.yml", "idea.yml"])
 def test_issue_forms_ask_for_something(name: str) -> None:
     form = parsed(f".github/ISSUE_TEMPLATE/{name}")
