@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-
 # torch._dynamo is what an optimizer of PyTorch imports when it is made.
 multiprocessing.set_forkserver_preload(
     ["hakg_dgl.distributed.trainer", "hakg_dgl.training.trainer", "torch._dynamo", "pytest"]
