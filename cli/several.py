@@ -39,13 +39,15 @@ def helpers(processes: int) -> Iterator[None]:
 
     import torch
 
-    threads = max(1, torch.get_num_threads() // processes)
-    torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    threads = max(1, before // processes)
     ctx = click.get_current_context()
     command = [sys.executable, "-m", "hakg_dgl.cli", str(ctx.command.name), *ctx.meta[_ARGUMENTS], "--processes", "1"]
     environment = {**os.environ, _STARTER: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
     started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     with ExitStack() as held:
+        held.callback(torch.set_num_threads, before)
+        torch.set_num_threads(threads)
         held.callback(_end, started)
         for _ in range(processes - 1):
             errors: IO[bytes] = held.enter_context(tempfile.TemporaryFile())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Counter(item.path for item in items)
     place = {f"test_{name}": number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: (place.get(item.path.stem, len(place)), -tests[item.path], str(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays, so garbage is looked for in the rest alone: a look took a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,4 @@
-"""Runs a function in several processes that are joined by gloo on the loopback interface.
-
-The processes are forked by a server that has done nothing but import what all of them use, so that each starts within
-a tenth of a second instead of several.
-"""
+"""Runs a function in several processes that are joined by gloo on the loopback interface."""
 
 from __future__ import annotations
 
@@ -18,8 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# torch._dynamo is what an optimizer of PyTorch imports when it is made.
-multiprocessing.set_forkserver_preload(
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Children forked from a process that has imported what all of them use, and run nothing: they start at once."""
+PROCESSES.set_forkserver_preload(  # an optimizer of PyTorch imports torch._dynamo when it is made
     ["hakg_dgl.distributed.trainer", "hakg_dgl.training.trainer", "torch._dynamo", "pytest"]
 )
 

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from hakg_dgl.cli import main as commands
+from several_processes import run_in
 from small_demo import small_demo
 
 from hakg_dgl.data.edge_blocks import SavedEdges
 from hakg_dgl.data.owners import hash_owners
 from hakg_dgl.data.part_writing import write_parts
 from hakg_dgl.distributed.launch import Launched
+from hakg_dgl.distributed.loading import load_own
+from hakg_dgl.distributed.trainer import DistributedTrainer
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.run_folder import RunFolder
 
 SMALL = ["--set", "dim=8", "--set", "linear_rank=4", "--set", "facts_rank=4", "--device", "cpu"]
@@ -37,15 +41,20 @@ def test_two_processes_train_and_one_evaluates(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "recall@20" in done.stdout
     assert RunFolder(run).result["epochs_run"] == 2
-    assert hakg("evaluate", str(run)).returncode == 0
-    exported = CliRunner().invoke(commands, ["export", str(run), "--out", str(tmp_path / "exported")])
-    assert exported.exit_code == 0, exported.output
+    for arguments in (["evaluate", str(run)], ["export", str(run), "--out", str(tmp_path / "exported")]):
+        later = CliRunner().invoke(commands, arguments)
+        assert later.exit_code == 0, later.output
     wrong = CliRunner().invoke(
         commands, [*train, "--overwrite", "--processes", "3", "--parts", str(tmp_path / "parts")]
     )
     assert "there are 2 parts and 3 processes" in wrong.output
     alone = CliRunner().invoke(commands, [*train, "--overwrite", "--parts", str(tmp_path / "parts")])
     assert "--parts is for several processes" in alone.output
+
+
+def train_whole(rank: int, folder: Path, data: Path, run: Path, settings: Settings) -> None:
+    dataset, owners = load_own(data, None)
+    DistributedTrainer(dataset, settings, run=run, owners=owners).fit()
 
 
 @pytest.mark.slow
@@ -68,9 +77,9 @@ def test_a_killed_process_ends_all_of_them_and_the_run_goes_on_to_the_same_resul
         launched.close()
     assert time.monotonic() - began < 40
     assert not RunFolder(killed).result_file.exists()
-    for arguments in ([*train, str(killed), "--resume"], [*train, str(whole)]):
-        done = hakg(*arguments, "--processes", "2")
-        assert done.returncode == 0, done.stderr
+    done = hakg(*train, str(killed), "--resume", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    run_in(2, train_whole, tmp_path / "meeting", data, whole, RunFolder(killed).settings)
     results = [RunFolder(run).result for run in (killed, whole)]
     assert results[0]["best_epoch"] == results[1]["best_epoch"]
     assert results[0]["metrics"] == results[1]["metrics"]

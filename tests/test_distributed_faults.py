@@ -22,7 +22,7 @@ from hakg_dgl.training.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 
 SECONDS = 60.0
-QUICK = {"HAKG_SILENCE": "15"}
+QUICK = {"HAKG_SILENCE": "10"}
 TRAIN = ["--model", "lightgcn", "--epochs", "100", "--device", "cpu"]
 TRAIN += [word for setting in ("dim=8", "eval_every=1", "dtype=float64", "patience=100") for word in ("--set", setting)]
 

@@ -100,8 +100,17 @@ def test_a_notebook_runs(file: Path) -> None:
     import nbformat
 
     notebook = nbformat.read(file, as_version=4)
-    ran = executed(notebook)
+    ran = executed(with_few_epochs(notebook))
     assert [kinds(cell) for cell in ran["cells"]] == [kinds(cell) for cell in notebook["cells"]]
+
+
+def with_few_epochs(notebook: Any) -> Any:
+    """The same cells with two epochs a training: what they show is the same, but for the numbers."""
+    few = copy.deepcopy(notebook)
+    for cell in few["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] = re.sub(r'"epochs": \d+', '"epochs": 2', cell["source"])
+    return few
 
 
 def kinds(cell: Any) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from several_processes import PROCESSES
 from small_demo import small_demo, small_settings, with_interactions
 from torch import Tensor
 from with_dgl import BACKENDS_HERE, needs_dgl
@@ -279,10 +279,6 @@ def test_a_lost_or_damaged_best_model_is_restored_from_the_state(demo: Dataset, 
 
 
 # --- killed at any moment ---------------------------------------------------------------------------------------------
-
-PROCESSES = multiprocessing.get_context("forkserver")
-"""Children forked from a process that has imported everything and run nothing: they start at once."""
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.training.trainer"])
 
 
 def die() -> None:
