@@ -47,7 +47,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.doctor import examine
-from hakg_dgl.kernels.choice import explain_backend, explain_cuda_graphs
+from hakg_dgl.kernels.choice import choose_cuda_graphs, explain_backend, explain_cuda_graphs
 from hakg_dgl.training.steps import WARM_UP_STEPS, Step, make_step
 from hakg_dgl.training.trainer import Trainer
 
@@ -81,7 +81,8 @@ def measure_steps(trainer: Trainer, arguments: argparse.Namespace) -> dict[str, 
             continue
         generators = objective_of(trainer).generators
         objective, optimizer = objective_of(trainer), optimizer_of(trainer)
-        step = make_step(objective, optimizer, size, generators, device, captured=captured)
+        graphs = choose_cuda_graphs(captured, trainer.settings.model.kernels, device)
+        step = make_step(objective, optimizer, size, generators, device, graphs=graphs)
         train_for(step, batches, WARM_UP_STEPS + 1)  # compiles and records
         seconds = median_seconds(lambda: train_for(step, batches, steps), arguments.repeats, device) / steps  # noqa: B023
         if captured:

@@ -44,7 +44,10 @@ def _devices(cuda: dict[str, Any]) -> list[str]:
         for device in cuda["devices"]
     ]
     problem = cuda["graphs"]["problem"]
-    return [*lines, "CUDA graphs: " + ("off unless cuda_graphs = true" if problem is None else f"not here: {problem}")]
+    return [
+        *lines,
+        "CUDA graphs: " + ("used, unless cuda_graphs = false" if problem is None else f"not here: {problem}"),
+    ]
 
 
 def _dgl(dgl: dict[str, Any]) -> list[str]:

@@ -26,11 +26,11 @@ def examine() -> dict[str, Any]:
     dict
         ``versions``: of Python and of each distribution, None where it is not installed. ``cuda``: ``built`` (CUDA
         version of this PyTorch, None for a CPU build), ``available``, ``devices``, each with ``name``, ``capability``
-        and ``memory_bytes``, and ``graphs``: ``usable`` (whether ``cuda_graphs = true`` can be set here, with
-        ``kernels = auto``), and the ``problem`` or None. ``dgl``: ``problem`` (why it cannot be imported, or None),
-        ``cuda`` (whether its kernels run on the GPU) and ``shims``. ``kernels``: for ``cpu`` and, where there is one,
-        ``cuda`` the ``backend`` that ``kernels = auto`` runs, the ``reason``, and what to install for a ``faster`` one
-        or None.
+        and ``memory_bytes``, and ``graphs``: ``usable`` (whether steps are recorded here, with ``kernels = auto``
+        and ``cuda_graphs = auto``), and the ``problem`` or None. ``dgl``: ``problem`` (why it cannot be imported, or
+        None), ``cuda`` (whether its kernels run on the GPU) and ``shims``. ``kernels``: for ``cpu`` and, where there
+        is one, ``cuda`` the ``backend`` that ``kernels = auto`` runs, the ``reason``, and what to install for a
+        ``faster`` one or None.
         ``advice``: a list of sentences.
     """
     found: dict[str, Any] = {

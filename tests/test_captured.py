@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.kernels import choice
-from hakg_dgl.kernels.choice import BackendChoice, explain_cuda_graphs
+from hakg_dgl.kernels.choice import BackendChoice, choose_cuda_graphs, explain_cuda_graphs
 from hakg_dgl.models.recommender import adam
 from hakg_dgl.models.settings import Settings
-from hakg_dgl.training import steps, trainer
+from hakg_dgl.training import steps
 from hakg_dgl.training.loop import Epoch, EpochSteps, run_epoch
 from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.run_folder import RunFolder
@@ -27,9 +27,11 @@ from hakg_dgl.training.steps import (
     CapturedStep,
     LossRing,
     PlainStep,
+    Step,
+    UnrecordableError,
     set_learning_rate,
 )
-from hakg_dgl.training.trainee import refuse_unrecordable
+from hakg_dgl.training.trainee import graph_choice
 from hakg_dgl.training.trainer import Trainer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -69,7 +71,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Repeated]:
         return made[-1]
 
     monkeypatch.setattr(steps, "CUDARecorder", make)
-    monkeypatch.setattr(trainer, "refuse_unrecordable", lambda settings, device: None)
+    monkeypatch.setattr(choice, "explain_cuda_graphs", lambda kernels, device: None)
     return made
 
 
@@ -79,7 +81,7 @@ def demo() -> Dataset:
 
 
 def trained(dataset: Dataset, run: Path | None = None, *, resume: bool = False, **settings: Any) -> Trainer:
-    it = Trainer(dataset, small_settings(**settings), run=run)
+    it = Trainer(dataset, small_settings(**{"cuda_graphs": False} | settings), run=run)
     it.fit(resume=resume)
     return it
 
@@ -158,6 +160,42 @@ def test_gradients_of_a_recording_are_made_anew() -> None:
     assert seen == [None]
 
 
+def losses_of(step: Step) -> list[float]:
+    """Losses of seven steps."""
+    losses = []
+    for batch in torch.arange(7.0 * 4).view(7, 4):
+        losses.append(float(step.gradients(batch, batch)))
+        step.update()
+    return losses
+
+
+class Refuses(Repeated):
+    """Cannot record, as if the step asked the device for something."""
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.recorded += 1
+        raise UnrecordableError("operation not permitted when stream is capturing")
+
+
+def test_a_step_that_cannot_be_recorded_is_made_one_by_one_where_that_is_allowed() -> None:
+    models = Line(), Line()
+    plain, recorder = PlainStep(models[0], adam(models[0].parameters(), 0.1, torch.device("cpu"))), Refuses()
+    inner = PlainStep(models[1], adam(models[1].parameters(), 0.1, torch.device("cpu")))
+    step = CapturedStep(inner, 4, recorder, required=False)
+    with pytest.warns(RuntimeWarning, match="operation not permitted") as warned:
+        losses = losses_of(step)
+    assert losses == losses_of(plain)
+    assert torch.equal(models[0].x, models[1].x)
+    assert (recorder.recorded, recorder.warmed, len(warned)) == (1, 7, 1)
+
+
+def test_it_is_an_error_where_a_recording_is_required() -> None:
+    model = Line()
+    step = CapturedStep(PlainStep(model, adam(model.parameters(), 0.1, torch.device("cpu"))), 4, Refuses())
+    with pytest.raises(ConfigError, match=r"cuda_graphs = true, but .* cannot be recorded .*not permitted"):
+        losses_of(step)
+
+
 # --- what surrounds it --------------------------------------------------------------------------------------------
 
 
@@ -200,15 +238,18 @@ def test_a_learning_rate_on_the_device_makes_the_same_steps() -> None:
 # --- in the loop --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"ranking_loss": "hinge", "lr_schedule": "cosine"}, {"batch_size": 100_000}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"ranking_loss": "hinge", "lr_schedule": "cosine"}, {"batch_size": 100_000, "cuda_graphs": True}]
+)
 def test_training_is_the_same_with_recorded_steps(
     settings: dict[str, Any], demo: Dataset, recorders: list[Repeated]
 ) -> None:
     epochs: dict[bool, list[float]] = {False: [], True: []}
-    plain = Trainer(demo, small_settings(**settings), on_progress=lambda p: epochs[False].append(p.loss))
-    record = Trainer(
-        demo, small_settings(cuda_graphs=True, **settings), on_progress=lambda p: epochs[True].append(p.loss)
+    common: dict[str, Any] = {"cuda_graphs": "auto"} | settings
+    plain = Trainer(
+        demo, small_settings(**common | {"cuda_graphs": False}), on_progress=lambda p: epochs[False].append(p.loss)
     )
+    record = Trainer(demo, small_settings(**common), on_progress=lambda p: epochs[True].append(p.loss))
     results = [plain.fit(), record.fit()]
     assert epochs[True] == epochs[False]
     assert results[0]["metrics"] == results[1]["metrics"]
@@ -306,16 +347,34 @@ def test_where_nothing_can_be_recorded_it_is_refused(
     settings: dict[str, Any], device: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "explain_backend", lambda device: BackendChoice("torch", ""))
-    with pytest.raises(ConfigError, match=r"cuda_graphs = true, but .*; set cuda_graphs = false") as refusal:
-        refuse_unrecordable(settings_of(**settings), torch.device(device))
+    with pytest.raises(ConfigError, match=r"cuda_graphs = true, but .*; set cuda_graphs = auto or false") as refusal:
+        graph_choice(settings_of(**settings), torch.device(device))
     assert problem in str(refusal.value)
-    refuse_unrecordable(settings_of(**settings, **{"cuda_graphs": False}), torch.device(device))
+    for left in ("auto", False):
+        found = graph_choice(settings_of(**settings, **{"cuda_graphs": left}), torch.device(device))
+        assert not found.recorded
+        assert (problem if left else "cuda_graphs = false") in found.reason
 
 
 def test_triton_on_cuda_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_unrecordable(settings_of(kernels="triton"), torch.device("cuda"))
     monkeypatch.setattr(choice, "explain_backend", lambda device: BackendChoice("triton", ""))
     assert explain_cuda_graphs("auto", "cuda") is None
+    for kernels in ("triton", "auto"):
+        for wanted, expected in ((True, (True, True)), ("auto", (True, False)), (False, (False, False))):
+            found = graph_choice(settings_of(kernels=kernels, cuda_graphs=wanted), torch.device("cuda"))
+            assert (found.recorded, found.required) == expected
+
+
+def test_code_that_is_not_the_packages_is_recorded_only_when_that_is_asked_for() -> None:
+    cuda = torch.device("cuda")
+    left = choose_cuda_graphs("auto", "triton", cuda, own_code=True)
+    assert not left.recorded
+    assert "update functions of its own" in left.reason
+    assert choose_cuda_graphs(True, "triton", cuda, own_code=True).recorded
+
+
+def test_models_whose_steps_are_not_recorded_have_no_such_setting() -> None:
+    assert not graph_choice(Settings("lightgcn"), torch.device("cuda")).recorded
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -191,7 +191,8 @@ def test_a_setting_is_documented_as_it_is(kind: str, key: str) -> None:
     assert row["default"] == f"`{written}`"
     assert row["meaning"]
     if choices:
-        assert row["allowed"] == " ".join(f'`"{choice}"`' for choice in choices)
+        written_choices = (f"`{str(x).lower()}`" if isinstance(x, bool) else f'`"{x}"`' for x in choices)
+        assert row["allowed"] == " ".join(written_choices)
     elif annotation in (int, float):
         check_range(kind, key, annotation, row["allowed"])
 

@@ -73,7 +73,7 @@ def test_a_gpu_with_the_fastest_kernels_gets_none(monkeypatch: pytest.MonkeyPatc
     fake_gpu(monkeypatch, BackendChoice("triton", "Triton is installed: fused kernels"))
     assert doctor.examine()["advice"] == []
     assert "faster" not in shown()
-    assert "CUDA graphs: off unless cuda_graphs = true" in shown()
+    assert "CUDA graphs: used, unless cuda_graphs = false" in shown()
 
 
 def test_a_gpu_that_is_not_found_is_told_from_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

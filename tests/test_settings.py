@@ -177,6 +177,21 @@ def test_settings_that_are_missing_in_a_file_have_the_defaults(kind, tmp_path):
         assert Settings.from_dict(values) == default, missing
 
 
+@pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ('"auto"', "auto"), ("", "auto")])
+def test_cuda_graphs_are_a_choice_and_were_a_switch(written, value, tmp_path):
+    """Runs from before there was ``auto`` have true or false in their files."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"[run]\ncuda_graphs = {written}\n" if written else "")
+    found = Settings.resolve(file=path).run.cuda_graphs
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("written", ["1", "0", "1.0", '"true"', '"on"', "[true]"])
+def test_what_only_looks_like_a_choice_is_refused(written):
+    with pytest.raises(ConfigError, match=r"cuda_graphs = .* must be one of 'auto', true, false"):
+        Settings.resolve(overrides=[f"cuda_graphs={written}"])
+
+
 # --- settings that a model does not read --------------------------------------------------------------------------
 
 

@@ -207,8 +207,8 @@ class DistributedTrainer(Trainer):
         owners: Owners | None = None,
     ) -> None:
         shard_class(settings.kind).refuse(settings, dataset.counts)
-        if settings.values().get("cuda_graphs", False):
-            raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to false")
+        if settings.values().get("cuda_graphs") is True:
+            raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to auto")
         self.ranks: Ranks = Ranks()
         n = dataset.n_users, dataset.n_items, dataset.n_entities
         self.owners: Owners = equal_owners(*n, self.ranks.size) if owners is None else owners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -95,6 +96,57 @@ def explain_cuda_graphs(kernels: str = "auto", device: torch.device | str = "cpu
         chosen = f"'auto', which is {name!r} here" if kernels == "auto" else repr(name)
         return f"kernels = {chosen}, and CUDA graphs need kernels = 'triton', whose shapes are known beforehand"
     return None
+
+
+@dataclass(frozen=True)
+class GraphChoice:
+    """Whether the steps of a training are recorded as a CUDA graph, and why.
+
+    Attributes
+    ----------
+    recorded
+        Whether they are.
+    required
+        Whether it is an error if they turn out not to be recordable; else they are then made one by one.
+    reason
+        A sentence without its end.
+    """
+
+    recorded: bool
+    required: bool
+    reason: str
+
+
+def choose_cuda_graphs(
+    wanted: bool | Literal["auto"], kernels: str = "auto", device: torch.device | str = "cpu", *, own_code: bool = False
+) -> GraphChoice:
+    """Whether to record steps, for a value of the setting ``cuda_graphs``.
+
+    Parameters
+    ----------
+    wanted
+        The setting. With ``auto`` they are recorded where they can be.
+    kernels, device
+        As in :func:`explain_cuda_graphs`.
+    own_code
+        Whether functions that are not the package's take part in a step: nobody knows whether they ask the device for
+        something, so ``auto`` leaves such a step as it is.
+
+    Raises
+    ------
+    ConfigError
+        If ``wanted`` is true where that cannot be.
+    """
+    if wanted is False:
+        return GraphChoice(False, False, "cuda_graphs = false")
+    problem = explain_cuda_graphs(kernels, device)
+    if wanted is True:
+        if problem is not None:
+            raise ConfigError(f"cuda_graphs = true, but {problem}; set cuda_graphs = auto or false")
+        return GraphChoice(True, True, "cuda_graphs = true")
+    if problem is None and own_code:
+        problem = "the model has update functions of its own; cuda_graphs = true tries it with them"
+    return GraphChoice(problem is None, False, problem or "cuda_graphs = auto, and a step can be recorded here")
 
 
 def _triton_problem(device: torch.device) -> tuple[str | None, str | None]:

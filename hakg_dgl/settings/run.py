@@ -9,6 +9,7 @@ from hakg_dgl.settings.section import Range, Section, TrainingOnly
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Dtype: TypeAlias = Literal["float32", "float64"]
+CudaGraphs: TypeAlias = Literal["auto", True, False]
 Kernels: TypeAlias = Literal["auto", "readable", "torch", "dgl", "numba", "triton"]
 
 
@@ -61,8 +62,8 @@ class RecordedRunSettings(GradientRunSettings):
     Attributes
     ----------
     cuda_graphs
-        Record a training step once as a CUDA graph and play it again for each batch; needs ``kernels = triton`` on
-        CUDA.
+        Record a training step once as a CUDA graph and play it again for each batch, which needs ``kernels = triton``
+        on CUDA: ``auto`` where that can be, true or an error, or not at all. No number depends on it.
     """
 
-    cuda_graphs: Annotated[bool, TrainingOnly()] = False
+    cuda_graphs: Annotated[CudaGraphs, TrainingOnly()] = "auto"

@@ -98,6 +98,10 @@ def shown_value(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def _as_written(choice: object) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else repr(choice)
+
+
 def checked(key: str, value: Any, annotation: Any) -> Any:
     """The value as the setting holds it: whole numbers become floats, one value a tuple, where such are expected.
 
@@ -111,7 +115,8 @@ def checked(key: str, value: Any, annotation: Any) -> Any:
     value = _of_type(key, value, expected)
     if typing.get_origin(expected) is Literal:
         choices = typing.get_args(expected)
-        _require(value in choices, key, value, "one of " + ", ".join(map(repr, choices)))
+        same_type = (choice for choice in choices if type(choice) is type(value))  # 1 is no True
+        _require(value in same_type, key, value, "one of " + ", ".join(map(_as_written, choices)))
     elif isinstance(value, tuple):
         within = allowed is None or all(number in allowed for number in value)
         wanted = "a list with at least one name" if allowed is None else f"a number in {allowed}, or a list of such"

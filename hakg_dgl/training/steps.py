@@ -12,14 +12,17 @@ which kernels are compiled and tables made, are steps of the training, and the r
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.kernels.choice import GraphChoice
 
 WARM_UP_STEPS = 3
 """Steps made one by one before one is recorded, as PyTorch's notes on CUDA graphs advise."""
@@ -75,6 +78,10 @@ class PlainStep:
         self.optimizer.step()
 
 
+class UnrecordableError(RuntimeError):
+    """A step holds something that cannot be recorded, or there is no memory for a recording."""
+
+
 class Recorder(Protocol):
     """How a step without arguments is recorded."""
 
@@ -83,7 +90,13 @@ class Recorder(Protocol):
         ...
 
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """What runs the step again, each time it is called; recording it runs nothing."""
+        """What runs the step again, each time it is called; recording it runs nothing.
+
+        Raises
+        ------
+        UnrecordableError
+            If it cannot be recorded; nothing has changed then.
+        """
         ...
 
 
@@ -100,18 +113,27 @@ class CapturedStep:
         Of the batches to record.
     recorder
         How.
+    required
+        Whether a step that cannot be recorded is an error; else it is made as before, with a warning.
     """
 
-    def __init__(self, plain: PlainStep, size: int, recorder: Recorder) -> None:
+    def __init__(self, plain: PlainStep, size: int, recorder: Recorder, *, required: bool = True) -> None:
         self.plain: PlainStep = plain
         self.size: int = size
         self.recorder: Recorder = recorder
+        self.required: bool = required
         self._batch: tuple[Tensor, ...] | None = None
         self._replay: Callable[[], Tensor] | None = None
         self._warm, self._updated = 0, True
 
     def gradients(self, *batch: Tensor) -> Tensor:
-        """See :meth:`Step.gradients`; the parameters are changed too, unless the batch has another size."""
+        """See :meth:`Step.gradients`; the parameters are changed too, unless the batch has another size.
+
+        Raises
+        ------
+        ConfigError
+            If the step cannot be recorded, and that is required.
+        """
         self._updated = len(batch[0]) == self.size
         if not self._updated:
             return self.plain.gradients(*batch)
@@ -123,9 +145,25 @@ class CapturedStep:
             self._warm += 1
             return self.recorder.warm_up(self._whole)
         if self._replay is None:
-            self.plain.optimizer.zero_grad(set_to_none=True)  # gradients are made in the recording's own memory
-            self._replay = self.recorder.record(self._whole)
+            self._replay = self._recorded()
         return self._replay()
+
+    def _recorded(self) -> Callable[[], Tensor]:
+        """What makes further steps: a recording, or where there can be none, the step itself."""
+        self.plain.optimizer.zero_grad(set_to_none=True)  # gradients are made in the recording's own memory
+        try:
+            return self.recorder.record(self._whole)
+        except UnrecordableError as error:
+            if self.required:
+                raise ConfigError(
+                    f"cuda_graphs = true, but this step cannot be recorded as a CUDA graph: {error}\n"
+                    "Set cuda_graphs = auto or false."
+                ) from error
+            warnings.warn(
+                f"this step cannot be recorded as a CUDA graph: {error}\nTraining goes on without; "
+                "cuda_graphs = false says so from the start.", RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+            return partial(self.recorder.warm_up, self._whole)
 
     def update(self) -> None:
         """See :meth:`Step.update`."""
@@ -172,14 +210,9 @@ class CUDARecorder:
         return result
 
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """See :meth:`Recorder.record`.
-
-        Raises
-        ------
-        ConfigError
-            If the step holds something that cannot be recorded.
-        """
-        graph = torch.cuda.CUDAGraph()
+        """See :meth:`Recorder.record`."""
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        before = {name: generator.clone_state() for name, generator in self.generators.items()}
         for generator in self.generators.values():
             graph.register_generator_state(generator)
         gc.collect()  # another graph, or memory, given back while one is recorded would spoil it
@@ -187,11 +220,13 @@ class CUDARecorder:
             with self._capturable(), torch.cuda.graph(graph, stream=self.stream):
                 result = step()
         except RuntimeError as error:
+            # A spoiled recording leaves its stream, and its generators within the recording.
+            torch.cuda.set_stream(current)
+            for name, generator in self.generators.items():
+                generator.graphsafe_set_state(before[name])
+            self.optimizer.zero_grad(set_to_none=True)
             first = error.__context__ or error  # what ends a spoiled recording only says that it is spoiled
-            raise ConfigError(
-                f"cuda_graphs = true, but this step cannot be recorded as a CUDA graph: {first}\n"
-                "Set cuda_graphs = false."
-            ) from error
+            raise UnrecordableError(str(first)) from error
 
         def replay() -> Tensor:
             graph.replay()
@@ -238,8 +273,10 @@ class LossRing:
 
 def make_step(
     objective: Callable[..., Tensor], optimizer: torch.optim.Optimizer, size: int,
-    generators: Mapping[str, torch.Generator], device: torch.device, *, captured: bool,
+    generators: Mapping[str, torch.Generator], device: torch.device, *, graphs: GraphChoice,
 ) -> Step:  # fmt: skip
     """A plain step, or one recorded as a CUDA graph at batches of ``size``; parameters as in the classes."""
     plain = PlainStep(objective, optimizer)
-    return CapturedStep(plain, size, CUDARecorder(optimizer, generators, device)) if captured else plain
+    if not graphs.recorded:
+        return plain
+    return CapturedStep(plain, size, CUDARecorder(optimizer, generators, device), required=graphs.required)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hakg_dgl.data.dataset import Dataset
-from hakg_dgl.errors import CheckpointError, ConfigError
+from hakg_dgl.errors import CheckpointError
 from hakg_dgl.graph.heterograph import build_graph
-from hakg_dgl.kernels.choice import explain_cuda_graphs
+from hakg_dgl.kernels.choice import GraphChoice, choose_cuda_graphs
 from hakg_dgl.models.recommender import GradientRecommender, Pass, Recommender, require_tensors
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import torch_generator
@@ -95,7 +95,7 @@ class Trainee:
         if each.name not in self._steps:
             self._steps[each.name] = make_step(
                 each.loss, self.optimizers[each.optimizer], each.batches.largest, self.generators, self.device,
-                captured=records(self.settings),
+                graphs=graph_choice(self.settings, self.device, own_code=bool(self.model.own_updates)),
             )  # fmt: skip
         return self._steps[each.name]
 
@@ -126,15 +126,14 @@ def begin_with(model: GradientRecommender, start: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(value)
 
 
-def records(settings: Settings) -> bool:
-    """Whether steps are to be recorded as CUDA graphs."""
-    return bool(settings.values().get("cuda_graphs", False))
+def graph_choice(settings: Settings, device: torch.device, *, own_code: bool = False) -> GraphChoice:
+    """Whether steps of these settings are recorded as CUDA graphs; those of models without the setting are not.
 
-
-def refuse_unrecordable(settings: Settings, device: torch.device) -> None:
-    """Raise ConfigError if steps are to be recorded where those of these settings cannot be."""
-    if not records(settings):
-        return
-    problem = explain_cuda_graphs(settings.values().get("kernels", "auto"), device)
-    if problem is not None:
-        raise ConfigError(f"cuda_graphs = true, but {problem}; set cuda_graphs = false")
+    Raises
+    ------
+    ConfigError
+        If they are to be where they cannot be.
+    """
+    values = settings.values()
+    wanted = values.get("cuda_graphs", False)
+    return choose_cuda_graphs(wanted, values.get("kernels", "auto"), device, own_code=own_code)

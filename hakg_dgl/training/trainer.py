@@ -23,7 +23,7 @@ from hakg_dgl.training.result import result_of, tested
 from hakg_dgl.training.resuming import resume as resume_session
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.session import Session
-from hakg_dgl.training.trainee import Trainee, refuse_unrecordable
+from hakg_dgl.training.trainee import Trainee, graph_choice
 
 
 class Trainer:
@@ -49,7 +49,7 @@ class Trainer:
     ------
     ConfigError
         If the data set lacks the split that the protocol selects on, the device is not there, TensorBoard is asked for
-        without a run folder, the model is not trained by gradients, or ``cuda_graphs`` is set where steps cannot be
+        without a run folder, the model is not trained by gradients, or ``cuda_graphs`` is true where steps cannot be
         recorded.
     MissingDependencyError
         If TensorBoard is asked for and not installed.
@@ -79,7 +79,7 @@ class Trainer:
             )
         self._require_pairs()
         self.device: torch.device = choose_device(self.settings.run.device)
-        refuse_unrecordable(self.settings, self.device)
+        graph_choice(self.settings, self.device)  # before the graph is built, as it may refuse
         if self.device.type == "cpu":
             keep_freed_memory()
         self.folder: RunFolder | None = None if run is None else RunFolder(run)
