@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py --json gpu.json
 
-The hinge with L 3, batch 4096, 400 negatives and d 64, and the package's default objective, the softmax, at its default
-size. For each graph prints Markdown: the time of a step by stage, of a step of both objectives with and without a CUDA
-graph, and of an epoch, peak memory, the yardstick's step in the same run where it fits in memory, and how much of the
+The hinge with L 3, batch 4096, 400 negatives and d 64, and the package's default objective, the softmax, at its
+default size. For each graph prints Markdown: the time of a step by stage, of a step of both objectives with and
+without a CUDA graph, and of an epoch, peak memory, what a step launches and how many bytes that moves (launches.py
+says what of it is an estimate), the yardstick's step in the same run where it fits in memory, and how much of the
 time the bytes that a step must move would take at the speed of a copy. Stages are timed one by one, with a wait after
 each, so together they take longer than a step does. Without a GPU this ends with exit code 2; ``--tiny --device cpu``
 runs its code on graphs so small that the numbers mean nothing.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from launches import launches_of
 from measure import (
     copy_bandwidth,
     describe_machine,
@@ -104,9 +106,11 @@ def fresh_trainer(dataset: Dataset, arguments: argparse.Namespace, preset: str, 
 def measure_graph(name: str, dataset: Dataset, arguments: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
     """Everything about one graph, but for the yardstick."""
     device = torch.device(arguments.device)
-    default = measure_steps(fresh_trainer(dataset, arguments, "default", DEFAULTS), arguments)
+    trainer = fresh_trainer(dataset, arguments, "default", DEFAULTS)
+    default = measure_steps(trainer, arguments) | {"launches": launches_of(trainer)}
     trainer = fresh_trainer(dataset, arguments, name, SETTINGS)
     found = {"graph": name, "default": default} | measure_steps(trainer, arguments)
+    found["launches"] = launches_of(trainer)
     stages, seconds = stage_rows(trainer, arguments.repeats, bandwidth), fastest(found)
     moved = {key: sum(row[f"{key}_s"] for row in stages) / seconds for key in ("least", "gathered")}
     found |= {
@@ -147,6 +151,22 @@ def step_table(rows: Sequence[dict[str, Any]]) -> str:
             ])  # fmt: skip
     why = rows[0]["captured"].get("left_out")
     return markdown(header, lines) + (f"\n\n- CUDA graphs are left out: {why}." if why else "")
+
+
+def launch_table(rows: Sequence[dict[str, Any]], bandwidth: float) -> str:
+    """A row for each graph and objective: what a step launches, and the bytes that its operators take and return."""
+    header = ["graph", "objective", "operators", "Triton's kernels", "launches", "bytes (estimate)", "at copy speed"]
+    lines = []
+    for row in rows:
+        for objective, steps in (("hinge", row), ("default (softmax)", row["default"])):
+            found = steps["launches"]
+            profiled, total = found["profiled"], found["operators"] + found["kernels"]
+            lines.append([
+                row["graph"], objective, str(found["operators"]), str(found["kernels"]),
+                f"{total} (estimate)" if profiled is None else str(profiled),
+                gigabytes(found["bytes_estimate"]), duration(found["bytes_estimate"] / bandwidth),
+            ])  # fmt: skip
+    return markdown(header, lines)
 
 
 def summary(rows: Sequence[dict[str, Any]], tiny: bool) -> str:
@@ -192,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append(measure_graph(name, dataset, arguments, bandwidth))
         size = f"{dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.triples):,} triples"
         print(f"Stages of a training step, {name} ({size}):\n\n{stage_table(rows[-1]['stages'])}\n", flush=True)
-    print(f"{step_table(rows)}\n\n{summary(rows, arguments.tiny)}\n")
+    print(f"{step_table(rows)}\n\n{launch_table(rows, bandwidth)}\n\n{summary(rows, arguments.tiny)}\n")
     print(f"- Copy bandwidth: {bandwidth / 1e9:.1f} GB/s, reading and writing counted.")
     if arguments.json is not None:
         values = {"doctor": examine(), "copy_bandwidth": bandwidth, "graphs": rows}

@@ -23,12 +23,18 @@ def test_tiny_graphs_run_on_a_cpu_without_a_verdict(tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "missed" not in out
     assert "default (softmax)" in out
+    assert "(estimate) |" in out
     assert "- CUDA graphs are left out: the device is 'cpu'" in out
     saved = json.loads((tmp_path / "gpu.json").read_text())
     assert [row["graph"] for row in saved["graphs"]] == list(gpu.GRAPHS)
     for row in saved["graphs"]:
         assert row["epoch_seconds"] == pytest.approx(row["step_seconds"] * row["steps_an_epoch"])
         assert row["default"]["step_seconds"] > 0
+        for launches in (row["launches"], row["default"]["launches"]):
+            assert launches["operators"] > 100
+            assert launches["kernels"] == 0
+            assert launches["bytes_estimate"] > 1e5
+            assert launches["profiled"] is None
         assert row["captured"]["left_out"].startswith("the device is 'cpu'")
         assert row["naive"]["step_seconds"] > 0
         assert 0 < row["share_of_bandwidth"]["least"] < row["share_of_bandwidth"]["gathered"]
