@@ -40,6 +40,7 @@ from measure import describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import RunFolder, Settings
 from hakg_dgl.training.loop import EpochSteps
+from hakg_dgl.training.model_file import load_model_tensors
 from hakg_dgl.training.session import Session
 from hakg_dgl.training.trainer import Trainer
 
@@ -185,7 +186,7 @@ def differences(run: Path, expected: Path) -> list[str]:
     for key in ("best_epoch", "epochs_run", "stopped", "metrics", "refit", "settings"):
         if mine.result[key] != theirs.result[key]:
             different.append(f"{key} of result.json")
-    ours, others = (folder.load_tensors(folder.model_file)[0] for folder in (mine, theirs))
+    ours, others = (load_model_tensors(folder)[0] for folder in (mine, theirs))
     if ours.keys() != others.keys() or not all(torch.equal(ours[name], others[name]) for name in others):
         different.append("weights")
     return different + [f"left: {file.name}" for file in run.iterdir() if file.name.startswith(".")]

@@ -33,6 +33,7 @@ from hakg_dgl.data.part_writing import write_parts
 from hakg_dgl.data.parts import part_name
 from hakg_dgl.data.preprocess import preprocess
 from hakg_dgl.data.synthetic import generate_demo
+from hakg_dgl.training.model_file import load_model_tensors
 
 NO_PRIVILEGES = 77
 ADDRESSES = ("10.231.7.1", "10.231.7.2")
@@ -107,7 +108,7 @@ def end(processes: Sequence[subprocess.Popen[str]], seconds: float) -> list[int 
 
 def differences(run: Path, expected: Path) -> tuple[float, float]:
     """The largest difference of a parameter relative to the largest parameter, and of a metric of the test split."""
-    ours, theirs = (RunFolder(path).load_tensors(RunFolder(path).model_file)[0] for path in (run, expected))
+    ours, theirs = (load_model_tensors(RunFolder(path))[0] for path in (run, expected))
     names = ours.keys() & {"user", "item", "entity", "relation"}
     tensors = max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()) for name in names)
     metrics = [RunFolder(path).result["metrics"]["test"] for path in (run, expected)]

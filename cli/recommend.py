@@ -423,6 +423,7 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
     import pyarrow as pa
 
     from hakg_dgl.ranking.shards import write_shards
+    from hakg_dgl.training.model_file import model_digest
 
     columns = (lists.of, "rank", lists.second, "name", "score")
     numeric = {"rank": pa.int64(), "score": pa.float64()}
@@ -431,7 +432,7 @@ def _write_shards(lists: _Lists, length: int, out: Path, shards: int, include_se
     given = {name: str(value) for name, value in ctx.params.items() if name not in _IDLE}
     about = {
         "data": opened.dataset.digest,
-        "model": hashlib.sha256(opened.folder.model_file.read_bytes()).hexdigest(),
+        "model": model_digest(opened.folder),
         "files": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()
             for value in ctx.params.values()

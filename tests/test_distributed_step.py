@@ -16,6 +16,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.owners import Owners, equal_owners
 from hakg_dgl.data.part_dataset import part_of
 from hakg_dgl.distributed.batches import SharedBatches
+from hakg_dgl.distributed.own_model import own_model
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks
 from hakg_dgl.distributed.shards import SHARDS, shard_class
@@ -112,17 +113,15 @@ def steps_of_all(rank: int, folder: Path, cases: list[str], kind: str) -> None:
     ownership = Ownership.of(owners, dataset.n_items)
     for case in cases:
         settings = settings_of(case)
-        make = shard_class(settings.kind)
-        common = make.common(model_of(settings))
-        model = build_model(part_of(dataset, owners, rank), settings, torch.device("cpu"), ("train",))
-        assert isinstance(model, GradientRecommender)
+        part = part_of(dataset, owners, rank)
+        model = own_model(part, settings, torch.device("cpu"), ("train",), ownership)
         random = chance(settings, model)
         training = settings.training
         batches = SharedBatches(
             ranks, ownership, model.graph.pairs(), training.batch_size, random["batches"], training.positives_per_user
         )
         batch = next(iter(batches))
-        shard = make(model, ranks, ownership, random, settings.run.seed, common)
+        shard = shard_class(settings.kind)(model, ranks, ownership, random, settings.run.seed)
         shard.step = STEP
         loss = shard.loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from hakg_dgl.distributed.group import require_alike
 from hakg_dgl.distributed.trainer import DistributedTrainer
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.settings import Settings
+from hakg_dgl.training.model_file import load_model_tensors
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.trainer import Trainer
 
@@ -44,7 +45,7 @@ def train(rank: int, folder: Path, kind: str, more: dict[str, Any], resume: bool
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     run = RunFolder(folder / "run")
-    return run.load_tensors(run.model_file)[0]
+    return load_model_tensors(run)[0]
 
 
 def require_same(one: Path, other: Path) -> None:
@@ -104,14 +105,12 @@ def hold(rank: int, folder: Path, kind: str) -> None:
     """Train on the parts of a folder; write the bytes of parameters, optimizers and edges that this process has."""
     parts = Parts(folder / "parts")
     owners = Owners(2, *(np.array(parts.owners(of)) for of in ("users", "entities")))
-    dataset = small_demo() if rank == 0 else read_part(parts, rank)
-    trainer = DistributedTrainer(dataset, settings_of(kind), run=folder / "run", owners=owners)
+    trainer = DistributedTrainer(read_part(parts, rank), settings_of(kind), run=folder / "run", owners=owners)
     trainer.fit()
     trainee = trainer.shared.shared
     shard = trainee.shard
-    assert shard is not None
     own = list(shard.model.parameters())
-    states = [value for o in trainee.own_optimizers.values() for slots in o.state.values() for value in slots.values()]
+    states = [value for o in trainee.optimizers.values() for slots in o.state.values() for value in slots.values()]
     held = {id(t): t for t in gc.get_objects() if isinstance(t, torch.nn.Parameter)}
     edges = shard.to_users.pattern.n_edges  # type: ignore[attr-defined]
     found = {"own": bytes_of(own), "states": bytes_of(states), "all": bytes_of(held.values()), "edges": edges}

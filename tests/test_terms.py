@@ -17,7 +17,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.graph.matrices import fact_matrix, interaction_matrix
 from hakg_dgl.models.hakg import HAKG
 from hakg_dgl.models.hakg.objective import Objective
-from hakg_dgl.models.hakg.terms import spread
+from hakg_dgl.models.hakg.terms import new_items, spread
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.training.selection import Selection
@@ -132,7 +132,7 @@ class Recorder:
         """What the model scores with the weights and factors that it has at this moment."""
         model = self.model
         learned = model.score_vectors(model.propagate())
-        user, item = model.terms.columns(model.graph, learned, model.past_sums)
+        user, item = model.terms.columns(new_items(model.graph), learned, model.past_sums)
         return (user @ item.T).detach()
 
 

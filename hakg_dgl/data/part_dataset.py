@@ -18,7 +18,7 @@ from hakg_dgl.data.parts import Parts
 class PartDataset(Dataset):
     """The edges with an end that a part owns, in the ids of the whole data set. It has no names of users and entities.
 
-    Of the test split it has the interactions of its users.
+    Of the test split it has the interactions of its users, and of the overlap theirs, if it was taken from the whole.
 
     Attributes
     ----------
@@ -67,6 +67,8 @@ def part_of(dataset: Dataset, owners: Owners, number: int) -> PartDataset:
         frame = getattr(dataset, table)
         one, other = owners_of_ends(frame, table, owners)
         tables[table] = frame[(one == number) | (other == number)].reset_index(drop=True)
+    overlap = dataset.test_overlap
+    tables["test_overlap"] = overlap[owners.users[overlap["user"].to_numpy()] == number].reset_index(drop=True)
     tables |= {"relations": dataset.relations, "user_relations": dataset.user_relations}
     return _part(dataset.name, tables, dataset.counts, dataset.digest, number)
 

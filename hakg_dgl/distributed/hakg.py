@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from hakg_dgl.distributed.batches import SharedSampler
 from hakg_dgl.distributed.edges import ReceivedEdges, knowledge_of, received_edges
+from hakg_dgl.distributed.gathering import gathered_rows
 from hakg_dgl.distributed.halo import Halo
-from hakg_dgl.distributed.ranks import sum_over_ranks
+from hakg_dgl.distributed.ranks import rows_everywhere, sum_over_ranks
 from hakg_dgl.distributed.scores import BatchScores
 from hakg_dgl.distributed.shard import Shard
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.graph.heterograph import HeteroGraph, graph_from_arrays
 from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.choice import choose_backend
@@ -25,9 +28,23 @@ from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import AngleLoss
 from hakg_dgl.models.hakg.network import Network
-from hakg_dgl.models.hakg.objective import angle_direction, angle_pairs, drawn_candidates
-from hakg_dgl.models.recommender import GradientRecommender
+from hakg_dgl.models.hakg.objective import angle_direction, angle_pairs, drawn_candidates, why_no_angles
+from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, sampled_users, weighed
 from hakg_dgl.models.settings import Settings
+
+PAIRS_PER_PIECE = 1 << 22
+"""Pairs of the angle loss that are told at once."""
+TERMS_OF_ITEMS = ("terms.linear_left", "terms.linear_right", "terms.facts")
+"""Tensors of the closed-form terms that have a row an item."""
+
+
+class Masks(NamedTuple):
+    """Which edges of a step are kept, None for all, and how many times a kept interaction counts."""
+
+    facts: Tensor | None
+    at_users: Tensor | None
+    at_items: Tensor | None
+    worth: float = 1.0
 
 
 class HAKGShard(Shard):
@@ -48,16 +65,22 @@ class HAKGShard(Shard):
         if loss.angle_weight > 0.0 and loss.angle_dropout > 0.0 and loss.angle_mask == "edge":
             raise ConfigError("angle_mask = 'edge' does not run in several processes yet; set angle_mask = 'step'")
 
-    @staticmethod
-    def common(model: GradientRecommender) -> dict[str, Tensor]:
-        """The pairs of the angle loss, int64 ``[2, n]``, if it has a weight."""
-        network = cast(Network, model)
-        if network.loss.angle_weight == 0.0:
-            return {}
-        pairs = angle_pairs(network, network.loss)
-        return {"angle": torch.stack([pairs.rows, pairs.cols])}
+    @property
+    def row_types(self) -> Mapping[str, str]:
+        """Those of parameters, and the factors of the closed-form terms."""
+        return {**self.node_types, **dict.fromkeys(TERMS_OF_ITEMS, "item")}
 
-    def prepare(self, common: Mapping[str, Tensor]) -> None:
+    @property
+    def learned_width(self) -> int | None:
+        """See :meth:`Shard.learned_width`."""
+        terms = self.network.terms
+        return self.network.settings.dim if terms.linear_left.shape[1] or terms.facts.shape[1] else None
+
+    def warnings(self) -> list[str]:
+        """Why the angle loss does nothing though it has a weight."""
+        return [] if self.why_no_angles is None else [self.why_no_angles]
+
+    def prepare(self) -> None:
         """Edges that end at own nodes, candidates and what users have of them, and own pairs of the angle loss."""
         network, packed = self.network, self.network.packed
         n_items, n_entities = packed.n_items, packed.n_entities
@@ -79,7 +102,8 @@ class HAKGShard(Shard):
         self.mean_of_users: Tensor = network.inverse_degree("row")[self.own["user"]].unsqueeze(1)
         self.mean_of_items: Tensor = network.inverse_degree("col")[self.own["item"]].unsqueeze(1)
         self._prepare_candidates(packed.interactions)
-        self._prepare_angle(common.get("angle", torch.empty(2, 0, dtype=torch.int64)).to(network.device))
+        self.row_degree: Tensor = packed.interactions.row_degree[self.own["user"]]
+        self._prepare_angle(self._angle_pairs())
 
     def _prepare_candidates(self, interactions: SparsePattern) -> None:
         """The items that positives compete with, and which of the own ones users have."""
@@ -99,23 +123,112 @@ class HAKGShard(Shard):
         self.pool: Tensor | None = None if bool(has_some.all()) else has_some.nonzero().flatten()
         self.known_items: Tensor = has_some[self.own["item"]].unsqueeze(1).to(network.dtype)
 
+    def _angle_pairs(self) -> Tensor:
+        """The pairs of the angle loss whose child is an own entity, int64 ``[2, n]``, found by the first process."""
+        network, loss = self.network, self.network.loss
+        self.why_no_angles: str | None = None
+        device, owner = network.device, self.ownership.owners["entity"]
+        if loss.angle_weight == 0.0:
+            return torch.empty(2, 0, dtype=torch.int64, device=device)
+        graph = self._facts_of_all()
+        pieces = None
+        if graph is not None:
+            pairs = angle_pairs(graph, loss)
+            words = b"" if pairs.n_edges else why_no_angles(graph, loss).encode()
+            ends = torch.stack([pairs.rows, pairs.cols]).cpu()
+            pieces = iter([{"pairs": piece.contiguous()} for piece in ends.split(PAIRS_PER_PIECE, 1)])
+            self.ranks.from_first(words)
+        else:
+            words = self.ranks.from_first(None)
+        self.why_no_angles = words.decode() or None
+        found = [torch.empty(2, 0, dtype=torch.int64, device=device)]
+        for piece in self.ranks.pieces_from_first(pieces):
+            ends = piece["pairs"].to(device)
+            found.append(ends[:, owner[ends[0]] == self.ranks.rank])
+        return torch.cat(found, 1)
+
+    def _facts_of_all(self) -> HeteroGraph | None:
+        """The facts of all processes as a graph without interactions, in the first one."""
+        graph = self.network.graph
+        triples = graph.triples()
+        own = triples[self.ownership.owners["entity"][triples[:, 0]] == self.ranks.rank]
+        gathered = gathered_rows(self.ranks, own)
+        if gathered is None:
+            return None
+        head, relation, tail = gathered.unbind(1)
+        order = (relation * graph.n_entities + head) * graph.n_entities + tail
+        names = [name for _, name, _ in graph.relation_types[: graph.n_relations]]
+        return graph_from_arrays(
+            triples.new_empty(0, 2), gathered[order.argsort()], names,
+            n_users=graph.n_users, n_items=graph.n_items, n_entities=graph.n_entities, names=graph.names,
+        )  # fmt: skip
+
     def _prepare_angle(self, pairs: Tensor) -> None:
-        owner, places = self.ownership.owners["entity"], self.ownership.places["entity"]
-        chosen = owner[pairs[0]] == self.ranks.rank
-        rows, cols = pairs[0][chosen], pairs[1][chosen]
+        places = self.ownership.places["entity"]
+        rows, cols = pairs
         order = places[rows].argsort(stable=True)
         self.angle_halo: Halo = Halo(self.ranks, self.ownership, "entity", cols)
         n_own = len(self.own["entity"])
         own = SparsePattern.from_pairs(
             places[rows[order]], self.angle_halo.columns(cols[order]), n_own, len(self.angle_halo)
         )
-        self.n_angles: int = pairs.shape[1]
-        self.angle_share: float = own.n_edges / max(1, pairs.shape[1])
+        self.n_angles: int = int(self.ranks.sum(torch.tensor(own.n_edges)))
+        self.angle_share: float = own.n_edges / max(1, self.n_angles)
         loss = self.network.loss
         direction = angle_direction(self.network.settings.formulation, loss)
         self.angle: AngleLoss = AngleLoss(
             own, self.network.rule, direction, loss.aperture, loss.angle_dropout, loss.angle_mask
         )
+
+    def cut(self) -> None:
+        """Keep own rows, of the terms too, which have no columns yet."""
+        super().cut()
+        self.install({})
+
+    def install(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take terms whose factors have a row for each own item, by the names of :class:`ClosedTerms`."""
+        network, n_own = self.network, len(self.own["item"])
+        widths = [tensors[name].shape[1] if name in tensors else 0 for name in ("linear_left", "facts")]
+        terms = ClosedTerms(network.settings, n_own, (widths[0], widths[1]), network.dtype, network.device)
+        terms.load_state_dict(dict(tensors))
+        network.terms = terms
+
+    @torch.no_grad()
+    def learned(self) -> tuple[Tensor, Tensor]:
+        """Own rows of what :meth:`Network.score_vectors` makes of an evaluation's embeddings."""
+        return self.network.score_vectors(self.propagate(dropout=False), self.known_items)
+
+    @torch.no_grad()
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """See :meth:`Network.ranking_vectors`."""
+        terms, learned = self.network.terms, self.learned()
+        if int(terms.stage) == PROVISIONAL:
+            return weighed(terms, self._new(), learned, self._past, terms.first_choice(), self._spread)
+        return terms.columns(self._new(), learned, self._past)
+
+    def weigh(self, chosen: Mapping[str, float]) -> None:
+        """Set the weights of the terms to a choice, for the learned part as it is."""
+        weighed(self.network.terms, self._new(), self.learned(), self._past, chosen, self._spread)
+
+    def _new(self) -> Tensor:
+        """Which own items have no interactions."""
+        return self.known_items.flatten() == 0
+
+    def _past(self, table: Tensor, power: float) -> Tensor:
+        """See :meth:`Network.past_sums`: own rows of items become own rows of users."""
+        sums = self.to_users.sums(self.backend, table)
+        return sums if power == 0.0 else sums * self.row_degree.clamp_min(1).to(table.dtype).pow(-power).unsqueeze(1)
+
+    def _spread(self, user: Tensor, item: Tensor) -> float:
+        """See :func:`~hakg_dgl.models.hakg.terms.spread`; own rows of all users and items."""
+        owner, place = self.ownership.owners["user"], self.ownership.places["user"]
+        n_items = len(self.ownership.owners["item"])
+        sampled = sampled_users(len(owner), n_items).to(user.device)
+        slots = (owner[sampled] == self.ranks.rank).nonzero().flatten()
+        rows = rows_everywhere(self.ranks, user, place[sampled[slots]], slots, len(sampled))
+        scores, count = (rows @ item.T).double(), len(sampled) * n_items
+        mean = self.ranks.sum(scores.sum()) / count
+        return math.sqrt(float(self.ranks.sum((scores - mean).square().sum())) / count)
 
     def loss(self, users: Tensor, positives: Tensor) -> Tensor:
         """See :meth:`Shard.loss`."""
@@ -157,19 +270,21 @@ class HAKGShard(Shard):
             excess = excess + scores.excess(unit, negatives, self.network.loss.margin)
         return (missing.clamp_min(0.0) + excess).mean()
 
-    def propagate(self) -> Embeddings:
+    def propagate(self, *, dropout: bool = True) -> Embeddings:
         """Embeddings of own users and items of a training step; see :meth:`Network.propagate`."""
         network, s, own, n_items = self.network, self.network.settings, self.own, len(self.own["item"])
-        chance = self.dropout
-        chance.begin(self.step)
-        facts = self.to_entities.ids if network.relation_types else self.to_entities.ids[:0]
-        relations = draw_mask(len(facts), s.kg_edge_dropout, chance, facts)
-        interactions = self._draw_interactions()
+        chance, masks = None, Masks(None, None, None)
+        if dropout:
+            chance = self.dropout
+            chance.begin(self.step)
+            facts = self.to_entities.ids if network.relation_types else self.to_entities.ids[:0]
+            relations = draw_mask(len(facts), s.kg_edge_dropout, chance, facts)
+            masks = Masks(relations, *self._draw_interactions(), 1.0 / (1.0 - s.interaction_dropout))
         user, entity, item = network.user, network.entity, network.item if s.dual_item_embeddings else None
         sums: list[Tensor | None] = [user, entity[:n_items], item]
         for number in range(s.layers):
             n_heads = n_items if number == s.layers - 1 else len(own["entity"])
-            outputs = self._layer(number, (user, entity, item), n_heads, (relations, *interactions))
+            outputs = self._layer(number, (user, entity, item), n_heads, masks)
             rows = (own["user"], own["entity"][:n_heads], own["item"])
             user, entity, item = (  # type: ignore[assignment]
                 None if x is None else drop_and_normalise(x, s.message_dropout, chance, ids)
@@ -196,13 +311,12 @@ class HAKGShard(Shard):
         number: int,
         values: tuple[Tensor, Tensor, Tensor | None],
         n_heads: int,
-        masks: tuple[Tensor | None, Tensor | None, Tensor | None],
+        masks: Masks,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """See :meth:`Network.layer`."""
         network, s = self.network, self.network.settings
         user, entity, item = values
-        relations, at_users, at_items = masks
-        worth = 1.0 / (1.0 - s.interaction_dropout)
+        relations, at_users, at_items, worth = masks
         of_user, of_item = self.sent
         fused = network.fused_items(number, entity[: len(self.own["item"])], item)
         fused = fused if of_item is None else fused * of_item

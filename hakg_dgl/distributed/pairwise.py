@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +18,7 @@ from hakg_dgl.kernels.interface import SparseBackend
 class BPRMFShard(Shard):
     """See :class:`~hakg_dgl.models.bpr_mf.BPRMF`."""
 
-    def prepare(self, common: Mapping[str, Tensor]) -> None:
+    def prepare(self) -> None:
         """The sampler of negatives."""
         self.backend: SparseBackend = choose_backend("torch")
         self.sampler: SharedSampler = SharedSampler(self.ranks, self.ownership, self.model.graph.pairs())
@@ -28,6 +26,11 @@ class BPRMFShard(Shard):
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Own users and items as they are scored, ``[n_own, d]`` each."""
         return self.model.get_parameter("user"), self.model.get_parameter("item")
+
+    @torch.no_grad()
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """See :meth:`Shard.ranking_vectors`."""
+        return self.propagate()
 
     def loss(self, users: Tensor, positives: Tensor) -> Tensor:
         """See :meth:`Shard.loss`."""
@@ -48,9 +51,9 @@ class BPRMFShard(Shard):
 class LightGCNShard(BPRMFShard):
     """See :class:`~hakg_dgl.models.lightgcn.LightGCN`."""
 
-    def prepare(self, common: Mapping[str, Tensor]) -> None:
+    def prepare(self) -> None:
         """Edges that end at own users and own items."""
-        super().prepare(common)
+        super().prepare()
         pattern, dtype = self.model.graph.packed.interactions, self.model.dtype
         self.backend: SparseBackend = choose_backend(self.model.settings.kernels, self.model.device)
         users, items = ("user", pattern.rows), ("item", pattern.cols)

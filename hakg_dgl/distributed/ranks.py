@@ -6,13 +6,16 @@ computes backwards is its own share of the gradient, and rows and replicated par
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor
 
 PATIENCE = timedelta(hours=12)
@@ -93,14 +96,6 @@ class Ranks:
         found = self.exchange(rows, sent, counts if self.rank == 0 else [0] * self.size)
         return found if self.rank == 0 else None
 
-    def rows_from_first(self, rows: Tensor | None, own: Tensor, counts: list[int]) -> Tensor:
-        """Rows of the first process, so many for each process, in those; tensors like ``own``, which has this one's."""
-        sent, received = [0] * self.size, [len(own), *[0] * (self.size - 1)]
-        if self.rank == 0:
-            assert rows is not None
-            return self.exchange(rows, counts, received)
-        return self.exchange(own[:0], sent, received)
-
     def from_first(self, content: bytes | None) -> bytes:
         """What the first process passes, in all of them; the others pass None."""
         if self.size == 1:
@@ -108,11 +103,38 @@ class Ranks:
             return content
         size = torch.tensor(0 if content is None else len(content))
         dist.broadcast(size, 0, group=self._group)
+        if not int(size):
+            return b""
         buffer = torch.zeros(int(size), dtype=torch.uint8)
         if content:
             buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         dist.broadcast(buffer, 0, group=self._group)
         return buffer.numpy().tobytes()
+
+    def told(self, value: Any) -> Any:
+        """A JSON value of the first process, in all of them."""
+        return json.loads(self.from_first(json.dumps(value).encode() if self.rank == 0 else None))
+
+    def pieces_from_first(self, pieces: Iterator[dict[str, Tensor]] | None) -> Iterator[dict[str, Tensor]]:
+        """What the first process iterates over, in all of them; the others pass None."""
+        while True:
+            piece = None if pieces is None else next(pieces, None)
+            content = (
+                self.from_first(b"" if piece is None else save(piece)) if self.rank == 0 else self.from_first(None)
+            )
+            if not content:
+                return
+            yield load(content)
+
+    def bytes_to_first(self, sender: int, content: bytes) -> bytes:
+        """What a process passes, in the first one; nothing in the others. Only that of ``sender`` is sent."""
+        size = int(self.max(torch.tensor(len(content) if self.rank == sender else 0)))
+        if self.rank != sender:
+            content = b""
+        rows = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        counts = [size if rank == sender else 0 for rank in range(self.size)]
+        found = self.to_first(rows, counts)
+        return b"" if found is None else found.numpy().tobytes()
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -26,16 +26,15 @@ class Shard(ABC):
     Parameters
     ----------
     model
-        On a graph of all nodes with the edges that have an own end (and maybe others). Its parameters with a row a
-        user, an item or an entity become those of own rows, and the graph is let go; it serves nothing else then.
+        On a graph of all nodes with the edges that have an own end (and maybe others), with own rows
+        (:func:`~hakg_dgl.distributed.own_model.own_model`) or with all, of which own ones are kept. The graph is let
+        go; it serves nothing else then.
     ranks, ownership
         The processes and what they own.
     random
         The generators of a step by name, in the same state in all processes.
     seed
         Of the draws that depend on edges and rows.
-    common
-        What :meth:`common` made of the model on the whole graph.
 
     Attributes
     ----------
@@ -57,7 +56,6 @@ class Shard(ABC):
         ownership: Ownership,
         random: Mapping[str, torch.Generator],
         seed: int,
-        common: Mapping[str, Tensor],
     ) -> None:
         self.model: GradientRecommender = model
         self.ranks: Ranks = ranks
@@ -69,7 +67,7 @@ class Shard(ABC):
         self.node_types: dict[str, str] = {
             name: axes[0] for name, axes in model.axes().items() if isinstance(axes[0], str)
         }
-        self.prepare(common)
+        self.prepare()
         self.cut()
         self.let_go()
 
@@ -93,24 +91,41 @@ class Shard(ABC):
                     "and facts of items alone; train in one process, without --processes"
                 )
 
-    @staticmethod
-    def common(model: GradientRecommender) -> dict[str, Tensor]:
-        """What all processes have to know of the model on the whole graph."""
-        return {}
+    @property
+    def row_types(self) -> Mapping[str, str]:
+        """Tensor of the model's state -> the node type that its rows are of; others are the same in all processes."""
+        return self.node_types
+
+    @property
+    def learned_width(self) -> int | None:
+        """Columns of :meth:`ranking_vectors` that are learned; None where all are."""
+        return None
+
+    def warnings(self) -> list[str]:
+        """Settings that turn out to do nothing, a sentence each."""
+        return []
 
     @abstractmethod
-    def prepare(self, common: Mapping[str, Tensor]) -> None:
+    def prepare(self) -> None:
         """Make edges and halos."""
+
+    @abstractmethod
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """Vectors of own users and own items, ``[n_own, d]`` each, whose inner products rank; a step of all together.
+
+        See :meth:`~hakg_dgl.models.recommender.Recommender.ranking_vectors`.
+        """
 
     @abstractmethod
     def loss(self, users: Tensor, positives: Tensor) -> Tensor:
         """Loss of a batch, int64 ``[batch]`` each, the same in all processes: a scalar to go backwards from."""
 
     def cut(self) -> None:
-        """Keep own rows of the model's parameters."""
+        """Keep own rows of the model's parameters, where it was made with all."""
         for name, node_type in self.node_types.items():
-            whole = self.model.get_parameter(name)
-            setattr(self.model, name, nn.Parameter(whole.detach()[self.own[node_type]].clone()))
+            table, own = self.model.get_parameter(name), self.own[node_type]
+            if len(table) != len(own):
+                setattr(self.model, name, nn.Parameter(table.detach()[own].clone()))
 
     def once(self, value: Tensor) -> Tensor:
         """A term that all processes compute alike, counted once."""
@@ -129,9 +144,8 @@ class Shard(ABC):
         """Forget the edges of the model's graph, of which own ones are kept in another form."""
         graph, none = self.model.graph, torch.empty(0, dtype=torch.int64, device=self.model.device)
         self.model.graph = HeteroGraph(graph.n_nodes, {INTERACTS: (none, none), INTERACTED_BY: (none, none)})
-        for name in ("executor", "terms"):
-            if hasattr(self.model, name):
-                delattr(self.model, name)
+        if hasattr(self.model, "executor"):
+            del self.model.executor
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         """The rows of all processes for a parameter or what has its shape, in all of them; a step of all together."""
@@ -141,10 +155,6 @@ class Shard(ABC):
         rows = part.new_zeros(len(self.ownership.owners[node_type]), *part.shape[1:])
         return self.ranks.sum(rows.index_copy_(0, self.own[node_type], part.detach()))
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        """Own rows of the whole."""
-        return whole[self.own[self.node_types[name]]] if name in self.node_types else whole
-
     def gathered(self, name: str, part: Tensor) -> Tensor | None:
         """The rows of all processes for a parameter or what has its shape, in the first; a step of all together."""
         if name not in self.node_types:
@@ -152,15 +162,6 @@ class Shard(ABC):
         node_type = self.node_types[name]
         rows = self.ranks.to_first(part.detach(), self.ownership.counts(node_type))
         return None if rows is None else torch.empty_like(rows).index_copy_(0, self._order[node_type], rows)
-
-    def dealt(self, name: str, whole: Tensor | None, like: Tensor) -> Tensor:
-        """Own rows of what the first process has the whole of, or all of it; the inverse of :meth:`gathered`."""
-        if name not in self.node_types:
-            value = torch.zeros_like(like) if whole is None else whole.detach().to(like)
-            return self.ranks.sum(value if self.ranks.rank == 0 else torch.zeros_like(like))
-        node_type = self.node_types[name]
-        rows = None if whole is None else whole.detach().index_select(0, self._order[node_type])
-        return self.ranks.rows_from_first(rows, like, self.ownership.counts(node_type))
 
     @cached_property
     def _order(self) -> dict[str, Tensor]:

@@ -241,15 +241,34 @@ class Evaluator:
                 f"the data set {self.n_users} and {self.n_items}",
                 remedy="use the data set that the model was trained on",
             )
-        # No list is longer than the number of ranked items, so that memory does not grow with k.
-        longest = min(max(self.ks), self.n_candidates)
         if self.sampled is not None:
             scorer = self._among_sampled(scorer, self.sampled)
         pairs = RankedPairs(self.users, self._relevant_indptr, self._relevant_item) if AUC in self.also else None
-        items, _ = masked_topk(scorer, self.users, longest, self._seen, self.candidates, watch=pairs)
+        items, _ = masked_topk(scorer, self.users, self.longest, self._seen, self.candidates, watch=pairs)
         if self._seen is not None:  # stay on the scorer's device, for the next call
             self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
-        items = items.cpu()
+        return self.of_lists(items.cpu(), pairs)
+
+    @property
+    def longest(self) -> int:
+        """Length of the lists that are measured; none is longer than the number of ranked items."""
+        return min(max(self.ks), self.n_candidates)
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor] | None:
+        """``indptr`` int64 ``[n_users + 1]`` and items: what no list of a user may hold; None for nothing."""
+        return self._seen
+
+    def of_lists(self, items: Tensor, pairs: RankedPairs | None = None) -> Evaluation:
+        """Measure lists.
+
+        Parameters
+        ----------
+        items
+            Of :attr:`users`, int64 ``[n, longest]`` on the CPU; -1 where a place is empty.
+        pairs
+            What the ranking of all items was like, for the metric ``auc``.
+        """
         hits = self._hits(items)
         n_relevant = torch.from_numpy(self.n_relevant)
         values = {

@@ -127,8 +127,7 @@ class Checkpoint:
         tensors = self.tensors(standing, best, order)
         self.folder.sync_metrics()
         self.folder.save_tensors(file, tensors, self.about(standing))
-        if file == self.folder.state_file:
-            remove_shards(self.folder)
+        remove_shards(self.folder, "state" if file == self.folder.state_file else "search")
 
     def tensors(self, standing: Standing, best: Weights, order: Tensor | None = None) -> Weights:
         """All tensors of a state."""
@@ -157,8 +156,8 @@ class Checkpoint:
         return self.folder.state_file.exists() or self.folder.state_index_file.exists()
 
     def _load(self, file: Path) -> tuple[Weights, dict[str, Any]]:
-        if file == self.folder.state_index_file:
-            return load_sharded(self.folder)
+        if file in (self.folder.state_index_file, self.folder.search_index_file):
+            return load_sharded(file, self.folder)
         return self.folder.load_tensors(file)
 
     @property
@@ -167,11 +166,17 @@ class Checkpoint:
         index = self.folder.state_index_file
         return index if index.exists() else self.folder.state_file
 
-    def saved_standing(self) -> Standing:
-        """Where training stood when the state was saved; errors as :meth:`restore`."""
-        file = self._state_file
-        is_index = file == self.folder.state_index_file
-        about = load_index(self.folder)["metadata"] if is_index else self.folder.load_metadata(file)
+    @property
+    def search_file(self) -> Path:
+        """The search that a refit followed, or the index of its files."""
+        index = self.folder.search_index_file
+        return index if index.exists() else self.folder.search_file
+
+    def saved_standing(self, file: Path | None = None) -> Standing:
+        """Where training stood when the state (or another file) was saved; errors as :meth:`restore`."""
+        file = file or self._state_file
+        is_index = file in (self.folder.state_index_file, self.folder.search_index_file)
+        about = load_index(file, self.folder)["metadata"] if is_index else self.folder.load_metadata(file)
         return self._checked(file, about)
 
     def restore(self, file: Path | None = None) -> tuple[Standing, Weights]:

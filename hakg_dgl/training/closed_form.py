@@ -16,6 +16,7 @@ from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.evaluation import Evaluator
 from hakg_dgl.training.checkpoint import Weights, copied, require_run, restart
 from hakg_dgl.training.circumstances import choose_device
+from hakg_dgl.training.model_file import save_model
 from hakg_dgl.training.progress import OnProgress, Progress
 from hakg_dgl.training.protocol import REFIT_SPLITS, require_pairs
 from hakg_dgl.training.recording import Recording
@@ -217,4 +218,4 @@ class ClosedFormTrainer:
         if self.folder is not None:
             about = {"epoch": best.number, "selected": best.chosen, "splits": list(splits)}
             about |= {"settings": self.settings.to_dict()}
-            self.folder.save_tensors(self.folder.model_file, self.model.tensors(), about)
+            save_model(self.folder, self.model.tensors(), about)

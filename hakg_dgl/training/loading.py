@@ -18,6 +18,7 @@ from hakg_dgl.models.registry import models_that
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.fold_in import FoldIn
 from hakg_dgl.ranking.topk import Scorer
+from hakg_dgl.training.model_file import load_model_metadata, load_model_tensors
 from hakg_dgl.training.run_folder import RunFolder, damaged, settings_differences
 from hakg_dgl.training.trainee import build_model
 
@@ -56,7 +57,7 @@ def load_trained(
     folder = RunFolder(run)
     folder.check_dataset(dataset)
     settings = folder.settings
-    tensors, about = folder.load_tensors(folder.model_file)
+    tensors, about = load_model_tensors(folder)
     _refuse_changed(folder, settings, about)
     splits = _splits(folder, about)
     model = build_model(dataset, settings, torch.device(device), splits)
@@ -157,13 +158,13 @@ def model_splits(folder: RunFolder) -> tuple[str, ...]:
     CheckpointError
         If there is no model, or it is damaged.
     """
-    return _splits(folder, folder.load_metadata(folder.model_file))
+    return _splits(folder, load_model_metadata(folder))
 
 
 def _splits(folder: RunFolder, about: dict[str, Any]) -> tuple[str, ...]:
     splits = about.get("splits")
     if splits not in _SPLITS:
-        raise damaged(folder.model_file, f"its splits are {splits!r}")
+        raise damaged(folder.model_place, f"its splits are {splits!r}")
     return tuple(splits)
 
 
@@ -174,7 +175,7 @@ def _refuse_changed(folder: RunFolder, settings: Settings, about: dict[str, Any]
     try:
         different = settings_differences(about["settings"], settings, free)
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise damaged(folder.model_file, error) from error
+        raise damaged(folder.model_place, error) from error
     if different:
         raise CheckpointError(
             f"{folder.config_file}: was changed after training: {', '.join(different)}; set it back, or train again"
@@ -187,6 +188,6 @@ def _fill(model: Recommender, tensors: dict[str, Tensor], folder: RunFolder) -> 
         model.load_tensors(tensors)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder.model_file}: does not fit {folder.config_file}: {error}; train again, or restore it"
+            f"{folder.model_place}: does not fit {folder.config_file}: {error}; train again, or restore it"
         ) from error
     model.eval()

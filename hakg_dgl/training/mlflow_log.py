@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hakg_dgl.errors import CheckpointError, MissingDependencyError
+from hakg_dgl.training.model_file import model_digest
 from hakg_dgl.training.run_folder import RunFolder
 
 EXPERIMENT = "hakg"
@@ -57,7 +57,7 @@ def log_to_mlflow(run: str | Path, store: str | Path, *, experiment: str = EXPER
     """
     folder = RunFolder(run)
     result, settings = folder.result, folder.settings
-    digest = hashlib.sha256(folder.model_file.read_bytes()).hexdigest()
+    digest = model_digest(folder)
     with _client(str(store)) as client:
         found = client.get_experiment_by_name(experiment)
         number = client.create_experiment(experiment) if found is None else found.experiment_id

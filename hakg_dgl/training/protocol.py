@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.ranking.metrics import METRICS
@@ -16,10 +18,16 @@ CUT = 20
 
 def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
     """Raise ConfigError if the data set lacks a split that the protocol trains or selects on, or pairs to keep."""
+    counts = {split: len(dataset.pairs(split)) for split in ("train", "valid", "test")}
+    require_pairs_of(dataset.name, counts, len(dataset.test_overlap), training)
+
+
+def require_pairs_of(name: str, counts: Mapping[str, int], n_overlap: int, training: SelectionSettings) -> None:
+    """The same for a data set by its name, its interactions by split, and its test pairs that are also in train."""
     for splits in (training.training_splits, (training.selected_on,)):
-        if not len(dataset.pairs(*splits)):
+        if not sum(counts[split] for split in splits):
             raise ConfigError(
-                f"data set {dataset.name!r} has no {' or '.join(splits)} interactions, which protocol "
+                f"data set {name!r} has no {' or '.join(splits)} interactions, which protocol "
                 f"{training.protocol!r} needs; preprocess again with a larger --{splits[-1]}"
             )
     if training.keep_overlap and training.protocol != "published":
@@ -27,11 +35,11 @@ def require_pairs(dataset: Dataset, training: SelectionSettings) -> None:
             f"keep_overlap = true is not allowed with protocol = {training.protocol!r}: it counts test pairs that no "
             "list can hold, for comparison with published tables alone; add protocol = 'published', or leave it out"
         )
-    if training.keep_overlap and not len(dataset.test_overlap):
+    if training.keep_overlap and not n_overlap:
         raise ConfigError(
-            f"data set {dataset.name!r} has no test pairs that are also in train, which keep_overlap would count\n"
+            f"data set {name!r} has no test pairs that are also in train, which keep_overlap would count\n"
             "Leave it out. Only a source in the KGAT layout, with its own split, has such pairs; if yours has, "
-            "preprocess it again."
+            "preprocess it again. Parts (--parts) do not hold such pairs."
         )
 
 

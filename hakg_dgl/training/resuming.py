@@ -32,7 +32,7 @@ def resume(session: Session) -> None:
     folder.check_dataset(session.dataset, ONLY_ITS_DATA)
     if session.checkpoint.saved_standing().refit_from is None or not _search_goes_on(session):
         session.standing, session.best = session.checkpoint.restore()
-    _refuse_fewer_epochs(session)
+    refuse_fewer_epochs(session)
     standing = session.standing
     folder.remove_temporaries()
     folder.truncate_metrics(standing.epoch)
@@ -45,7 +45,7 @@ def resume(session: Session) -> None:
 def _search_goes_on(session: Session) -> bool:
     """Restore the search that led to the refit, and leave the refit if that search is not over by these settings."""
     assert session.checkpoint is not None
-    session.standing, session.best = session.checkpoint.restore(session.checkpoint.folder.search_file)
+    session.standing, session.best = session.checkpoint.restore(session.checkpoint.search_file)
     if session.selection.reason_to_stop(session.standing) is None:
         session.save_state()
         return True
@@ -53,9 +53,10 @@ def _search_goes_on(session: Session) -> bool:
     return False
 
 
-def _refuse_fewer_epochs(session: Session) -> None:
+def refuse_fewer_epochs(session: Session) -> None:
+    """Raise CheckpointError if a run has done more epochs than the settings allow."""
     standing, epochs = session.standing, session.settings.training.epochs
     done = standing.epoch if standing.refit_from is None else standing.refit_from
     if done > epochs or (done == epochs and not session.best and standing.refit_from is None):
-        assert session.folder is not None
-        raise CheckpointError(f"{session.folder.path}: has done {done} epochs already; epochs = {epochs} is too few")
+        where = "" if session.folder is None else f"{session.folder.path}: "
+        raise CheckpointError(f"{where}has done {done} epochs already; epochs = {epochs} is too few")

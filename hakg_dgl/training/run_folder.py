@@ -2,7 +2,8 @@
 
 ``config.toml`` (all settings), ``run.json`` (the data set it belongs to), ``metrics.jsonl`` (a line an epoch),
 ``result.json`` (at the end), ``model.safetensors`` (best so far), ``state.safetensors`` (for resuming),
-``state.index.json`` with ``state-*.safetensors`` in its place where several processes trained,
+``model.safetensors.index.json`` with ``model-*.safetensors``, and ``state.index.json`` with ``state-*.safetensors``, in
+their place where several processes trained,
 ``search.safetensors`` (the search for the best epoch, where a refit followed it), ``start.safetensors`` (what training
 began with, in a run that goes on from another one) and, if asked for, ``tensorboard/``.
 Nothing in it can run code.
@@ -35,7 +36,8 @@ from hakg_dgl.settings.toml import read_toml
 
 RUN_FORMAT_VERSION = 1
 _TEMPORARY = re.compile(
-    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|state\.index\.json|(model|state|search|start|state-[-a-z0-9]+)\.safetensors)\..+\.tmp|\.tmp.{6}"
+    r"\.(config\.toml|run\.json|metrics\.jsonl|result\.json|(state|search)\.index\.json|model\.safetensors\.index\.json|"
+    r"start\.safetensors|(model|state|search)(-[-a-z0-9]+)?\.safetensors)\..+\.tmp|\.tmp.{6}"
 )
 
 
@@ -65,14 +67,21 @@ class RunFolder:
         self.state_file: Path = self.path / "state.safetensors"
         self.state_index_file: Path = self.path / "state.index.json"
         self.search_file: Path = self.path / "search.safetensors"
+        self.search_index_file: Path = self.path / "search.index.json"
+        self.model_index_file: Path = self.path / "model.safetensors.index.json"
         self.start_file: Path = self.path / "start.safetensors"
         self.tensorboard: Path = self.path / "tensorboard"
+
+    @property
+    def model_place(self) -> Path:
+        """The file of the model, or the index of its files; see :mod:`hakg_dgl.training.model_file`."""
+        return self.model_index_file if self.model_index_file.exists() else self.model_file
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
         """Keep other trainers out of the folder, which is made if need be; CheckpointError if one trains in it."""
         with ExitStack() as held:
-            with self._writing(self.path):
+            with self.writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locks.sole_writer(self.path))
             yield
@@ -97,7 +106,7 @@ class RunFolder:
         keep_start
             Leave what an earlier start of the run wrote of it.
         """
-        with self._writing(self.path):
+        with self.writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if start is not None:
                 self.save_tensors(self.start_file, start, {"data": dataset.digest})
@@ -105,8 +114,9 @@ class RunFolder:
                 self.start_file.unlink(missing_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
-            states = (self.state_file, self.state_index_file, self.search_file, self.model_file)
-            shards = self.path.glob("state-*-of-*.safetensors")
+            states = (self.state_file, self.state_index_file, self.search_file, self.search_index_file)
+            states += (self.model_file, self.model_index_file)
+            shards = (file for stem in ("state", "search", "model") for file in self.path.glob(f"{stem}-*-of-*.*"))
             for file in (self.about_file, *states, *shards, self.result_file, self.metrics_file):
                 file.unlink(missing_ok=True)
             if self.tensorboard.exists():
@@ -119,7 +129,7 @@ class RunFolder:
         noted = None
         if self.about_file.exists():
             noted = self.about["data"].get("path")
-        with self._writing(self.config_file):
+        with self.writing(self.config_file):
             write_text(self.config_file, settings.to_toml())
         where = noted if data_path is None else str(Path(data_path).resolve())
         self._write_json(
@@ -206,13 +216,13 @@ class RunFolder:
         """Write ``result.json``."""
         self._write_json(self.result_file, result)
 
-    def write_state_index(self, index: dict[str, Any]) -> None:
-        """Write ``state.index.json``; see :mod:`hakg_dgl.training.sharded_state`."""
-        self._write_json(self.state_index_file, index)
+    def write_index(self, file: Path, index: dict[str, Any]) -> None:
+        """Write what says which files belong together; see :mod:`hakg_dgl.training.sharded_state`."""
+        self._write_json(file, index)
 
-    def read_state_index(self) -> dict[str, Any]:
-        """Content of ``state.index.json``."""
-        return self._read_json(self.state_index_file)
+    def read_index(self, file: Path) -> dict[str, Any]:
+        """Content of such a file."""
+        return self._read_json(file)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -239,26 +249,26 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
-        with self._writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as handle:
+        with self.writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line, allow_nan=False) + "\n")
 
     def sync_metrics(self) -> None:
         """Return when the lines so far are on the disk, because a state must not outlive the lines of its epochs."""
         if self.metrics_file.exists():
-            with self._writing(self.metrics_file):
+            with self.writing(self.metrics_file):
                 sync_file(self.metrics_file)
 
     def truncate_metrics(self, epoch: int) -> None:
         """Keep the lines of epochs up to this one."""
         kept = "".join(json.dumps(line) + "\n" for line in self.metrics if line["epoch"] <= epoch)
-        with self._writing(self.metrics_file):
+        with self.writing(self.metrics_file):
             write_text(self.metrics_file, kept)
 
     def save_tensors(self, file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Write tensors and JSON metadata to a safetensors file, atomically."""
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"hakg": json.dumps(metadata, allow_nan=False)}
-        with self._writing(file):
+        with self.writing(file):
             replace_file(file, lambda temporary: save_file(contiguous, temporary, metadata=header))
 
     def load_tensors(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -298,7 +308,7 @@ class RunFolder:
             )
 
     @contextmanager
-    def _writing(self, file: Path) -> Iterator[None]:
+    def writing(self, file: Path) -> Iterator[None]:
         """Turn what writers raise into CheckpointError; safetensors has its own exception for a full disk."""
         try:
             yield
@@ -310,7 +320,7 @@ class RunFolder:
             ) from error
 
     def _write_json(self, file: Path, value: dict[str, Any]) -> None:
-        with self._writing(file):
+        with self.writing(file):
             write_json(file, value)
 
     def _require(self, file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import CheckpointError, NumericalError
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.training.checkpoint import STATE_AGE, Checkpoint, Standing, Weights, copied
+from hakg_dgl.training.model_file import load_model_tensors, save_model
 from hakg_dgl.training.recording import Recording
 from hakg_dgl.training.run_folder import RunFolder
 from hakg_dgl.training.selection import Measured, Selection
@@ -77,9 +79,11 @@ class Session:
     def set_up(self, splits: tuple[str, ...]) -> None:
         """Make what is trained on these splits, as it is before the first epoch."""
         self.trainee: Trainee = self.new_trainee(splits)
-        self.checkpoint: Checkpoint | None = (
-            None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
-        )
+        self.checkpoint: Checkpoint | None = self.new_checkpoint()
+
+    def new_checkpoint(self) -> Checkpoint | None:
+        """What saves the trainee's state; None where nothing is written."""
+        return None if self.folder is None else Checkpoint(self.folder, self.settings, self.trainee)
 
     def new_trainee(self, splits: tuple[str, ...]) -> Trainee:
         """What is trained on these splits, as it is before the first epoch."""
@@ -118,12 +122,15 @@ class Session:
     def save_best(self) -> None:
         """Write the best weights as the run's model."""
         if self.folder is not None:
-            about = {
-                "epoch": self.standing.best_epoch,
-                "settings": self.settings.to_dict(),
-                "splits": list(self.trainee.splits),
-            }
-            self.folder.save_tensors(self.folder.model_file, self.best, about)
+            save_model(self.folder, self.best, self.about_best())
+
+    def about_best(self) -> dict[str, Any]:
+        """The metadata of the run's model."""
+        return {
+            "epoch": self.standing.best_epoch,
+            "settings": self.settings.to_dict(),
+            "splits": list(self.trainee.splits),
+        }
 
     def save_state(self, *, force: bool = True, order: Tensor | None = None) -> None:
         """Write the state; without ``force`` only if the last write was long enough ago.
@@ -166,18 +173,25 @@ class Session:
         best, splits = self.best, self.settings.training.training_splits
         if not best and self.standing.refit_from is not None and self.folder is not None:
             with suppress(CheckpointError):  # a resumed refit does not hold it
-                best = self.folder.load_tensors(self.folder.model_file)[0]
+                best = load_model_tensors(self.folder)[0]
         if best and self.trainee.splits != splits:
             self.set_up(splits)
         if best:
             self.trainee.model.load_tensors(best)
 
-    def numerical_error(self, problem: str, epoch: int, where: str) -> NumericalError:
-        """What to raise when something became NaN or infinite."""
+    def largest_norms(self) -> dict[str, float]:
+        """The largest norm of a row, by the first part of the parameters' names."""
         norms: dict[str, list[Tensor]] = {}
         for name, parameter in self.trainee.model.named_parameters():
-            norms.setdefault(name.partition(".")[0], []).append(parameter.detach().norm(dim=-1).max())
-        largest = ", ".join(f"{name} {float(torch.stack(values).max()):.3g}" for name, values in norms.items())
+            lengths = parameter.detach().norm(dim=-1).flatten()
+            norms.setdefault(name.partition(".")[0], []).append(
+                lengths.max() if len(lengths) else lengths.new_zeros(())
+            )
+        return {name: float(torch.stack(values).max()) for name, values in norms.items()}
+
+    def numerical_error(self, problem: str, epoch: int, where: str) -> NumericalError:
+        """What to raise when something became NaN or infinite."""
+        largest = ", ".join(f"{name} {norm:.3g}" for name, norm in self.largest_norms().items())
         kept, best = "", self.standing.best_epoch
         if best:
             place = (

@@ -1,14 +1,14 @@
 """The state of a training by several processes: a file of tensors each, and an index that says which belong together.
 
-``state.index.json`` names the files, their digests and the metadata of the state, and for each tensor the files that
-have rows of it. The files of a new state have new names; the index is replaced when all of them are on the disk, by a
-rename, and what it no longer names is removed after that. So a kill at any moment leaves a whole state.
+``state.index.json`` (``search.index.json`` for the search that a refit followed) names the files, their digests and the
+metadata of the state. The files of a new state have new names; the index is replaced when all of them are on the disk,
+by a rename, and what it no longer names is removed after that. So a kill at any moment leaves a whole state.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,82 +22,105 @@ from hakg_dgl.training.run_folder import RunFolder, damaged
 FORMAT, FORMAT_VERSION = "hakg-sharded-state", 1
 ROWS = "rows."
 """Before the name of a node type: the tensor with the numbers of its rows in a file."""
-_SHARD = re.compile(r"state-(\d{8})-(\d{5})-of-(\d{5})\.safetensors")
+_SHARD = re.compile(r"(state|search|model)-(\d{8})-(\d{5})-of-(\d{5})\.safetensors")
 
 
-def shard_name(number: int, rank: int, size: int) -> str:
-    """Name of the file of a process in the state with this number."""
-    return f"state-{number:08d}-{rank:05d}-of-{size:05d}.safetensors"
+def shard_name(stem: str, number: int, rank: int, size: int) -> str:
+    """Name of the file of a process, in the state, search or model with this number."""
+    return f"{stem}-{number:08d}-{rank:05d}-of-{size:05d}.safetensors"
 
 
-def next_number(folder: RunFolder) -> int:
-    """A number that no state in the folder has."""
-    found = [int(match[1]) for file in folder.path.iterdir() if (match := _SHARD.fullmatch(file.name))]
-    return max(found, default=0) + 1
+def shards_in(folder: RunFolder, stem: str) -> dict[str, int]:
+    """Files of states, searches or models in the folder, with their numbers."""
+    found = ((file.name, _SHARD.fullmatch(file.name)) for file in folder.path.iterdir())
+    return {name: int(match[2]) for name, match in found if match and match[1] == stem}
 
 
-def save_shard(folder: RunFolder, name: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> str:
-    """Write the file of one process; its digest.
+def next_number(folder: RunFolder, stem: str) -> int:
+    """A number that no file in the folder has."""
+    return max(shards_in(folder, stem).values(), default=0) + 1
 
-    Parameters
-    ----------
-    folder, name
-        The run, and the name of the file.
-    tensors
-        What the process has. Of those in ``axes`` it has rows, whose numbers are in ``rows.NODE TYPE``.
-    axes
-        Tensor -> node type.
+
+def save_index(folder: RunFolder, stem: str, files: Mapping[str, str], about: Mapping[str, Any]) -> None:
+    """Make files (name -> digest) the state (or search) of the run, and remove those of the one before."""
+    index = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": dict(files), "metadata": dict(about)}
+    folder.write_index(index_file(folder, stem), index)
+    (folder.path / f"{stem}.safetensors").unlink(missing_ok=True)
+    remove_shards(folder, stem, keep=files)
+
+
+def index_file(folder: RunFolder, stem: str) -> Path:
+    """The index of a state or search."""
+    return folder.state_index_file if stem == "state" else folder.search_index_file
+
+
+def remove_shards(folder: RunFolder, stem: str, keep: Mapping[str, str] | None = None) -> None:
+    """Remove the files of sharded states but those to keep; all of a state, the index included, if there are none."""
+    if not keep:
+        index_file(folder, stem).unlink(missing_ok=True)
+    for name in shards_in(folder, stem):
+        if name not in (keep or {}):
+            (folder.path / name).unlink(missing_ok=True)
+
+
+def load_index(file: Path, folder: RunFolder) -> dict[str, Any]:
+    """The checked content of an index; CheckpointError if it is damaged, or of a newer version."""
+    index = folder.read_index(file)
+    files, about = index.get("files"), index.get("metadata")
+    if index.get("format") != FORMAT or not isinstance(files, dict) or not files or not isinstance(about, dict):
+        raise damaged(file, "it does not describe the state of a training")
+    refuse_newer(file, index.get("format_version"))
+    require_names(file, files)
+    return index
+
+
+def refuse_newer(file: Path, version: object) -> None:
+    """Raise CheckpointError for an index of a newer version."""
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: format version {version!r}, this version reads up to {FORMAT_VERSION}; "
+            "install a newer hakg_dgl, or train again"
+        )
+
+
+def require_names(file: Path, names: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless all are names of files that several processes write."""
+    wrong = [name for name in names if not _SHARD.fullmatch(name)]
+    if wrong:
+        raise damaged(file, f"{wrong[0]!r} is not the name of a file of a state")
+
+
+def iterate_sharded(file: Path, folder: RunFolder) -> Iterator[tuple[str, Tensor, tuple[str, Tensor] | None]]:
+    """Tensors of a state, file by file: name, rows, and node type and numbers of the rows; None for whole tensors.
 
     Raises
     ------
     CheckpointError
-        If it cannot be written.
+        If a file is missing or not what was written.
     """
-    folder.save_tensors(folder.path / name, dict(tensors), {"rows_of": dict(axes)})
-    return _digest(folder.path / name)
+    for name, digest in load_index(file, folder)["files"].items():
+        tensors, about = folder.load_tensors(folder.path / name)
+        require_digest(file, folder.path / name, digest)
+        rows_of = about.get("rows_of", {})
+        for tensor, value in tensors.items():
+            if tensor in rows_of:
+                yield tensor, value, (rows_of[tensor], tensors[ROWS + rows_of[tensor]])
+            elif not tensor.startswith(ROWS):
+                yield tensor, value, None
 
 
-def _digest(file: Path) -> str:
+def require_digest(index: Path, file: Path, digest: str) -> None:
+    """Raise CheckpointError unless a file has the digest that the index says."""
+    if digest_of(file) != digest:
+        raise damaged(file, f"it has another digest than {index.name} says")
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file."""
     return str(file_digest(file)["sha256"])
 
 
-def save_index(folder: RunFolder, files: Mapping[str, str], about: Mapping[str, Any]) -> None:
-    """Make files (name -> digest) the state of the run, and remove those of the state before."""
-    folder.write_state_index(
-        {"format": FORMAT, "format_version": FORMAT_VERSION, "files": dict(files), "metadata": dict(about)}
-    )
-    folder.state_file.unlink(missing_ok=True)
-    remove_shards(folder, keep=files)
-
-
-def remove_shards(folder: RunFolder, keep: Mapping[str, str] | None = None) -> None:
-    """Remove the files of sharded states but those to keep; all of a state, the index included, if there are none."""
-    if not keep:
-        folder.state_index_file.unlink(missing_ok=True)
-    for file in folder.path.iterdir():
-        if _SHARD.fullmatch(file.name) and file.name not in (keep or {}):
-            file.unlink(missing_ok=True)
-
-
-def load_index(folder: RunFolder) -> dict[str, Any]:
-    """The checked content of the index; CheckpointError if it is damaged, or of a newer version."""
-    index = folder.read_state_index()
-    files, about = index.get("files"), index.get("metadata")
-    if index.get("format") != FORMAT or not isinstance(files, dict) or not files or not isinstance(about, dict):
-        raise damaged(folder.state_index_file, "it does not describe the state of a training")
-    version = index.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder.state_index_file}: format version {version!r}, this version reads up to {FORMAT_VERSION}; "
-            "install a newer hakg_dgl, or train again"
-        )
-    wrong = [name for name in files if not _SHARD.fullmatch(name)]
-    if wrong:
-        raise damaged(folder.state_index_file, f"{wrong[0]!r} is not the name of a file of a state")
-    return index
-
-
-def load_sharded(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_sharded(file: Path, folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a state, put together from the files of all processes.
 
     Raises
@@ -105,22 +128,16 @@ def load_sharded(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
     CheckpointError
         If a file is missing or not what was written, or rows of a tensor are missing.
     """
-    index = load_index(folder)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     found: dict[str, Tensor] = {}
-    for name, digest in index["files"].items():
-        tensors, about = folder.load_tensors(folder.path / name)
-        if _digest(folder.path / name) != digest:
-            raise damaged(folder.path / name, f"it has another digest than {folder.state_index_file.name} says")
-        rows_of = about.get("rows_of", {})
-        for tensor, value in tensors.items():
-            if tensor in rows_of:
-                parts.setdefault(tensor, []).append((tensors[ROWS + rows_of[tensor]], value))
-            elif not tensor.startswith(ROWS):
-                found[tensor] = value
+    for tensor, value, rows in iterate_sharded(file, folder):
+        if rows is None:
+            found[tensor] = value
+        else:
+            parts.setdefault(tensor, []).append((rows[1], value))
     for tensor, pieces in parts.items():
-        found[tensor] = _joined(folder.state_index_file, tensor, pieces)
-    return found, dict(index["metadata"])
+        found[tensor] = _joined(file, tensor, pieces)
+    return found, dict(load_index(file, folder)["metadata"])
 
 
 def _joined(index: Path, name: str, pieces: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -58,19 +58,23 @@ class Trainee:
         self.settings: Settings = settings
         self.device: torch.device = device
         self.splits: tuple[str, ...] = splits
-        model = build_model(dataset, settings, device, splits)
-        assert isinstance(model, GradientRecommender)
-        self.model: GradientRecommender = model
+        self.model: GradientRecommender = self.make_model(dataset)
         if start is not None:
-            begin_with(model, start)
+            begin_with(self.model, start)
         self.prepare()
-        streams = (BATCHES, *model.streams)
+        streams = (BATCHES, *self.model.streams)
         self.generators: dict[str, torch.Generator] = {
             name: torch_generator(settings.run.seed, name, device) for name in streams
         }
         self.passes: tuple[Pass, ...] = self.make_passes()
-        self.optimizers: dict[str, torch.optim.Optimizer] = model.optimizers(settings.training.lr)
+        self.optimizers: dict[str, torch.optim.Optimizer] = self.model.optimizers(settings.training.lr)
         self._steps: dict[str, Step] = {}
+
+    def make_model(self, dataset: Dataset) -> GradientRecommender:
+        """The model as it is before training."""
+        model = build_model(dataset, self.settings, self.device, self.splits)
+        assert isinstance(model, GradientRecommender)
+        return model
 
     def prepare(self) -> None:
         """Have the model compute what is not learned."""

@@ -86,9 +86,12 @@ class Trainer:
         recording = Recording(self.folder, self.settings, on_progress)
         self.session: Session = self._new_session(data_path, recording, start)
         self.model.require_resources()
-        self.warnings: list[str] = [*self.settings.idle(), *self.model.warnings()]
+        self.warnings: list[str] = [*self.settings.idle(), *self._warnings()]
         """Settings that turned out to do nothing, also in ``result.json``."""
         self._fresh = True
+
+    def _warnings(self) -> list[str]:
+        return self.model.warnings()
 
     def _require_pairs(self) -> None:
         require_pairs(self.dataset, self.settings.training)
@@ -186,18 +189,22 @@ class Trainer:
         self.model.load_tensors(session.best)
         self.model.eval()
         refitted = standing.refit_from is not None
+        test = self._tested()
         result = result_of(
             self.dataset, self.settings, session.data_path, self.device,
             warnings=self.warnings, best_epoch=standing.best_epoch,
             epochs_run=standing.epoch if standing.refit_from is None else standing.refit_from,
             stopped=session.selection.reason_to_stop(standing),
             refit={"epochs": standing.best_epoch, "splits": list(REFIT_SPLITS)} if refitted else None,
-            selecting=standing.best_metrics, test=tested(self.dataset, self.settings.training, self.model.scorer()),
+            selecting=standing.best_metrics, test=test,
             seconds=standing.seconds, chosen=standing.chosen,
         )  # fmt: skip
         if self.folder is not None:
             self.folder.write_result(result)
         return result
+
+    def _tested(self) -> dict[str, float] | None:
+        return tested(self.dataset, self.settings.training, self.model.scorer())
 
 
 def make_trainer(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.graph.heterograph import HeteroGraph
-from hakg_dgl.models.hakg.terms import POWER, ClosedTerms, Terms, install, middle, ratio, spread
+from hakg_dgl.models.hakg.terms import POWER, ClosedTerms, Terms, install, middle, new_items, ratio, spread
 from hakg_dgl.models.recommender import Judge
 
 FREE = 0.002
@@ -156,7 +156,7 @@ class Chooser:
         self.learned: Terms = learned
         self._learned = TermScores(learned)
         self.chosen = terms.first_choice()
-        self._new = graph.packed.interactions.col_degree == 0
+        self._new = new_items(graph)
         self._solved: dict[str, float] = {}
         self._linear: TermScores | None = None
         self._facts: TermScores | None = None
@@ -280,7 +280,7 @@ class Chooser:
         if key not in self._spreads:
             if what == "base":
                 self.terms.set_weights(trial, 0.0, 0.0, 0.0)
-                columns = self.terms.columns(self.graph, self.learned, self.past, facts=False)
+                columns = self.terms.columns(self._new, self.learned, self.past, facts=False)
             else:
                 assert self._facts is not None
                 facts = self.terms.facts

@@ -25,7 +25,7 @@ from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
 from hakg_dgl.models.hakg.choice import Chooser
-from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, install, weighed
+from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, install, new_items, weighed
 from hakg_dgl.models.recommender import GradientRecommender, Judge
 
 
@@ -63,7 +63,7 @@ class Network(GradientRecommender):
                 nn.ParameterList(self.parameter(f"{name}_{layer}", s.dim, s.dim) for layer in range(s.layers))
                 for name in ("gate_item", "gate_entity")
             )
-        self.terms: ClosedTerms = ClosedTerms(s, graph, self.dtype)
+        self.terms: ClosedTerms = ClosedTerms.of(s, graph, self.dtype)
         received = any(end == "item" for _, _, end in self.own_updates)
         self._has_new_items = not received and bool((self.packed.interactions.col_degree == 0).any())
         require_functions(graph, self.updates())
@@ -334,8 +334,8 @@ class Network(GradientRecommender):
         """
         learned, stage = self.score_vectors(self.propagate()), int(self.terms.stage)
         if stage == PROVISIONAL:
-            return weighed(self.terms, self.graph, learned, self.past_sums, self.terms.first_choice())
-        return self.terms.columns(self.graph, learned, self.past_sums)
+            return weighed(self.terms, new_items(self.graph), learned, self.past_sums, self.terms.first_choice())
+        return self.terms.columns(new_items(self.graph), learned, self.past_sums)
 
     @torch.no_grad()
     def likeness_vectors(self) -> tuple[Tensor, Tensor]:

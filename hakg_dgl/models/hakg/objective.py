@@ -65,11 +65,10 @@ def angle_direction(formulation: str, loss: HAKGLossSettings) -> Literal["both",
     return loss.angle_direction
 
 
-def angle_pairs(network: Network, loss: HAKGLossSettings) -> SparsePattern:
+def angle_pairs(graph: HeteroGraph, loss: HAKGLossSettings) -> SparsePattern:
     """The pairs of a child and its parent that the angle loss orders."""
-    graph = network.graph
     relations = relation_ids(graph, loss.hierarchical_relations)
-    pairs = item_attribute_pairs(network.packed.knowledge, graph.n_items, relations)
+    pairs = item_attribute_pairs(graph.packed.knowledge, graph.n_items, relations)
     if loss.angle_pairs == "items" or loss.angle_weight == 0.0:
         return pairs
     named = loss.hierarchical_relations not in (("all",), ("auto",))
@@ -107,7 +106,7 @@ class Objective:
         )
         loss = self.settings
         self.angle: AngleLoss = AngleLoss(
-            angle_pairs(network, loss),
+            angle_pairs(graph, loss),
             network.rule,
             direction=angle_direction(network.settings.formulation, loss),
             aperture=loss.aperture,
@@ -157,11 +156,16 @@ def drawn_candidates(n: int, n_items: int, pool: Tensor | None, generator: torch
 def angle_loss_warnings(network: Network) -> list[str]:
     """Why the angle loss does nothing though it has a weight, in a text; empty where it does something."""
     loss: Any = network.loss
-    if loss.angle_weight == 0.0 or angle_pairs(network, loss).n_edges:
+    if loss.angle_weight == 0.0 or angle_pairs(network.graph, loss).n_edges:
         return []
+    return [why_no_angles(network.graph, loss)]
+
+
+def why_no_angles(graph: HeteroGraph, loss: HAKGLossSettings) -> str:
+    """What to say where the angle loss has no pairs."""
     names = loss.hierarchical_relations
-    chosen = relation_ids(network.graph, names)
+    chosen = relation_ids(graph, names)
     why = f"no triple of hierarchical_relations = {list(names)} joins an item and an entity that is not an item"
     if chosen is not None and not len(chosen):
         why = f"hierarchical_relations = {list(names)} finds no hierarchical relation in the data set"
-    return [f"The angle loss is off: {why}; name other relations (hakg info DATA lists them), or set angle_weight = 0"]
+    return f"The angle loss is off: {why}; name other relations (hakg info DATA lists them), or set angle_weight = 0"

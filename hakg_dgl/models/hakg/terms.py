@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from hakg_dgl.graph.matrices import fact_matrix
@@ -64,10 +65,14 @@ class ClosedTerms(nn.Module):
     ----------
     settings
         Which terms there are, and the values to choose from.
-    graph
-        Interactions and facts.
-    dtype
+    n_items
+        Rows of the factors.
+    widths
+        Columns of the factors of interactions and of facts; 0 for a term that is not there.
+    dtype, device
         Of the buffers.
+    facts
+        What :meth:`solve_facts` solves for: :func:`~hakg_dgl.graph.matrices.fact_matrix`.
 
     Attributes
     ----------
@@ -93,24 +98,36 @@ class ClosedTerms(nn.Module):
     weights: Tensor
     stage: Tensor
 
-    def __init__(self, settings: HAKGSettings, graph: HeteroGraph, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        settings: HAKGSettings,
+        n_items: int,
+        widths: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        facts: sparse.csr_matrix | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self._spectra: dict[str | float, Spectrum] = {}
-        self._facts = fact_matrix(graph) if settings.has_facts_term else None
-        linear = min(settings.linear_rank, graph.n_users, graph.n_items) if settings.has_linear_term else 0
-        facts = 0 if self._facts is None else min(settings.facts_rank, *self._facts.shape)
-        for name, width in (("linear_left", linear), ("linear_right", linear), ("facts", facts)):
-            empty = torch.zeros(graph.n_items, width, dtype=dtype, device=graph.device)
+        self._facts = facts
+        of_pairs, of_facts = widths
+        for name, width in (("linear_left", of_pairs), ("linear_right", of_pairs), ("facts", of_facts)):
+            empty = torch.zeros(n_items, width, dtype=dtype, device=device)
             self.register_buffer(name, empty, persistent=width > 0)
-        scale = torch.zeros(facts, dtype=dtype, device=graph.device)
-        self.register_buffer("new_scale", scale, persistent=facts > 0)
-        damping = torch.zeros(2, dtype=torch.float64, device=graph.device)
-        self.register_buffer("damping", damping, persistent=facts > 0)
-        weights = torch.zeros(4, dtype=dtype, device=graph.device)
-        self.register_buffer("weights", weights, persistent=linear + facts > 0)
-        stage = torch.tensor(UNSOLVED, device=graph.device)
-        self.register_buffer("stage", stage, persistent=linear + facts > 0)
+        self.register_buffer("new_scale", torch.zeros(of_facts, dtype=dtype, device=device), persistent=of_facts > 0)
+        damping = torch.zeros(2, dtype=torch.float64, device=device)
+        self.register_buffer("damping", damping, persistent=of_facts > 0)
+        self.register_buffer("weights", torch.zeros(4, dtype=dtype, device=device), persistent=sum(widths) > 0)
+        self.register_buffer("stage", torch.tensor(UNSOLVED, device=device), persistent=sum(widths) > 0)
+
+    @classmethod
+    def of(cls, settings: HAKGSettings, graph: HeteroGraph, dtype: torch.dtype) -> ClosedTerms:
+        """Those that the settings ask for, with the facts of a graph and a row for each of its items."""
+        facts = fact_matrix(graph) if settings.has_facts_term else None
+        linear = min(settings.linear_rank, graph.n_users, graph.n_items) if settings.has_linear_term else 0
+        widths = linear, 0 if facts is None else min(settings.facts_rank, *facts.shape)
+        return cls(settings, graph.n_items, widths, dtype, graph.device, facts)
 
     def solve(self, graph: HeteroGraph, chosen: Mapping[str, float]) -> None:
         """Compute the factors for the chosen λ; decompositions are kept for the next choice until :meth:`forget`."""
@@ -176,14 +193,14 @@ class ClosedTerms(nn.Module):
         self.weights.copy_(torch.tensor(values, dtype=torch.float64))
 
     def columns(
-        self, graph: HeteroGraph, learned: Terms, past: Callable[[Tensor, float], Tensor], *, facts: bool = True
+        self, new: Tensor, learned: Terms, past: Callable[[Tensor, float], Tensor], *, facts: bool = True
     ) -> Terms:
         """All columns of the score: those of the learned part, then those of the terms.
 
         Parameters
         ----------
-        graph
-            Tells which items have no interactions.
+        new
+            Which items have no interactions, bool ``[n_items]``.
         learned
             Columns of the learned part.
         past
@@ -195,7 +212,6 @@ class ClosedTerms(nn.Module):
         if self.linear_left.shape[1]:
             parts.append((past(self.linear_left, 0.0) * self.weights[0], self.linear_right))
         if facts and self.facts.shape[1]:
-            new = graph.packed.interactions.col_degree == 0
             weight, bias = torch.where(new, self.weights[2], self.weights[1]), self.weights[3] * new
             user, item = past(self.facts, POWER), self.scaled_facts(new) * weight.unsqueeze(1)
             parts.append((torch.cat([user, user.new_ones(len(user), 1)], 1), torch.cat([item, bias.unsqueeze(1)], 1)))
@@ -209,9 +225,14 @@ class ClosedTerms(nn.Module):
 
 def spread(user: Tensor, item: Tensor) -> float:
     """Standard deviation of the scores of some users, evenly spaced, with all items."""
-    n = max(1, min(SAMPLED_USERS, SCORES_PER_BLOCK // max(1, len(item)), len(user)))
-    places = torch.linspace(0, len(user) - 1, n, dtype=torch.float64, device=user.device).round().long()
+    places = sampled_users(len(user), len(item)).to(user.device)
     return float((user[places] @ item.T).detach().double().std(correction=0))
+
+
+def sampled_users(n_users: int, n_items: int) -> Tensor:
+    """The users, evenly spaced, whose scores tell a standard deviation, int64 ``[n]``."""
+    n = max(1, min(SAMPLED_USERS, SCORES_PER_BLOCK // max(1, n_items), n_users))
+    return torch.linspace(0, n_users - 1, n, dtype=torch.float64).round().long()
 
 
 def install(
@@ -224,25 +245,34 @@ def install(
     """Set the terms to a choice; all columns of the score with it."""
     terms.solve(graph, chosen)
     terms.stage.fill_(CHOSEN)
-    return weighed(terms, graph, learned, past, chosen)
+    return weighed(terms, new_items(graph), learned, past, chosen)
+
+
+def new_items(graph: HeteroGraph) -> Tensor:
+    """Which items have no interactions, bool ``[n_items]``."""
+    return graph.packed.interactions.col_degree == 0
 
 
 def weighed(
     terms: ClosedTerms,
-    graph: HeteroGraph,
+    new: Tensor,
     learned: Terms,
     past: Callable[[Tensor, float], Tensor],
     chosen: Mapping[str, float],
+    spread: Callable[[Tensor, Tensor], float] = spread,
 ) -> Terms:
-    """Set the weights to a choice, for the learned part as it is; all columns of the score with it."""
+    """Set the weights to a choice, for the learned part as it is; all columns of the score with it.
+
+    ``new`` and ``past`` are those of :meth:`ClosedTerms.columns`; ``spread`` tells the standard deviation of scores.
+    """
     terms.set_weights(chosen, 1.0, 1.0, 1.0)
-    without_facts = terms.columns(graph, learned, past, facts=False)
+    without_facts = terms.columns(new, learned, past, facts=False)
     if "facts_l2" not in chosen:
         return without_facts
     base, sums = spread(*without_facts), past(terms.facts, POWER)
     unit, new_unit = (ratio(base, spread(sums, rows)) for rows in (terms.facts, terms.facts * terms.new_scale))
     terms.set_weights(chosen, unit, new_unit, base)
-    return terms.columns(graph, learned, past)
+    return terms.columns(new, learned, past)
 
 
 def ratio(whole: float, part: float) -> float:

@@ -1,0 +1,60 @@
+"""Models of which a process makes the rows that it owns, and never the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hakg_dgl.data.part_dataset import PartDataset
+from hakg_dgl.distributed.ownership import Ownership
+from hakg_dgl.graph.heterograph import build_graph
+from hakg_dgl.models.recommender import NODE_TYPES, GradientRecommender, Recommender
+from hakg_dgl.models.settings import Settings
+from hakg_dgl.randomness import torch_generator
+
+NUMBERS_AT_ONCE = 1 << 24
+"""Numbers of a table that are drawn at once."""
+
+
+class OwnRows(Recommender):
+    """Has a model's tables of users, items and entities made with own rows alone."""
+
+    ownership: Ownership
+    rank: int
+
+    def parameter(self, name: str, rows: int, width: int) -> nn.Parameter:
+        """See the base class; the values are those that the rows have in the whole table."""
+        if name not in NODE_TYPES:
+            return super().parameter(name, rows, width)
+        generator = torch_generator(self.run.seed, f"init:{name}")
+        own = drawn_rows(generator, rows, width, self.ownership.rows(name, self.rank).cpu(), self.dtype)
+        return nn.Parameter(own.to(self.device))
+
+
+def own_model(
+    part: PartDataset, settings: Settings, device: torch.device, splits: tuple[str, ...], ownership: Ownership
+) -> GradientRecommender:
+    """A model as it is before training, with the rows and the edges of a part.
+
+    Terms that are solved for have no columns yet; :mod:`~hakg_dgl.distributed.terms` adds them.
+    """
+    made = settings.model_class
+    kind = type(f"Own{made.__name__}", (OwnRows, made), {"ownership": ownership, "rank": part.number})
+    graph = build_graph(part, splits).to(device)
+    without = {key: (0.0,) for key in ("linear_weight", "facts_weight") if key in settings.by_section()}
+    model = kind(graph, settings.replace(without).model, settings.loss, settings.run)
+    assert isinstance(model, GradientRecommender)
+    model.settings = settings.model
+    return model
+
+
+def drawn_rows(generator: torch.Generator, n_rows: int, width: int, own: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows ``own`` (int64, ascending) of a Xavier-uniform table ``[n_rows, width]``, which is drawn block by block."""
+    found = torch.empty(len(own), width, dtype=dtype)
+    bound = (3.0**0.5) * (2.0 / float(n_rows + width)) ** 0.5  # as torch.nn.init.xavier_uniform_ computes it
+    size = max(1, NUMBERS_AT_ONCE // max(1, width))
+    for first in range(0, n_rows, size):
+        block = torch.empty(min(size, n_rows - first), width, dtype=dtype).uniform_(-bound, bound, generator=generator)
+        here = slice(int(torch.searchsorted(own, first)), int(torch.searchsorted(own, first + len(block))))
+        found[here] = block[own[here] - first]
+    return found
