@@ -82,14 +82,16 @@ def work(arguments: argparse.Namespace) -> None:
             took = time.perf_counter() - began
             after = asdict(ranks.traffic)
             found.append({"seconds": took} | {name: after[name] - before[name] for name in after})
-        shard = trainee.shard
-        assert shard is not None
-        own = list(shard.model.parameters())
-        states = [v for o in trainee.own_optimizers.values() for s in o.state.values() for v in s.values()]
+        own = list(trainee.model.parameters())
+        states = [v for o in trainee.optimizers.values() for s in o.state.values() for v in s.values()]
+        stepped = peak_memory(torch.device("cpu"))
+        if arguments.evaluate:
+            trainer.shared.measure(1)
         about = {
             "imported_bytes": imported,
             "ready_bytes": ready,
-            "peak_bytes": peak_memory(torch.device("cpu")),
+            "peak_bytes": stepped,
+            "evaluated_bytes": peak_memory(torch.device("cpu")),
             "parameter_bytes": sum(p.numel() * p.element_size() for p in own),
             "optimizer_bytes": sum(v.numel() * v.element_size() for v in states),
             "steps": found[1:],
@@ -105,7 +107,7 @@ def measure(data: Path, n: int, method: str, arguments: argparse.Namespace) -> d
         costs = write_parts(edges, FINDERS[method](edges, n), parts, method=method)
         line = [sys.executable, str(Path(__file__).resolve()), "--worker", "--data", str(data), "--parts", str(parts)]
         line += ["--out", str(out), "--steps", str(arguments.steps), "--model", arguments.model]
-        line += ["--set", *arguments.overrides]
+        line += ["--set", *arguments.overrides, *(["--evaluate"] if arguments.evaluate else [])]
         launched = Launched(line, n, {**os.environ, "OMP_NUM_THREADS": "1"})
         try:
             rank, code = launched.wait()
@@ -131,6 +133,8 @@ def summary(ranks: list[dict[str, Any]]) -> dict[str, Any]:
         "first_peak_bytes": ranks[0]["peak_bytes"],
         "peak_bytes": max(rank["peak_bytes"] for rank in others),
         "imported_bytes": max(rank["imported_bytes"] for rank in others),
+        "first_evaluated_bytes": ranks[0]["evaluated_bytes"],
+        "evaluated_bytes": max(rank["evaluated_bytes"] for rank in others),
         "table_bytes": max(rank["parameter_bytes"] + rank["optimizer_bytes"] for rank in ranks),
     }
 
@@ -157,6 +161,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "MB summed a step",
     ]
     header += ["tables and Adam, at most", "peak memory of the first", "of the others, at most", "time a step"]
+    header += ["after an evaluation, the first", "the others, at most"]
     lines = [
         [
             str(row["processes"]),
@@ -169,6 +174,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             gigabytes(row["first_peak_bytes"]),
             "-" if row["processes"] == 1 else gigabytes(row["peak_bytes"]),
             duration(row["seconds"]),
+            gigabytes(row["first_evaluated_bytes"]),
+            "-" if row["processes"] == 1 else gigabytes(row["evaluated_bytes"]),
         ]
         for row in rows
     ]
@@ -263,6 +270,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=list(FINDERS), default=list(FINDERS))
     parser.add_argument("--steps", type=int, default=3, help="that are measured, after one that is not")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE", help="other settings")
+    parser.add_argument("--evaluate", action="store_true", help="rank all items for all users, too")
     parser.add_argument("--json", type=Path)
     for name in ("--data", "--parts", "--out"):  # of a worker
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)

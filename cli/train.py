@@ -91,13 +91,15 @@ def train_command(
     metrics.jsonl (a line an epoch), result.json, model.safetensors and what --resume needs. A model in closed form,
     such as item-knn and ease, tries every choice of its settings, a line each, and keeps the best one.
     """
-    from hakg_dgl.distributed.group import in_group, is_first
+    from hakg_dgl.distributed.group import in_group, is_first, started_again
     from hakg_dgl.distributed.shards import shard_class
     from hakg_dgl.models.settings import Settings
     from hakg_dgl.training.mlflow_log import log_to_mlflow, require_mlflow
     from hakg_dgl.training.run_folder import RunFolder
 
     folder = RunFolder(out)
+    if started_again() and folder.exists():  # with the same command line
+        resume, overwrite = True, False
     if store is not None:
         require_mlflow()
     if is_first():

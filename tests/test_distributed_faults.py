@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from small_demo import small_demo
 
-from hakg_dgl.distributed.launch import HUNG, Launched
+from hakg_dgl.distributed.launch import HUNG, Launched, free_port
 from hakg_dgl.distributed.lost import LOST_EXIT
 from hakg_dgl.training.run_folder import RunFolder
 
@@ -103,7 +104,7 @@ def test_a_disk_that_is_full_for_one_process_ends_all_of_them(trained: Trained, 
     assert said.count("Error:") == 1, said
     assert "process 1 of 2 ended with exit code 2, and with it the training" in said
     assert "-00001-of-00002.safetensors: cannot be written" in said
-    index = RunFolder(tmp_path / "run").read_state_index()
+    index = json.loads(RunFolder(tmp_path / "run").state_index_file.read_text())
     assert all((tmp_path / "run" / name).exists() for name in index["files"])
 
 
@@ -140,4 +141,45 @@ def test_a_full_disk_is_told_once(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("Error:") == 1, done.stderr
-    assert "model.safetensors: cannot be written" in done.stderr
+    assert "model-00000001-00000-of-00002.safetensors: cannot be written" in done.stderr
+
+
+def test_other_versions_are_refused_in_one_message(data: Path, tmp_path: Path) -> None:
+    for name in ("hakg_dgl", "torch"):  # what is found first on the path of the second process
+        (tmp_path / "other" / f"{name}-9.8.7.dist-info").mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.8.7\n"
+        (tmp_path / "other" / f"{name}-9.8.7.dist-info" / "METADATA").write_text(metadata)
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    own = [{"RANK": "0"}, {"RANK": "1", "PYTHONPATH": str(tmp_path / "other")}]
+    started = [
+        subprocess.Popen(
+            command(data, tmp_path / "run"), env={**common, **more},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for more in own
+    ]  # fmt: skip
+    for process in started:
+        _, said = process.communicate(timeout=2 * SECONDS)
+        assert process.returncode == 2, said
+        assert said.count("Error:") == 1, said
+        assert "process 1 has other version of hakg_dgl (9.8.7, there " in said
+        assert " and PyTorch (" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchrun_starts_again_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line += ["--max-restarts", "1", *command(data, run)[1:]]
+    started = subprocess.Popen(line, env={**os.environ, **QUICK}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for_epochs(run, 3)
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        os.kill(max(map(int, children)), signal.SIGKILL)
+        started.communicate(timeout=4 * SECONDS)
+        assert started.returncode == 0
+    finally:
+        started.kill()
+        started.wait()
+    assert RunFolder(run).result["epochs_run"] == 100
+    assert [line["epoch"] for line in RunFolder(run).metrics] == list(range(1, len(RunFolder(run).metrics) + 1))

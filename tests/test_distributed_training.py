@@ -86,10 +86,10 @@ def test_a_run_of_two_processes_goes_on_with_three(tmp_path: Path) -> None:
 
 def differ(rank: int, folder: Path) -> None:
     settings = settings_of("lightgcn", lr=0.01 if rank == 0 else 0.02)
-    with pytest.raises(ConfigError, match="process 1 has other settings than process 0"):
+    with pytest.raises(ConfigError, match=r"process 1 has other settings \(\w+, there \w+\) than process 0"):
         require_alike(small_demo(), settings)
     require_alike(small_demo(), settings_of("lightgcn"))
-    with pytest.raises(ConfigError, match="process 1 has other data than process 0"):
+    with pytest.raises(ConfigError, match=r"process 1 has other data \(\w+, there \w+\) than"):
         require_alike(small_demo(seed=rank), settings_of("lightgcn"))
 
 
@@ -128,9 +128,8 @@ def test_a_process_reads_its_part_alone_and_holds_its_rows_alone(tmp_path: Path)
     assert sum(each["own"] for each in found) == whole
     assert sum(each["edges"] for each in found) == len(data.pairs("train"))
     for each in found:
+        assert each["all"] == each["own"]  # no other parameter in the process
         assert each["own"] == pytest.approx(whole / 2, rel=0.25)  # by hash: even by chance
         assert each["states"] == pytest.approx(2 * each["own"], abs=64)  # Adam's, and the numbers of steps
-    assert found[1]["all"] == found[1]["own"]  # no other parameter in the process
-    assert found[0]["all"] == found[0]["own"] + whole  # the first one measures
     Trainer(data, settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
     require_same(tmp_path / "one", tmp_path / "two")

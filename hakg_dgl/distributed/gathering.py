@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hakg_dgl.data.dataset import SPLITS
 from hakg_dgl.data.part_dataset import PartDataset
+from hakg_dgl.data.readers.raw import SPLITS
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks
 
@@ -50,7 +50,7 @@ def gathered_dataset(
     if interactions is None or triples is None:
         return None
     user, item, code = interactions.cpu().numpy().T
-    split = pd.Categorical.from_codes(code, categories=list(SPLITS))
+    split = np.array(SPLITS, dtype=object)[code]
     return dataclasses.replace(
         part,
         interactions=pd.DataFrame({"user": user, "item": item, "split": split}),

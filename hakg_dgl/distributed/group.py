@@ -21,6 +21,8 @@ from hakg_dgl.models.settings import Settings
 
 MEETING = timedelta(seconds=50)
 """How long a process waits for the others to come."""
+_SHOWN = 64
+"""Bytes of what must be alike in all processes that are told."""
 
 
 def in_group(environment: Mapping[str, str] = os.environ) -> bool:
@@ -31,6 +33,11 @@ def in_group(environment: Mapping[str, str] = os.environ) -> bool:
 def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process writes: the first of several, or one alone."""
     return not in_group(environment) or environment["RANK"] == "0"
+
+
+def started_again(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process anew (``--max-restarts``) after one of them had failed."""
+    return in_group(environment) and environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 @contextmanager
@@ -91,13 +98,21 @@ def require_alike(dataset: Dataset, settings: Settings) -> None:
     """Raise ConfigError, in all processes, unless all have the same data, settings and version of the package."""
     if not dist.is_initialized():
         return
-    about = {"data": dataset.digest, "settings": json.dumps(settings.to_dict(), sort_keys=True), "version": _version()}
-    about["PyTorch"] = torch.__version__
-    mine = torch.tensor([_number(value) for value in about.values()])
+    about = {
+        "data": dataset.digest[:12],
+        "settings": hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest()[:12],
+        "version of hakg_dgl": _version("hakg_dgl"),
+        "PyTorch": f"{torch.__version__} ({_version('torch')})",
+    }
+    mine = torch.stack([_padded(value) for value in about.values()])
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(found, mine)
     for rank, theirs in enumerate(found):
-        wrong = [name for name, same in zip(about, (theirs == found[0]).tolist(), strict=True) if not same]
+        wrong = [
+            f"{name} ({_text(other)}, there {_text(first)})"
+            for name, other, first in zip(about, theirs, found[0], strict=True)
+            if not torch.equal(other, first)
+        ]
         if wrong:
             raise ConfigError(
                 f"process {rank} has other {' and '.join(wrong)} than process 0; start all of them with the same data, "
@@ -105,12 +120,16 @@ def require_alike(dataset: Dataset, settings: Settings) -> None:
             )
 
 
-def _version() -> str:
+def _version(name: str) -> str:
     try:
-        return version("hakg_dgl")
+        return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+def _padded(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()[:_SHOWN].ljust(_SHOWN, b"\0")), dtype=torch.uint8)
+
+
+def _text(padded: torch.Tensor) -> str:
+    return bytes(padded.tolist()).rstrip(b"\0").decode(errors="replace")

@@ -136,7 +136,7 @@ class HAKGShard(Shard):
             pairs = angle_pairs(graph, loss)
             words = b"" if pairs.n_edges else why_no_angles(graph, loss).encode()
             ends = torch.stack([pairs.rows, pairs.cols]).cpu()
-            pieces = iter([{"pairs": piece.contiguous()} for piece in ends.split(PAIRS_PER_PIECE, 1)])
+            pieces = iter([{"pairs": piece.contiguous()} for piece in torch.split(ends, PAIRS_PER_PIECE, 1)])
             self.ranks.from_first(words)
         else:
             words = self.ranks.from_first(None)

@@ -41,7 +41,7 @@ class Launched:
         threads = str(max(1, (os.cpu_count() or 1) // size))
         common = {"OMP_NUM_THREADS": threads, **environment, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
         common |= {STARTED_BY: str(os.getpid())}
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self._hung: list[int] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         for rank in range(size):
@@ -105,7 +105,8 @@ class Launched:
         self._logs.cleanup()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ def own_model(
     made = settings.model_class
     kind = type(f"Own{made.__name__}", (OwnRows, made), {"ownership": ownership, "rank": part.number})
     graph = build_graph(part, splits).to(device)
-    without = {key: (0.0,) for key in ("linear_weight", "facts_weight") if key in settings.by_section()}
+    without: dict[str, Any] = {key: (0.0,) for key in ("linear_weight", "facts_weight") if key in settings.by_section()}
     model = kind(graph, settings.replace(without).model, settings.loss, settings.run)
     assert isinstance(model, GradientRecommender)
     model.settings = settings.model

@@ -7,6 +7,7 @@ of the items.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from hakg_dgl.data.part_dataset import PartDataset
 from hakg_dgl.distributed.gathering import gathered_dataset
 from hakg_dgl.distributed.hakg import HAKGShard
+from hakg_dgl.distributed.saving import own_tensors, pieces_of
 from hakg_dgl.graph.heterograph import HeteroGraph, build_graph
 from hakg_dgl.kernels.products import sum_over_columns
 from hakg_dgl.models.hakg.choice import Chooser
@@ -100,11 +102,9 @@ class SharedTerms:
             graph = build_graph(dataset, self.splits).to(network.device)
             terms = ClosedTerms.of(network.settings, graph, network.dtype)
             solve(terms, graph)
-            found = {name: value.cpu() for name, value in terms.state_dict().items()}
-            pieces = iter([{name: value} for name, value in found.items()])
-        own: dict[str, Tensor] = {}
-        rows = shard.own["item"].cpu()
-        for piece in shard.ranks.pieces_from_first(pieces):
-            for name, value in piece.items():
-                own[name] = value[rows] if f"terms.{name}" in shard.row_types else value
-        shard.install(own)
+            rows = "item", torch.arange(graph.n_items)
+            found = ((name, value.cpu()) for name, value in terms.state_dict().items())
+            pieces = chain.from_iterable(
+                pieces_of(name, value, rows if f"terms.{name}" in shard.row_types else None) for name, value in found
+            )
+        shard.install(own_tensors(shard.ranks, shard.ownership, pieces))

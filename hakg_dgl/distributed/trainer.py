@@ -98,7 +98,7 @@ class DistributedTrainer(Trainer):
         return self.shared.shared.shard.warnings()
 
     def _open(self, resume: bool) -> None:
-        if resume:
+        if self.ranks.told(resume):  # others may not see the folder of the run
             resume_session(self.shared)
         elif self.folder is not None:
             self.folder.create(self.settings, self.dataset, self.session.data_path, start=self.session.start)

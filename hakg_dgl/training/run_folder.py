@@ -114,8 +114,8 @@ class RunFolder:
                 self.start_file.unlink(missing_ok=True)
             write_text(self.config_file, settings.to_toml())  # first: what resumes without a state reads them here
             # What makes it a run goes first, so that a kill in between leaves no mixture of two.
-            states = (self.state_file, self.state_index_file, self.search_file, self.search_index_file)
-            states += (self.model_file, self.model_index_file)
+            states = [self.state_file, self.state_index_file, self.search_file, self.search_index_file]
+            states += [self.model_file, self.model_index_file]
             shards = (file for stem in ("state", "search", "model") for file in self.path.glob(f"{stem}-*-of-*.*"))
             for file in (self.about_file, *states, *shards, self.result_file, self.metrics_file):
                 file.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.data.readers.archives import file_digest
-from hakg_dgl.errors import CheckpointError
+from hakg_dgl.errors import CheckpointError, DataError
 from hakg_dgl.training.run_folder import RunFolder, damaged
 
 FORMAT, FORMAT_VERSION = "hakg-sharded-state", 1
@@ -110,8 +110,12 @@ def iterate_sharded(file: Path, folder: RunFolder) -> Iterator[tuple[str, Tensor
 
 
 def require_digest(index: Path, file: Path, digest: str) -> None:
-    """Raise CheckpointError unless a file has the digest that the index says."""
-    if digest_of(file) != digest:
+    """Raise CheckpointError unless a file is there and has the digest that the index says."""
+    try:
+        found = digest_of(file)
+    except DataError as error:
+        raise damaged(file, error) from error
+    if found != digest:
         raise damaged(file, f"it has another digest than {index.name} says")
 
 
