@@ -126,10 +126,16 @@ def _sections(about: dict[str, Any]) -> list[str]:
 
 def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows for the parts of the item's side other than facts and users."""
-    title, own = "rest of the item's side", {row["component"] for row in about["item_own"]}
+    title = "rest of the item's side"
     rows = [{title: f"{row['component']}, own parameters", **_amount(row)} for row in about["item_own"]]
-    others = [row for row in about["components"] if row["component"] not in own]
-    rows += [{title: f"{row['component']}, by past items", **_amount(row)} for row in others]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in about["other_terms"]:
+        if row["via"] != "user fact":
+            kinds.setdefault(f"{row['component']}, {_TERMS.get(row['via'], 'by past items')}", []).append(row)
+    for name, terms in kinds.items():
+        total = {key: sum(row[key] or 0.0 for row in terms) for key in ("contribution", "share")}
+        has_shares = all(row["share"] is not None for row in terms)
+        rows.append({title: name, **_amount(total if has_shares else {**total, "share": None})})
     if about["facts_of_users"]["count"]:
         rows.append({title: "facts of users about the item", **_amount(about["facts_of_users"])})
     return rows
@@ -149,20 +155,28 @@ def _unnamed(about: dict[str, Any]) -> list[str]:
     ]
 
 
+_NO_WAYS = ("count", "contribution", "share")
+_TERMS = {"beside": "by items that its users also have"}
+"""Kinds of further terms on the item's side that do not come from the user's past items."""
+
+
 def _past_items(about: dict[str, Any]) -> str:
     part = about["past_items"]
-    ways = [way for way in ("knowledge", "collaborative", "linear") if way in part["others"]]
+    every = [*part["rows"], part["others"]]
+    ways = [way for way in part["others"] if way not in _NO_WAYS and any(row[way] for row in every)]
+    gate = ["gate"] if any(row["gate"] is not None for row in part["rows"]) else []
     rows = [
-        {"past item": _named(row, "item_"), "gate": row["gate"], **{way: row[way] for way in ways}, **_amount(row)}
+        {"past item": _named(row, "item_"), **{name: row[name] for name in (*gate, *ways)}, **_amount(row)}
         for row in part["rows"]
+        if ways
     ]
-    if part["others"]["count"]:
+    if part["others"]["count"] and ways:
         rest = part["others"]
         rows.append({"past item": f"{rest['count']:,} others", **{way: rest[way] for way in ways}, **_amount(rest)})
     if about["user_facts"]["all"]["count"]:
         rows.append({"past item": "the user's facts and links", **_amount(about["user_facts"]["all"])})
     rows.append({"past item": "the user's own parameters", **_amount(about["user_own"])})
-    return table(rows, ["past item", "gate", *ways, "contribution", "share"])
+    return table(rows, ["past item", *gate, *ways, "contribution", "share"])
 
 
 def _item_side(title: str, part: dict[str, Any], name: Any) -> str:

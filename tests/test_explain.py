@@ -26,9 +26,9 @@ from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.edge_types import INTERACTED_BY
 from hakg_dgl.insight.explain import Explainer, explain
 from hakg_dgl.insight.explanation import Explanation, introduced
+from hakg_dgl.models import explanation as decomposition
 from hakg_dgl.models.explanation import Terms
 from hakg_dgl.models.hakg import HAKG, HAKGSettings
-from hakg_dgl.models.hakg import explanation as decomposition
 from hakg_dgl.models.hakg.explanation import HAKGBreakdown
 from hakg_dgl.models.hakg.trace import Trace
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hakg_dgl.cli.explain import _sections
 from small_demo import read_by, small_demo, small_settings
 from torch import Tensor
 
 from hakg_dgl import RunFolder, Settings, load_fold_in, load_model, load_scorer, make_trainer, model_class, model_names
+from hakg_dgl.data.id_files import NewUsers
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.insight.explain import Explainer
 from hakg_dgl.insight.export import export
 from hakg_dgl.models.recommender import ClosedFormRecommender, GradientRecommender
 from hakg_dgl.ranking.evaluation import evaluate
+from hakg_dgl.ranking.fold_in import AboutUsers
 from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.trainee import Trainee, build_model
 
@@ -184,6 +190,16 @@ def test_new_users_are_scored_by_their_items_where_that_is_declared(name: str, r
 
 
 @every_model
+def test_a_trained_user_who_is_folded_in_with_the_own_items_is_the_same(name: str, runs: Any) -> None:
+    if not model_class(name).abilities.folds_in_users:
+        return
+    about = AboutUsers(torch.arange(DEMO.n_users))
+    folded = load_fold_in(runs(name), DEMO).scorer(*DEMO.positives("train", "valid"), about)
+    expected = scores_of(load_scorer(runs(name), DEMO))
+    torch.testing.assert_close(scores_of(folded), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
 def test_explanations_add_up_where_they_are_declared(name: str, runs: Any) -> None:
     model = load_model(runs(name), DEMO)
     if not model.abilities.explains:
@@ -195,6 +211,27 @@ def test_explanations_add_up_where_they_are_declared(name: str, runs: Any) -> No
         explanation = explainer(user, item)
         assert explanation.score == pytest.approx(float(scores[user, item]), rel=1e-5, abs=1e-6)
         assert all(abs(rest) < 1e-5 for rest in explanation.rounding.values())
+        assert len(explanation.past_items) == len(explainer.breakdown.past_items(user))
+        assert not model.abilities.facts or explanation.facts["contribution"].abs().max() > 0
+        about = explanation.to_dict(3)
+        assert f"score {explanation.score:.4f}" in "\n".join(_sections(about))
+        json.dumps(about, allow_nan=False)
+
+
+@every_model
+def test_explanations_of_users_who_are_folded_in_add_up(name: str, runs: Any) -> None:
+    model = load_model(runs(name), DEMO)
+    if not (model.abilities.explains and model.abilities.folds_in_users):
+        return
+    lists = np.array([0, 2, 2, 5]), np.array([4, 7, 1, 9, 30])
+    users = NewUsers(pd.Index(["ann", "bob", "eve"]), *lists, known=np.array([-1, -1, 5]))
+    explainer = Explainer(model, DEMO, new=users)
+    scores = scores_of(model.fold_in().scorer(*lists, AboutUsers(torch.tensor([-1, -1, 5]))))
+    for user in range(3):
+        explanation = explainer(DEMO.n_users + user, 7)
+        assert explanation.score == pytest.approx(float(scores[user, 7]), rel=1e-5, abs=1e-6)
+        assert all(abs(rest) < 1e-5 for rest in explanation.rounding.values())
+        assert sorted(explanation.past_items["item"]) == [[4, 7], [], [1, 9, 30]][user]
 
 
 @every_model

@@ -94,7 +94,8 @@ def save_picture(explanation: Explanation, path: str | Path, *, items: int = 8, 
 def _bars(axes: Any, whole: Any, explanation: Explanation, count: int) -> None:
     """Draw past items on one panel, and on the other their sum, that of the others, the user's own and the score."""
     past = explanation.past_items
-    parts = past[[name for name in past if name not in ("item", "gate", "contribution")]]
+    ways = [name for name in past if name not in ("item", "gate", "contribution")]
+    parts = past[[way for way in ways if past[way].any()] or ways[:1]]
     names = explanation.dataset.items["name"].iloc[past["item"].head(count)]
     axes.set_title(("No past items", "Past items")[min(count, 1)], fontsize=10)
     _stacked(axes, parts.head(count), [_short({"name": name}) for name in names])

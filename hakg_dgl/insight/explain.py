@@ -17,7 +17,8 @@ from hakg_dgl.insight.explanation import Explanation
 from hakg_dgl.models.explanation import FACT_OR_LINK, Breakdown, Component, Terms
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.registry import models_that
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, folded_users
+from hakg_dgl.ranking.fold_in import folded_users
+from hakg_dgl.ranking.topk import Scorer
 
 
 class Explainer:
@@ -68,15 +69,13 @@ class Explainer:
         self.dataset: Dataset = dataset if new is None else _with_users(dataset, new)
         self.breakdown: Breakdown = model.breakdown() if folded is None else model.breakdown(folded)
         self.components: list[Component] = list(self.breakdown.components if components is None else components)
-        users, items = model.ranking_vectors()
+        self._trained = model.scorer()
+        self._added: Scorer | None = None
         self._known = dataset.pairs()
         if new is not None and folded is not None:
-            fold = model.fold_in()
-            assert isinstance(fold, EmbeddingFoldIn)
-            users = torch.cat([users, fold.fold_in(*folded)])
+            self._added = model.fold_in().scorer(*folded)
             owner = dataset.n_users + np.repeat(np.arange(len(new)), np.diff(new.indptr))
             self._known = np.concatenate([self._known, np.stack([owner, new.items], axis=1)])
-        self._vectors = users.cpu(), items.cpu()
         self.shared: SharedItems = SharedItems(dataset)
 
     @torch.no_grad()
@@ -119,7 +118,8 @@ class Explainer:
             ),
             other_terms=_sorted(
                 from_item.loc[
-                    ~from_item["via"].isin(["own", "fact", "user"]), ["via", "relation", "node", "contribution"]
+                    ~from_item["via"].isin(["own", "fact", "user"]),
+                    ["component", "via", "relation", "node", "contribution"],
                 ]
             ),
             item_own={
@@ -133,8 +133,9 @@ class Explainer:
 
     def _rank(self, user: int, item: int) -> tuple[float, int, int]:
         """Score, rank and number of ranked items; items that the user is known to have are not ranked."""
-        users, items = self._vectors
-        scores = items @ users[user]
+        place = user - self._trained.n_users
+        scorer, number = (self._trained, user) if place < 0 or self._added is None else (self._added, place)
+        scores = torch.as_tensor(scorer.scores(torch.tensor([number])))[0].cpu()
         ranked = torch.ones(len(scores), dtype=torch.bool)
         ranked[torch.from_numpy(self._known[self._known[:, 0] == user, 1])] = False
         ranked[item] = True
@@ -191,7 +192,7 @@ def _user_facts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _facts(rows: pd.DataFrame) -> pd.DataFrame:
-    parts = ["from_entity", "from_relation", "from_item"]
+    parts = [name for name in ("from_entity", "from_relation", "from_item") if name in rows]
     columns = ["relation", "node", "contribution", *parts]
     return _sorted(rows.reindex(columns=columns).rename(columns={"node": "entity"}))
 

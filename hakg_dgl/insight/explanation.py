@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,28 +28,28 @@ class Explanation:
     user, item
         Numbers in the data set.
     score
-        The score by which the model ranks, the inner product of its ranking vectors.
+        The score by which the model ranks.
     rank, n_ranked
         Place of the item among the items that the user is not known to have in any split (and the item itself), as in a
         recommendation list, and the number of these items.
     components
         ``component``, ``contribution``: the named parts of the score. They add up to it.
     past_items
-        ``item``, ``gate`` (mean weight of its collaborative embedding), ``knowledge``, ``collaborative`` and, where a
-        component has another way, a column of that name, ``contribution`` (their sum). With ``user_facts`` and
-        ``user_own`` they add up to the score.
+        ``item``, ``gate`` (mean weight of its collaborative embedding, NaN without a gate), ``knowledge``,
+        ``collaborative`` and, where a component has another way, a column of that name, ``contribution`` (their sum).
+        With ``user_facts`` and ``user_own`` they add up to the score.
     user_facts
         The user's facts and links: ``via`` (``fact`` or ``link``), ``relation`` (its name), ``inverse`` (whether the
         user is the object), ``node`` (an entity or another user), ``contribution``.
     user_own
         The contribution of the user's own parameters.
     facts
-        The item's edges in the knowledge graph: ``relation`` (R and above: inverses), ``entity``, ``contribution`` and
-        its parts ``from_entity``, ``from_relation``, ``from_item``.
+        The item's edges in the knowledge graph: ``relation`` (R and above: inverses), ``entity``, ``contribution`` and,
+        for HAKG, its parts ``from_entity``, ``from_relation``, ``from_item``.
     users
         The users who have the item: ``user``, ``contribution``.
     other_terms
-        Further terms of components on the item's side: ``via``, ``relation``, ``node``, ``contribution``.
+        Further terms on the item's side: ``component``, ``via``, ``relation``, ``node``, ``contribution``.
     item_own
         Component -> contribution of the item's own parameters. With ``facts``, ``users`` and ``other_terms`` they add
         up to the score.
@@ -113,8 +114,8 @@ class Explanation:
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """JSON values with original ids and names; each table has its first ``rows`` and the sum of the ``others``.
 
-        Every row has ``contribution`` and ``share``; entities have the names of a few other items with them
-        (``also_of``).
+        Every row has ``contribution`` and ``share``; what a model does not tell is None. Entities have the names of a
+        few other items with them (``also_of``).
         """
         facts, users = self.facts, self.users
         labelled = {
@@ -134,7 +135,7 @@ class Explanation:
             "user_own": self._row({"contribution": self.user_own}),
             "item_own": [self._row({"component": k, "contribution": v}) for k, v in self.item_own.items()],
             "gate": {
-                "collaborative_weight": float(self.past_items["gate"].mean()) if len(self.past_items) else None,
+                "collaborative_weight": _told(float(self.past_items["gate"].mean())) if len(self.past_items) else None,
                 "knowledge": self._row({"contribution": knowledge}),
                 "collaborative": self._row({"contribution": collaborative}),
             },
@@ -162,7 +163,7 @@ class Explanation:
         return self._row({"count": len(rows), "contribution": float(rows["contribution"].sum())})
 
     def _row(self, row: dict[Any, Any]) -> dict[str, Any]:
-        return {**row, "share": self.share(row["contribution"])}
+        return {**{name: _told(value) for name, value in row.items()}, "share": self.share(row["contribution"])}
 
     def _cut(self, frame: pd.DataFrame, top: int) -> dict[str, Any]:
         rest = frame.iloc[top:]
@@ -222,6 +223,11 @@ class Explanation:
         else:
             path["user"] = self._label("users", row["node"])
         return self._row({**path, "through_node": row["through_node"], "contribution": row["contribution"]})
+
+
+def _told(value: Any) -> Any:
+    """A value for JSON, which has no NaN: None for a number that a model does not tell."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def introduced(kind: str, name: str) -> str:

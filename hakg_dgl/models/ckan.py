@@ -22,10 +22,12 @@ from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import rows_of, sum_over_columns, weighted_sum_over_columns
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.triple_sets import Ids, TripleSets, draws, mixed, on, picked, salts_of_sets, triple_sets
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import stream_seed
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
@@ -123,7 +125,7 @@ class CKAN(GradientRecommender):
         "item_set": {"low": 8, "high": 64, "log": True},
         "aggregator": ["sum", "pool", "concat"],
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -237,6 +239,10 @@ class CKAN(GradientRecommender):
         items = self.ranking_vectors()[1]
         return EmbeddingFoldIn([_UsersAsSets(self, items.shape[1])], items)
 
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by facts of the item and the items beside it, with what is drawn around them."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
 
 @dataclass(frozen=True)
 class _UsersAsSets:
@@ -246,7 +252,94 @@ class _UsersAsSets:
     width: int
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
-        model, bounds, members = self.model, indptr.cpu().numpy(), items.cpu().numpy()
-        order = np.lexsort((members, np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))))
-        spread = model.spread(bounds, members[order], model.settings.user_set, users=True)
-        return model.joined(model.vectors_of(spread))
+        return self.model.joined(self.model.vectors_of(users_as_sets(self.model, indptr, items)))
+
+
+def users_as_sets(model: CKAN, indptr: Tensor, items: Tensor) -> _Spread:
+    """The sets of users by their items, ``items[indptr[u]:indptr[u + 1]]``, in any order."""
+    bounds, members = indptr.cpu().numpy(), items.cpu().numpy()
+    order = np.lexsort((members, np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))))
+    return model.spread(bounds, members[order], model.settings.user_set, users=True)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`).
+
+    A triple counts for the members of the set from which its head was reached: for its head in the first hop, and after
+    that in equal parts for what each triple that reached the head counts for.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: CKAN) -> None:
+        self.model: CKAN = model
+        self.entity: Tensor = wide(model.entity)
+        self.of_items: Tensor = self._logits(model.of_items)
+
+    @torch.no_grad()
+    def _logits(self, spread: _Spread) -> Tensor:
+        return wide(self.model.attention(spread.triples.pair_head, spread.triples.pair_relation))
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items."""
+        spread = users_as_sets(self.model, torch.tensor([0, len(items)]), items)
+        members, parts, _ = self._around(spread, 0, self._logits(spread))
+        own, rows = self._joined(parts.new_zeros(len(parts), parts.shape[2]), parts)
+        return UserSum(own, {"knowledge": rows[torch.searchsorted(members, items)]})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts of the item itself, and by the items beside it; as a member of its own set it is its own."""
+        members, parts, (head, relation, tail, values) = self._around(self.model.of_items, item, self.of_items)
+        its, mine, concat = members == item, head == item, self.model.settings.aggregator == "concat"
+        own = parts.new_zeros(len(parts) + (not concat), parts.shape[2])
+        own[0] = parts[0, its].sum(0)
+        parts[0, its] = 0.0
+        if not concat:
+            own[-1] = self.entity[item]
+        pair, place = torch.unique(relation[mine] * len(self.entity) + tail[mine], return_inverse=True)
+        facts = parts.new_zeros(len(parts), len(pair), parts.shape[2])
+        facts[1].index_add_(0, place, values[mine])
+        parts[1, its] -= facts[1].sum(0)
+        whole, rows = self._joined(own, torch.cat([facts, parts], 1))
+        beside = members, rows[len(pair) :]
+        return ItemSum(
+            whole, pair // len(self.entity), pair % len(self.entity), rows[: len(pair)], others={"beside": beside}
+        )
+
+    def _around(self, spread: _Spread, row: int, logits: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Parts of a set.
+
+        Returns
+        -------
+        tuple
+            Its members, each once, ``[m]``; the part of each in the mean of the members and in all hops,
+            ``[L + 1, m, d]``; and head, relation, tail and value ``[e, d]`` of the triples of the first hop.
+        """
+        triples, chosen = spread.triples, torch.tensor([row])
+        members, count = torch.unique(
+            edges_of(spread.members.by_row, spread.members.cols, chosen).sender, return_counts=True
+        )
+        parts = [self.entity[members] * (count.double() / count.sum().clamp_min(1)).unsqueeze(1)]
+        reached, origin, first = members, torch.eye(len(members), dtype=torch.float64), None
+        for pattern, _, pair in triples.hops:
+            _, edge, tail = edges_of(pattern.by_row, pattern.cols, chosen)
+            number = pair.cpu()[edge]
+            head, relation = triples.pair_head.cpu()[number], triples.pair_relation.cpu()[number]
+            values = logits[number].softmax(0).unsqueeze(1) * self.entity[tail]
+            origin = origin[torch.searchsorted(reached, head)]
+            parts.append(origin.T @ values)
+            first = (head, relation, tail, values) if first is None else first
+            reached, place, count = torch.unique(tail, return_inverse=True, return_counts=True)
+            origin = origin.new_zeros(len(reached), len(members)).index_add(0, place, origin) / count.unsqueeze(1)
+        assert first is not None
+        return members, torch.stack(parts), first
+
+    def _joined(self, own: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """What is joined to a vector ``[D]`` and its parts ``[n, D]``, from ``[K, d]`` and ``[k, n, d]``, k <= K."""
+        aggregator = self.model.settings.aggregator
+        if aggregator == "concat":
+            return own.flatten(), parts.transpose(0, 1).flatten(1)
+        if aggregator == "pool":  # each coordinate is that of one of them
+            totals = own.index_add(0, torch.arange(len(parts)), parts.sum(1))
+            largest = torch.zeros_like(own).scatter(0, totals.argmax(0, keepdim=True), 1.0)
+            own, parts = own * largest, parts * largest[: len(parts), None]
+        return own.sum(0), parts.sum(0)

@@ -33,7 +33,13 @@ def frame_of(columns: tuple[str, ...], *values: Tensor | str | int) -> pd.DataFr
     return pd.DataFrame(arrays)
 
 
-def _no_paths() -> pd.DataFrame:
+def strongest(values: Tensor) -> Tensor:
+    """Places of the :data:`KEPT_PATHS` values of the largest size, int64, from ``[n]``."""
+    return values.abs().topk(min(KEPT_PATHS, len(values))).indices
+
+
+def no_paths() -> pd.DataFrame:
+    """A table of paths without rows."""
     return frame_of(PATH_COLUMNS, "", *[_NONE] * 4, *[_NONE.double()] * 2)
 
 
@@ -60,7 +66,7 @@ class Terms:
         ``via`` (``entity`` or ``user``), ``past_item``, ``relation``, ``node``, ``item_relation``, ``through_node``,
         ``contribution``: entities or users that a past item and the item share, at most :data:`KEPT_PATHS`.
         ``contribution`` is the joint term of the past item and the edge from the node to the item; ``through_node`` is
-        the part of it in which the node's edge to the past item is the other factor.
+        the part of it in which the node's edge to the past item is the other factor; NaN where a model does not tell.
     path_totals
         Kind of path -> number and sum of all of them.
     """
@@ -68,7 +74,7 @@ class Terms:
     value: float
     from_user: pd.DataFrame
     from_item: pd.DataFrame
-    paths: pd.DataFrame = field(default_factory=_no_paths)
+    paths: pd.DataFrame = field(default_factory=no_paths)
     path_totals: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ Wang, He, Cao, Liu and Chua, "KGAT: Knowledge Graph Attention Network for Recomm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -16,17 +16,20 @@ from torch.nn import functional as F
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.edge_types import EdgeType
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
-from hakg_dgl.graph.packed import KnowledgePattern, join_edges
+from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern, join_edges
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
 from hakg_dgl.kernels.interface import SparseBackend
-from hakg_dgl.kernels.products import weighted_sum_over_columns
+from hakg_dgl.kernels.products import edge_dot, weighted_sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.transr import project_by_relation, transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
+from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -138,7 +141,7 @@ class KGAT(GradientRecommender):
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "message_dropout": {"low": 0.0, "high": 0.5},
     }
-    abilities = Abilities(facts=True, vectors=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
     streams = (NEGATIVES, "facts", DROPOUT)
     attention: Tensor
 
@@ -218,19 +221,27 @@ class KGAT(GradientRecommender):
         tuple of Tensor
             Users ``[n_users, d]`` and items ``[n_items, d]``, d being the sum of the widths of all layers.
         """
-        nodes, scored = torch.cat([self.user, self.entity]), self.last_edges.pairs.n_rows
-        found = [nodes[:scored]]
-        for number, (of_sum, of_product) in enumerate(zip(self.sums, self.products, strict=True), 1):
-            last = number == len(self.sums)
-            pattern = self.last_edges.pairs if last else self.edges.pairs
-            weights = attention[: pattern.n_edges]  # edges are sorted by the node that receives
-            gathered = weighted_sum_over_columns(self.backend, pattern, weights, nodes)
-            nodes = nodes[: len(gathered)]
-            nodes = F.leaky_relu(of_sum(nodes + gathered), LEAK) + F.leaky_relu(of_product(nodes * gathered), LEAK)
-            nodes = self._dropped(nodes, dropout)
-            found.append(F.normalize(nodes[:scored], dim=1, eps=ROW_NORM_FLOOR))
+        scored = self.last_edges.pairs.n_rows
+        first, *after = self.node_layers(attention, dropout)
+        found = [first[:scored], *(F.normalize(nodes[:scored], dim=1, eps=ROW_NORM_FLOOR) for nodes in after)]
         whole = torch.cat(found, 1)
         return whole[: self.graph.n_users], whole[self.graph.n_users :]
+
+    def node_layers(self, attention: Tensor, dropout: torch.Generator | None = None) -> Iterator[Tensor]:
+        """Users and entities of layers 0..L, ``[n_nodes, width]`` each; of the last layer those that are scored."""
+        nodes = torch.cat([self.user, self.entity])
+        yield nodes
+        for number in range(len(self.sums)):
+            pattern = (self.last_edges if number == len(self.sums) - 1 else self.edges).pairs
+            weights = attention[: pattern.n_edges]  # edges are sorted by the node that receives
+            gathered = weighted_sum_over_columns(self.backend, pattern, weights, nodes)
+            nodes = self._dropped(self.layer(number, nodes[: len(gathered)], gathered), dropout)
+            yield nodes
+
+    def layer(self, number: int, nodes: Tensor, gathered: Tensor) -> Tensor:
+        """What layer ``number``, counted from 0, makes of nodes and what they gathered, ``[n, width]`` each."""
+        of_sum, of_product = self.sums[number], self.products[number]
+        return F.leaky_relu(of_sum(nodes + gathered), LEAK) + F.leaky_relu(of_product(nodes * gathered), LEAK)
 
     def _dropped(self, values: Tensor, dropout: torch.Generator | None) -> Tensor:
         rate = self.settings.message_dropout
@@ -273,3 +284,101 @@ class KGAT(GradientRecommender):
         total = transr_loss(heads, relation, tails, others, self.relation, self.matrices)
         squares = heads.square().sum() + tails.square().sum() + others.square().sum()
         return total + weight * squares / (2 * len(head))
+
+    @torch.no_grad()
+    def fold_in(self) -> FoldIn:
+        """New users, zero parameters of theirs being propagated through their items as the trained graph has them."""
+        attention, n_users, n_items = self.attend(), self.graph.n_users, self.graph.n_items
+        layers = [nodes[n_users : n_users + n_items].clone() for nodes in self.node_layers(attention)]
+        return EmbeddingFoldIn([_UsersInGraph(self, layers[:-1])], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by facts and users of the item, attention, slopes and lengths being fixed."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
+
+@dataclass(frozen=True)
+class _UsersInGraph:
+    """What propagation makes of users, zero or trained, by the items that enter each layer."""
+
+    model: KGAT
+    layers: Sequence[Tensor]
+
+    @property
+    def width(self) -> int:
+        return sum((self.model.settings.dim, *self.model.settings.layer_widths))
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        return self._from(self.layers[0].new_zeros(len(indptr) - 1, self.model.settings.dim), indptr, items)
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        return self._from(own_rows(self.model.user, about.known), indptr, items)
+
+    def _from(self, own: Tensor, indptr: Tensor, items: Tensor) -> Tensor:
+        model, rows = self.model, torch.repeat_interleave(indptr.diff())
+        pattern = SparsePattern(len(own), len(self.layers[0]), Grouping(indptr, None), rows, items)
+        # Users receive along the first relation.
+        head = torch.tanh(own @ model.matrices[0].T + model.relation[0])
+        tail = self.layers[0] @ model.matrices[0].T
+        shares = edge_softmax(model.backend, pattern, edge_dot(model.backend, pattern, head, tail))
+        found, user = [own], own
+        for number, layer in enumerate(self.layers):
+            user = model.layer(number, user, weighted_sum_over_columns(model.backend, pattern, shares, layer))
+            found.append(F.normalize(user, dim=1, eps=ROW_NORM_FLOOR))
+        return torch.cat(found, 1)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    @torch.no_grad()
+    def __init__(self, model: KGAT) -> None:
+        attention = model.attend()
+        self.attention: Tensor = attention.cpu()
+        self.layers: list[Tensor] = [nodes.detach().cpu() for nodes in model.node_layers(attention)]
+        self.n_users: int = model.graph.n_users
+        self.edges: KnowledgePattern = model.edges
+        self.maps: list[tuple[Tensor, ...]] = [
+            (wide(of_sum.weight), wide(of_sum.bias), wide(of_product.weight), wide(of_product.bias))
+            for of_sum, of_product in zip(model.sums, model.products, strict=True)
+        ]
+        self.matrix, self.moved = wide(model.matrices[0]), wide(model.relation[0])
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items."""
+        own = wide(self.layers[0][number]) if number >= 0 else torch.zeros(self.layers[0].shape[1]).double()
+        senders = items + self.n_users
+        tails = wide(self.layers[0][senders]) @ self.matrix.T
+        shares = (tails @ torch.tanh(self.matrix @ own + self.moved)).softmax(0)
+        own, parts = self._propagated(own, senders, shares)
+        return UserSum(own, {"interactions": parts})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts and users."""
+        node = item + self.n_users
+        _, edge, sender = edges_of(self.edges.pairs.by_row, self.edges.pairs.cols, torch.tensor([node]))
+        own, parts = self._propagated(wide(self.layers[0][node]), sender, wide(self.attention[edge]))
+        users, facts = (mask.nonzero().squeeze(1) for mask in (sender < self.n_users, sender >= self.n_users))
+        relation = self.edges.relation.cpu()[edge[facts]] - 2  # behind the two directions of interactions
+        return ItemSum(own, relation, sender[facts] - self.n_users, parts[facts], sender[users], parts[users])
+
+    def _propagated(self, own: Tensor, senders: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """All layers of a node, one after the other: what is there without edges, ``[D]``, and by edge, ``[n, D]``."""
+        part = torch.zeros(len(senders), len(own), dtype=torch.float64)
+        owns, parts = [own], [part]
+        for layer, (w_sum, b_sum, w_product, b_product) in zip(self.layers, self.maps, strict=False):
+            sent, node = shares.unsqueeze(1) * wide(layer[senders]), own + part.sum(0)
+            gathered = sent.sum(0)
+            of_sum = _slope(w_sum @ (node + gathered) + b_sum)
+            of_product = _slope(w_product @ (node * gathered) + b_product)
+            own = of_sum * (w_sum @ own + b_sum) + of_product * b_product
+            part = of_sum * ((part + sent) @ w_sum.T) + of_product * ((node * sent) @ w_product.T)
+            length = torch.linalg.vector_norm(own + part.sum(0)).clamp_min(ROW_NORM_FLOOR)
+            owns.append(own / length)
+            parts.append(part / length)
+        return torch.cat(owns), torch.cat(parts, 1)
+
+
+def _slope(values: Tensor) -> Tensor:
+    """What LeakyReLU multiplies each of the values by."""
+    return torch.where(values > 0, torch.ones_like(values), LEAK)

@@ -24,10 +24,12 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.transr import transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.layers.views import info_nce, light_layers, light_propagation, light_scales
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import torch_generator
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows, WithOwnRows
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfRows, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -138,7 +140,7 @@ class KGCL(GradientRecommender):
         "contrast_weight": {"low": 1e-3, "high": 1.0, "log": True},
         "contrast_temperature": {"low": 0.1, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
     streams = (NEGATIVES, VIEWS, "facts")
 
     @classmethod
@@ -315,3 +317,42 @@ class KGCL(GradientRecommender):
         table = light_scales(interactions, self.dtype)[1] * torch.stack(sent).sum(0) / (layers + 1)
         own = self.user.detach() / (layers + 1)
         return EmbeddingFoldIn([WithOwnRows(SumOfRows(table, 0.5), own)], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by facts and users of the item, with attention as it is."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    @torch.no_grad()
+    def __init__(self, model: KGCL) -> None:
+        logits, layers, interactions = model.logits(), model.settings.layers, model.graph.packed.interactions
+        self.facts: KnowledgePattern = model.facts
+        self.shares: Tensor = edge_softmax(model.backend, self.facts.pairs, logits).cpu()
+        self.interactions: SparsePattern = interactions
+        self.layers: int = layers
+        self.of_users, self.of_items = (wide(scale) for scale in light_scales(interactions, model.dtype))
+        found = list(light_layers(model.backend, interactions, model.user, model.attentive(logits), layers))
+        self.user, self.entity = model.user.detach().cpu(), model.entity.detach().cpu()
+        # What layer 0 sends, and what all layers send, both without the last, which sends nothing.
+        self.first, self.sent = wide(found[0][1]), wide(torch.stack([item for _, item in found[:-1]]).sum(0))
+        self.sent_by_users: Tensor = wide(torch.stack([user for user, _ in found[:-1]]).sum(0))
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items: what they are by themselves and their facts, and what their users make of them."""
+        own = wide(self.user[number]) if number >= 0 else torch.zeros_like(self.first[0])
+        scale = self.of_items[items] / (max(1, len(items)) ** 0.5 * (self.layers + 1))
+        knowledge, all_of_it = scale * self.first[items], scale * self.sent[items]
+        return UserSum(own / (self.layers + 1), {"knowledge": knowledge, "collaborative": all_of_it - knowledge})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts, which layer 0 has, and by users."""
+        node, interactions = torch.tensor([item]), self.interactions
+        _, edge, tail = edges_of(self.facts.pairs.by_row, self.facts.pairs.cols, node)
+        facts = wide(self.shares[edge, None]) * wide(self.entity[tail]) / (self.layers + 1)
+        users = edges_of(interactions.by_col, interactions.rows, node).sender
+        from_users = self.of_items[item] * self.of_users[users] * self.sent_by_users[users] / (self.layers + 1)
+        own, relation = wide(self.entity[item]) / (self.layers + 1), self.facts.relation.cpu()[edge]
+        return ItemSum(own, relation, tail, facts, users, from_users)

@@ -14,12 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
 from hakg_dgl.kernels.products import rows_of, sum_over_columns
 from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import (
     Abilities,
@@ -30,7 +32,8 @@ from hakg_dgl.models.recommender import (
     copy_with_new_items,
     interaction_batches,
 )
-from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldIn, SumOfRows, own_rows
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
+from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfRows, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -211,7 +214,7 @@ class KGIN(GradientRecommender):
         "kg_edge_dropout": {"low": 0.0, "high": 0.8},
         "interaction_dropout": {"low": 0.0, "high": 0.8},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES, DROPOUT)
 
     @classmethod
@@ -309,14 +312,21 @@ class KGIN(GradientRecommender):
         return model.eval()
 
     @torch.no_grad()
+    def entity_layers(self) -> list[Tensor]:
+        """Entities as they enter each layer and as they leave the last, ``[n_entities, d]`` each; without dropout."""
+        found: list[Tensor] = [self.entity.detach()]
+        for _ in range(self.settings.layers):
+            found.append(self._after_layer(self.relational_mean(found[-1], self.relation), None))
+        return found
+
     def fold_in(self) -> FoldIn:
         """New users, zero parameters of theirs being propagated through their items as the trained graph has them."""
-        item_layers: list[Tensor] = []
-        entity: Tensor = self.entity
-        for _ in range(self.settings.layers):
-            item_layers.append(entity[: self.graph.n_items].clone())
-            entity = self._after_layer(self.relational_mean(entity, self.relation), None)
+        item_layers = [entity[: self.graph.n_items] for entity in self.entity_layers()[:-1]]
         return EmbeddingFoldIn([_UsersThroughIntents(self, item_layers)], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items and intents, and by facts of the item, with shares and lengths as they are."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
 
 
 @dataclass(frozen=True)
@@ -345,3 +355,46 @@ class _UsersThroughIntents:
             user = model._after_layer(received, None)
             total = total + user
         return total
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    @torch.no_grad()
+    def __init__(self, model: KGIN) -> None:
+        self.layers: list[Tensor] = [layer.cpu() for layer in model.entity_layers()]
+        self.user, self.relation, self.intents = wide(model.user), wide(model.relation), wide(model.intents())
+        self.released: bool = model.settings.formulation == "released"
+        self.key: Tensor = wide(model.key) if self.released else self.intents
+        self.pairs: RelationalMean = model.relational_mean
+
+    def _factor(self, received: Tensor) -> Tensor:
+        """What a layer multiplies what is received by."""
+        norm = torch.linalg.vector_norm(received).clamp_min(ROW_NORM_FLOOR)
+        return norm.reciprocal() if self.released else torch.ones_like(norm)
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items, and what carries them: each of the intents, and as released the interaction itself."""
+        own = self.user[number] if number >= 0 else torch.zeros_like(self.user[0])
+        through = torch.zeros(len(self.intents), len(items), len(own), dtype=torch.float64)
+        plain, chooser = torch.zeros_like(through[0]), own
+        for layer in self.layers[:-1]:
+            shares = (self.key @ (chooser if self.released else own)).softmax(0)
+            sent = wide(layer[items]) / max(1, len(items))
+            parts = shares[:, None, None] * self.intents[:, None] * sent
+            received = parts.sum((0, 1)) + (sent.sum(0) if self.released else 0.0)
+            factor = self._factor(received)
+            through, plain, chooser = through + factor * parts, plain + factor * sent, factor * received
+        ways = {f"intent {place}": part for place, part in enumerate(through, 1)}
+        return UserSum(own, {"interactions": plain, **ways} if self.released else ways)
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts."""
+        pattern = self.pairs.pattern
+        pair = edges_of(pattern.by_row, pattern.cols, torch.tensor([item])).sender
+        relation, tail = self.pairs.relation.cpu()[pair], self.pairs.tail.cpu()[pair]
+        facts = torch.zeros(len(pair), len(user), dtype=torch.float64)
+        for layer in self.layers[:-1]:
+            sent = self.relation[relation] * wide(layer[tail]) / max(1, len(pair))
+            facts = facts + self._factor(sent.sum(0)) * sent
+        return ItemSum(wide(self.layers[0][item]), relation, tail, facts)

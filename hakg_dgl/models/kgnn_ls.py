@@ -20,9 +20,12 @@ from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
 from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, wide
 from hakg_dgl.randomness import numpy_generator
+from hakg_dgl.ranking.fold_in import FoldedUsers
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
@@ -116,7 +119,7 @@ class KGNNLS(GradientRecommender):
         "sample_size": {"low": 4, "high": 16, "log": True},
         "label_weight": {"low": 1e-2, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True)
+    abilities = Abilities(facts=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -243,6 +246,10 @@ class KGNNLS(GradientRecommender):
         """Scores of all items for a block of users."""
         return _ItemsOfUsers(self)
 
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by the facts drawn for the item, as the user weighs them, with what activations multiply by."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
     # --- losses -------------------------------------------------------------------------------------------------------
 
     def axes(self) -> Mapping[str, tuple[Axis, ...]]:
@@ -342,3 +349,49 @@ class _ItemsOfUsers:
     def scores(self, users: Tensor) -> Tensor:
         model = self.model
         return model.scores(model.user[users.to(model.device)], torch.arange(self.n_items, device=model.device))
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    def __init__(self, model: KGNNLS) -> None:
+        self.model: KGNNLS = model
+        self.relation: Tensor = wide(model.relation)
+        self.maps: list[tuple[Tensor, Tensor]] = [(wide(x.weight), wide(x.bias)) for x in model.layers]  # type: ignore[arg-type]
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """The user's parameters alone."""
+        return UserSum(wide(self.model.user[number]), {})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts that were drawn."""
+        heads, count = torch.tensor([item]), int(self.model.n_tails[item])
+        tails, relations = (table[item, :count].cpu() for table in (self.model.tail, self.model.tail_relation))
+        shares = self._shares(heads, user)[0, :count, None]
+        own, parts = wide(self.model.entity[item]), torch.zeros(count, len(user), dtype=torch.float64)
+        for number in range(len(self.maps)):
+            sent = parts + shares * self._values(tails, user, number)
+            weight, bias = self.maps[number]
+            factor = self._factor(weight @ (own + sent.sum(0)) + bias, number)
+            own, parts = factor * (weight @ own + bias), factor * (sent @ weight.T)
+        return ItemSum(own, relations, tails, parts)
+
+    def _shares(self, heads: Tensor, user: Tensor) -> Tensor:
+        """How the user weighs the facts of heads, ``[n, K]``."""
+        model, heads = self.model, heads.to(self.model.device)
+        logits = (self.relation @ user).to(model.device)[model.tail_relation[heads]]
+        return wide(model.shares(logits, heads))
+
+    def _values(self, entities: Tensor, user: Tensor, layers: int) -> Tensor:
+        """Vectors ``[n, d]`` of entities for the user after some layers."""
+        if not layers:
+            return wide(self.model.entity[entities.to(self.model.device)])
+        tails = self.model.tail[entities.to(self.model.device)].cpu()
+        own, ends = (self._values(ids, user, layers - 1) for ids in (entities, tails.flatten()))
+        received = (self._shares(entities, user).unsqueeze(2) * ends.view(*tails.shape, -1)).sum(1)
+        weight, bias = self.maps[layers - 1]
+        return self.model._activated((own + received) @ weight.T + bias, layers - 1)
+
+    def _factor(self, values: Tensor, number: int) -> Tensor:
+        """What the activation of a layer multiplies each of its values by."""
+        return torch.where(values == 0.0, 1.0, self.model._activated(values, number) / values)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.graph.packed import Grouping, Kept, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
@@ -24,10 +25,12 @@ from hakg_dgl.layers.dropout import draw_mask, drop_and_normalise
 from hakg_dgl.layers.fact_pairs import FactPairs
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.views import info_nce, light_propagation
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.kgin import mean_over_columns
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfUnitMeans, WithOwnRows
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfUnitMeans, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly
 from hakg_dgl.settings.training import TrainingSettings
@@ -146,7 +149,7 @@ class KGRec(GradientRecommender):
         "contrast_weight": {"low": 1e-3, "high": 1.0, "log": True},
         "contrast_temperature": {"low": 0.1, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
     streams = (NEGATIVES, DROPOUT, MASKS)
 
     @classmethod
@@ -328,15 +331,59 @@ class KGRec(GradientRecommender):
         )  # fmt: skip
 
     @torch.no_grad()
+    def entity_layers(self) -> list[Tensor]:
+        """Entities as they enter each layer and as they leave the last, ``[n_entities, d]`` each; without dropout."""
+        found: list[Tensor] = [self.entity.detach()]
+        for _ in range(self.settings.layers):
+            found.append(self._after_layer(self.gather(self.edges.pattern, found[-1]), None))
+        return found
+
     def fold_in(self) -> FoldIn:
         """New users: what propagation gathers from their items, as the trained graph has these."""
-        layers: list[Tensor] = []
-        entity: Tensor = self.entity
-        for _ in range(self.settings.layers):
-            layers.append(entity[: self.graph.n_items].clone())
-            entity = self._after_layer(self.gather(self.edges.pattern, entity), None)
+        layers = [entity[: self.graph.n_items] for entity in self.entity_layers()[:-1]]
         found = SumOfUnitMeans(layers, unit=False)
         return EmbeddingFoldIn([WithOwnRows(found, self.user.detach())], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by facts of the item, with attention and lengths as they are."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    @torch.no_grad()
+    def __init__(self, model: KGRec) -> None:
+        self.edges, layers = model.edges, model.entity_layers()
+        self.shares: list[Tensor] = [
+            edge_softmax(model.backend, self.edges.pattern, model.scores(self.edges.pattern, entity)).cpu()
+            for entity in layers[:-1]
+        ]
+        self.layers: list[Tensor] = [layer.cpu() for layer in layers]
+        self.user, self.relation = wide(model.user), wide(model.relation)
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items."""
+        own = self.user[number] if number >= 0 else torch.zeros_like(self.user[0])
+        part = torch.zeros(len(items), len(own), dtype=torch.float64)
+        for layer in self.layers[:-1]:
+            part = part + _divided(wide(layer[items]))
+        return UserSum(own, {"knowledge": part})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts."""
+        pattern = self.edges.pattern
+        _, edge, pair = edges_of(pattern.by_row, pattern.cols, torch.tensor([item]))
+        relation, tail = self.edges.relation.cpu()[pair], self.edges.tail.cpu()[pair]
+        facts = torch.zeros(len(pair), len(user), dtype=torch.float64)
+        for layer, shares in zip(self.layers, self.shares, strict=False):
+            facts = facts + _divided(wide(shares[edge, None]) * self.relation[relation] * wide(layer[tail]))
+        return ItemSum(wide(self.layers[0][item]), relation, tail, facts)
+
+
+def _divided(parts: Tensor) -> Tensor:
+    """Parts ``[n, d]`` divided by the length of their sum."""
+    return parts / torch.linalg.vector_norm(parts.sum(0)).clamp_min(ROW_NORM_FLOOR)
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

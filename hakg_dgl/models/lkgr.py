@@ -6,6 +6,7 @@ Recommendation", WSDM 2022 (arXiv 2108.06468).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -13,7 +14,18 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hakg_dgl.geometry.lorentz import add, expmap, expmap0, flip_time, log_scale, logmap0
+from hakg_dgl.geometry.guards import cosh, norm, sinh
+from hakg_dgl.geometry.lorentz import (
+    add,
+    expmap,
+    expmap0,
+    flip_time,
+    inner,
+    log_scale,
+    logmap0,
+    tangent_norm,
+    transport0,
+)
 from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
@@ -22,9 +34,12 @@ from hakg_dgl.kernels.products import edge_dot, sum_of_groups, weighted_sum_over
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.neighbours import sampled_edges
 from hakg_dgl.layers.transr import project_by_relation
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
 from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import numpy_generator
+from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
@@ -127,7 +142,7 @@ class LKGR(GradientRecommender):
         "layers": {"low": 1, "high": 2},
         "sample_size": {"low": 8, "high": 64, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -202,25 +217,48 @@ class LKGR(GradientRecommender):
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Tangent vectors of users ``[n_users, d]`` and items ``[n_items, d]`` that are scored."""
+        c = float(self.settings.curvature)
+        users, points = expmap0(self.user, c=c), expmap0(self.entity, c=c)
+        scored = self.users_from(self.user, users, self.items_of_users, points[: self.graph.n_items])
+        return scored, self.entity_layers(users, points)[-1]
+
+    def users_from(self, user: Tensor, users: Tensor, pattern: SparsePattern, items: Tensor) -> Tensor:
+        """Tangent vectors ``[n, d]`` of users that are scored.
+
+        Parameters
+        ----------
+        user, users
+            Tangent vectors ``[n, d]`` and points ``[n, d + 1]`` of users without their items.
+        pattern
+            Which items they receive.
+        items
+            Points of the items, ``[n_items, d + 1]``.
+        """
+        c, own = float(self.settings.curvature), self.entity[: self.graph.n_items]
+        logits = edge_dot(self.backend, pattern, user @ self.interaction.T, own)
+        of_items = self.received(pattern, logits, users, items)
+        return torch.tanh(self.of_user(logmap0(add(users, of_items, c=c), c=c)))
+
+    def entity_layers(self, users: Tensor, points: Tensor) -> list[Tensor]:
+        """Tangent vectors of entities as they enter each layer, and of items as they leave the last.
+
+        ``users`` and ``points`` are the points of users and entities without their edges.
+        """
         c, n_items = float(self.settings.curvature), self.graph.n_items
-        user: Tensor = self.user
-        entity: Tensor = self.entity
-        users, points = expmap0(user, c=c), expmap0(entity, c=c)
-        own = entity[:n_items]
-        logits = edge_dot(self.backend, self.items_of_users, user @ self.interaction.T, own)
-        of_items = self.received(self.items_of_users, logits, users, points[:n_items])
-        scored = torch.tanh(self.of_user(logmap0(add(users, of_items, c=c), c=c)))
-        logits = edge_dot(self.backend, self.users_of_items, own @ self.interaction.T, user)
+        own = self.entity[:n_items]
+        logits = edge_dot(self.backend, self.users_of_items, own @ self.interaction.T, self.user)
         of_users = self.received(self.users_of_items, logits, points[:n_items], users)
+        found: list[Tensor] = [self.entity]
         for number, (facts, linear) in enumerate(zip(self.facts, self.of_entity, strict=True), 1):
-            points = expmap0(entity, c=c)
+            entity = found[-1]
+            points = points if number == 1 else expmap0(entity, c=c)
             heads = points[: facts.pattern.n_rows]
             total = add(heads, self.received(facts.pattern, self.logits_of(facts, entity), heads, points), c=c)
             if number < len(self.facts):
-                entity = torch.relu(linear(logmap0(total, c=c)))
+                found.append(torch.relu(linear(logmap0(total, c=c))))
             else:
-                entity = torch.tanh(linear(logmap0(add(total, of_users, c=c), c=c)))
-        return scored, entity
+                found.append(torch.tanh(linear(logmap0(add(total, of_users, c=c), c=c))))
+        return found
 
     def logits_of(self, facts: _Facts, entity: Tensor) -> Tensor:
         """Of the attention on the facts, ``[n_edges]``, from tangent vectors ``[n_entities, d]``."""
@@ -246,3 +284,147 @@ class LKGR(GradientRecommender):
             return ranking(*self.propagate(), users, items, decayed=([self.user], [self.entity]))
 
         return [Pass("interactions", interaction_batches(self.graph, training, random), loss)]
+
+    @torch.no_grad()
+    def fold_in(self) -> FoldIn:
+        """New users at the origin, who receive all their items alike; known ones begin at their own point."""
+        items = expmap0(self.entity[: self.graph.n_items], c=float(self.settings.curvature))
+        return EmbeddingFoldIn([_UsersOnHyperboloid(self, items)], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by facts and users of the item that were drawn, with all factors as they are."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
+
+@dataclass(frozen=True)
+class _UsersOnHyperboloid:
+    """Vectors of users by their items, all of which they receive."""
+
+    model: LKGR
+    items: Tensor
+
+    @property
+    def width(self) -> int:
+        return int(self.model.settings.dim)
+
+    def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
+        return self._from(self.items.new_zeros(len(indptr) - 1, self.width), indptr, items)
+
+    def informed(self, indptr: Tensor, items: Tensor, about: AboutUsers) -> Tensor:
+        return self._from(own_rows(self.model.user, about.known), indptr, items)
+
+    def _from(self, own: Tensor, indptr: Tensor, items: Tensor) -> Tensor:
+        rows = torch.repeat_interleave(indptr.diff())
+        pattern = SparsePattern(len(own), len(self.items), Grouping(indptr, None), rows, items)
+        points = expmap0(own, c=float(self.model.settings.curvature))
+        return self.model.users_from(own, points, pattern, self.items)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`).
+
+    Every point lies in the span of a node and its neighbours, so that but for the coordinate of time it is a sum of
+    theirs.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: LKGR) -> None:
+        self.model: LKGR = model
+        self.c: float = float(model.settings.curvature)
+        layers = model.entity_layers(*(expmap0(table, c=self.c) for table in (model.user, model.entity)))
+        self.layers: list[Tensor] = [layer.detach().cpu() for layer in layers]
+        self.user, self.interaction, self.matrices = (
+            x.detach().cpu() for x in (model.user, model.interaction, model.matrices)
+        )
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items, for trained users by those drawn."""
+        own = wide(self.user[number]) if number >= 0 else torch.zeros(self.user.shape[1], dtype=torch.float64)
+        drawn = torch.ones(len(items), dtype=torch.bool)
+        if not added:
+            pattern = self.model.items_of_users
+            drawn = torch.isin(items, edges_of(pattern.by_row, pattern.cols, torch.tensor([number])).sender)
+        tails = wide(self.layers[0][items[drawn]])
+        along, parts = self._received(own, tails, tails @ (wide(self.interaction) @ own))
+        found = torch.zeros(len(items), len(own), dtype=torch.float64)
+        x = _space(own, self.c)
+        by_node, by_received = self._added(x, along * x + parts.sum(0))
+        found[drawn] = by_received * parts
+        own, found = self._mapped(self.model.of_user, (by_node + by_received * along) * x, found, last=True)
+        return UserSum(own, {"interactions": found})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By facts and users that were drawn."""
+        facts, users = self.model.facts[-1], self.model.users_of_items
+        _, edge, tail = edges_of(facts.pattern.by_row, facts.pattern.cols, torch.tensor([item]))
+        relation = facts.relation.cpu()[facts.by_edge.rows.cpu()[edge]]
+        own, of_facts = wide(self.layers[0][item]), torch.zeros(len(tail), len(user), dtype=torch.float64)
+        senders = edges_of(users.by_row, users.cols, torch.tensor([item])).sender
+        sent, first = wide(self.user[senders]), _space(own, self.c)
+        along_users, of_users = self._received(own, sent, sent @ (wide(self.interaction) @ own))
+        matrices = wide(self.matrices[relation])
+        for number, linear in enumerate(self.model.of_entity):
+            node, tails, last = own + of_facts.sum(0), wide(self.layers[number][tail]), number == len(self.layers) - 2
+            scale, received = _scale(node, self.c), of_users[:0]
+            along, parts = self._received(node, tails, (tails * (matrices @ node)).sum(1))
+            by_node, by_received = self._added(scale * node, along * scale * node + parts.sum(0))
+            by_node = (by_node + by_received * along) * scale
+            own, of_facts = by_node * own, by_node * of_facts + by_received * parts
+            if last:
+                by_node, by_received = self._added(own + of_facts.sum(0), along_users * first + of_users.sum(0))
+                own = by_node * own + by_received * along_users * first
+                of_facts, received = by_node * of_facts, by_received * of_users
+            own, rows = self._mapped(linear, own, torch.cat([of_facts, received]), last=last)
+            of_facts, received = rows[: len(tail)], rows[len(tail) :]
+        return ItemSum(own, relation, tail, of_facts, senders, received)
+
+    def _received(self, node: Tensor, tails: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What a node receives, but for the time: how much of its own point, and the part of each tail, ``[n, d]``.
+
+        ``node`` ``[d]`` and ``tails`` ``[n, d]`` are tangent vectors at the origin.
+        """
+        x, y = expmap0(node, c=self.c), expmap0(tails, c=self.c)
+        if not len(y):
+            return node.new_zeros(()), tails
+        product = inner(x, y)
+        scale = logits.softmax(0) * log_scale(product, c=self.c)
+        along = (self.c * scale * product).sum()
+        length = math.sqrt(self.c) * tangent_norm(x, scale @ y + along * x, c=self.c)[0]
+        ratio = sinh(length) / length
+        return cosh(length) + ratio * along, ratio * scale.unsqueeze(1) * y[:, 1:]
+
+    def _added(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of x and y in the sum of two points, of which the coordinates of space are given."""
+        first, second = (torch.cat([(1.0 / self.c + z.square().sum(0, keepdim=True)).sqrt(), z]) for z in (x, y))
+        at_origin = logmap0(second, c=self.c)
+        moved = transport0(at_origin, first, c=self.c)
+        length = math.sqrt(self.c) * tangent_norm(first, moved, c=self.c)[0]
+        ratio = sinh(length) / length
+        share = self.c * (x @ at_origin) / (1.0 + math.sqrt(self.c) * first[0])
+        return cosh(length) + ratio * share, ratio * _log_scale(y, self.c)
+
+    def _mapped(self, linear: nn.Module, own: Tensor, parts: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """A layer of a point of which the coordinates of space are the sum of ``own`` and ``parts``, ``[n, d]``."""
+        weight, bias = wide(linear.weight), wide(linear.bias)  # type: ignore[arg-type]
+        scale = _log_scale(own + parts.sum(0), self.c)
+        before = weight @ (scale * (own + parts.sum(0))) + bias
+        after = torch.tanh(before) if last else torch.relu(before)
+        factor = torch.where(before == 0.0, 1.0, after / before)
+        return factor * (scale * (weight @ own) + bias), factor * scale * (parts @ weight.T)
+
+
+def _scale(tangent: Tensor, c: float) -> Tensor:
+    """What the exponential map at the origin multiplies a vector ``[d]`` by."""
+    length = math.sqrt(c) * norm(tangent)[0]
+    return sinh(length) / length
+
+
+def _space(tangent: Tensor, c: float) -> Tensor:
+    """The coordinates of space of the point of a vector ``[d]``."""
+    return _scale(tangent, c) * tangent
+
+
+def _log_scale(space: Tensor, c: float) -> Tensor:
+    """What the logarithmic map at the origin multiplies coordinates of space ``[d]`` by."""
+    length = math.sqrt(c) * norm(space)[0]
+    return torch.asinh(length) / length

@@ -18,13 +18,13 @@ from hakg_dgl.graph.edge_types import INVERSE_PREFIX
 from hakg_dgl.models.explanation import (
     FACT_OR_LINK,
     ITEM_COLUMNS,
-    KEPT_PATHS,
     PATH_COLUMNS,
     USER_COLUMNS,
     USER_FACT_COLUMNS,
     Component,
     Terms,
     frame_of,
+    strongest,
 )
 from hakg_dgl.models.hakg.folded_trace import FoldedTrace
 from hakg_dgl.models.hakg.network import Network
@@ -206,7 +206,7 @@ class KnowledgePart(_LearnedPart):
         joined = ours.merge(theirs, on="node")
         mine, its = (torch.from_numpy(joined[name].to_numpy(dtype=np.int64).copy()) for name in ("mine", "its"))
         values = (side.items_part @ messages.T)[row[mine], its] / parallel[pair[mine]]
-        kept = _strongest(values)
+        kept = strongest(values)
         mine, its = mine[kept], its[kept]
         paths = frame_of(
             PATH_COLUMNS, "entity", side.items[row[mine]], relation[mine], tail[mine], facts.relation[its],
@@ -264,7 +264,7 @@ class CollaborativePart(_LearnedPart):
             weights = side.collaborative_weights[number] * before.item_factor[side.items].unsqueeze(1)
             table += weights @ (before.user[users].double() * trace.user_share[users].unsqueeze(1) * sent).T
         values = (side.items_part @ sent.T)[row, place[other]]
-        kept = _strongest(values)
+        kept = strongest(values)
         row, other = row[kept], other[kept]
         paths = frame_of(PATH_COLUMNS, "user", side.items[row], -1, other, -1, table[row, place[other]], values[kept])
         return paths, (len(values), float(values.sum()))
@@ -354,7 +354,3 @@ class HAKGBreakdown:
     def mean_gate(self, items: Tensor) -> Tensor:
         """Mean weight of the collaborative embedding, over layers and coordinates, ``[n]``."""
         return self.trace.mean_gate(items)
-
-
-def _strongest(values: Tensor) -> Tensor:
-    return values.abs().topk(min(KEPT_PATHS, len(values))).indices
