@@ -49,8 +49,8 @@ def dense_ckan(model: CKAN) -> tuple[Tensor, Tensor]:
         found = []
         for row in range(n):
             parts = dense_parts(model, spread, row)
-            if spread is model.of_items and kind != "concat":
-                parts.append(model.entity[row])
+            if spread is model.of_items:
+                parts = [model.entity[row], *parts[1:]] if kind == "concat" else [*parts, model.entity[row]]
             if kind == "concat":
                 found.append(torch.cat(parts))
             else:

@@ -24,8 +24,8 @@ from hakg_dgl.settings.section import Range, Section
 from hakg_dgl.settings.training import TrainingSettings
 
 CFKGRanking: TypeAlias = Literal["logistic", "bpr", "softmax"]
-PUBLISHED = {"ranking_loss": "logistic"}
-"""What the publication has of the settings here: the loss. Of the others no published value is known to us."""
+PUBLISHED = {"dim": 100, "ranking_loss": "logistic", "weight_decay": 0.0, "negatives": 5}
+"""What the released code has of the settings here. Its rate and batches are for plain gradient descent on reviews."""
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,9 @@ class CKAN(GradientRecommender):
               \pi(h, r) = \sigma(W_3 \mathrm{ReLU}(W_2 \mathrm{ReLU}(W_1 [e_h, e_r])))
 
     and the vector joins the mean :math:`o^{(0)}` of the members with that of all hops (Wang et al., eqs. 3-13). To an
-    item's vector its own entity is added, but for ``concat``, where both sides need as many parts; so it is in the
-    released code, which like this one joins without the matrix and the nonlinearity of the paper. Users have no
-    parameters of their own: new users are what they would have been in training.
+    item's vector its own entity is added; with ``concat``, where both sides need as many parts, it takes the place of
+    the mean. So it is in the released code, which like this one joins without the matrix and the nonlinearity of the
+    paper. Users have no parameters of their own: new users are what they would have been in training.
 
     The sets are drawn once, from a hash of the seed and the members, so that nothing of them is saved. As published
     they are drawn with replacement; here first a head, then one of its triples, so that hubs do not fill them, where
@@ -208,9 +208,11 @@ class CKAN(GradientRecommender):
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, D]`` and item ``[n_items, D]`` vectors that are scored; D is d, or (L + 1) d."""
-        of_items = self.vectors_of(self.of_items)
-        if self.settings.aggregator != "concat":
-            of_items.append(self.entity[: self.graph.n_items])
+        of_items, own = self.vectors_of(self.of_items), self.entity[: self.graph.n_items]
+        if self.settings.aggregator == "concat":
+            of_items[0] = own
+        else:
+            of_items.append(own)
         return self.joined(self.vectors_of(self.of_users)), self.joined(of_items)
 
     @torch.no_grad()
@@ -293,8 +295,9 @@ class _Sums:
         own = parts.new_zeros(len(parts) + (not concat), parts.shape[2])
         own[0] = parts[0, its].sum(0)
         parts[0, its] = 0.0
-        if not concat:
-            own[-1] = self.entity[item]
+        if concat:  # which takes the item's own entity in place of the members
+            parts[0] = 0.0
+        own[0 if concat else -1] = self.entity[item]
         pair, place = torch.unique(relation[mine] * len(self.entity) + tail[mine], return_inverse=True)
         facts = parts.new_zeros(len(parts), len(pair), parts.shape[2])
         facts[1].index_add_(0, place, values[mine])

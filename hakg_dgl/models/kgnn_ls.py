@@ -37,6 +37,20 @@ LABEL_FLOOR = 1e-6
 """Predicted labels are kept this far from 0 and 1, where the cross-entropy has no gradient to speak of."""
 UNKNOWN = 0.5
 """The label of what has none: entities that are no items, and the item whose label is held out."""
+PUBLISHED = {
+    "dim": 32,
+    "layers": 1,
+    "sample_size": 16,
+    "ranking_loss": "cross-entropy",
+    "weight_decay": 1e-7,
+    "label_weight": 1.0,
+    "label_hops": 1,
+    "lr": 2e-2,
+    "batch_size": 65_536,
+    "epochs": 10,
+    "select_by": "recall@20",
+}
+"""What the authors' code has for their data set of films."""
 _COUNT = Range(1, 10_000_000)
 
 
@@ -113,6 +127,7 @@ class KGNNLS(GradientRecommender):
 
     name = "kgnn-ls"
     sections = Sections(KGNNLSSettings, KGNNLSLossSettings, KGNNLSTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},

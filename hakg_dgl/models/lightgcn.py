@@ -23,6 +23,16 @@ from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows, WithOwn
 from hakg_dgl.settings.run import GradientRunSettings, Kernels
 from hakg_dgl.settings.section import Range, TrainingOnly
 
+PUBLISHED = {
+    "dim": 64,
+    "layers": 3,
+    "weight_decay": 1e-4,
+    "lr": 1e-3,
+    "batch_size": 2048,
+    "select_by": "recall@20",
+}
+"""The settings of the authors' code, which were the same for all data sets."""
+
 
 @dataclass(frozen=True)
 class LightGCNSettings(BPRMFSettings):
@@ -68,6 +78,7 @@ class LightGCN(BPRMF):
 
     name = "lightgcn"
     sections = Sections(LightGCNSettings, LightGCNLossSettings, LightGCNTrainingSettings, GradientRunSettings)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {**BPRMF.space, "layers": {"low": 1, "high": 4}}
     abilities = Abilities(vectors=True, folds_in_users=True, distributed=True)
 
