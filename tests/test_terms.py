@@ -191,7 +191,18 @@ def test_without_both_terms_there_is_nothing_to_choose_or_save() -> None:
     model = model_of(linear_weight=0.0, facts_weight=0.0)
     assert model.choose(Selection(DEMO, small_settings().training)) == {}
     assert not any(name.startswith("terms.") for name in model.state_dict())
-    assert model.learned_scorer() is None
+    assert model.learned_scorer(model.scorer()) is None
+
+
+def test_the_learned_part_of_a_scorer_is_what_propagation_gives() -> None:
+    model = model_of()
+    model.prepare()
+    learned = model.learned_scorer(model.scorer())
+    assert learned is not None
+    with torch.no_grad():
+        user, item = model.score_vectors(model.propagate())
+    users = torch.arange(5)
+    torch.testing.assert_close(learned.scores(users), user[:5] @ item.T)
 
 
 def test_a_data_set_without_facts_has_no_term_over_them() -> None:

@@ -208,10 +208,6 @@ class _ByGradients(BesideFacts, GradientRecommender):
         """The model's."""
         return self.base.optimizers(lr)
 
-    def learned_scorer(self) -> Scorer | None:
-        """The model's."""
-        return self.base.learned_scorer()
-
     def remedies(self) -> str:
         """The model's."""
         return self.base.remedies()

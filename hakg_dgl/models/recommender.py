@@ -464,8 +464,11 @@ class GradientRecommender(Recommender):
         """By name, for :attr:`Pass.optimizer`; Adam over all parameters by default."""
         return {"all": adam(self.parameters(), lr, self.device)}
 
-    def learned_scorer(self) -> Scorer | None:
-        """The score without what :meth:`prepare` computed, by which training goes on; None if that is all of it."""
+    def learned_scorer(self, scorer: Scorer) -> Scorer | None:
+        """The score without what :meth:`prepare` computed, by which training goes on; None if that is all of it.
+
+        ``scorer`` is what :meth:`scorer` has just made, from which it can be taken.
+        """
         return None
 
     def remedies(self) -> str:

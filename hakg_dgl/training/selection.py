@@ -67,8 +67,9 @@ class Selection:
         if self._evaluator is None:
             self._evaluator = selecting_evaluator(self.dataset, self.training)
         model.eval()
-        metrics = dict(self._evaluator(_finite(model.scorer())).metrics)
-        learned = model.learned_scorer()
+        scorer = model.scorer()
+        metrics = dict(self._evaluator(_finite(scorer)).metrics)
+        learned = model.learned_scorer(scorer)
         if learned is None:
             return Measured(metrics, None)
         return Measured(metrics, self._evaluator(learned).metrics[self.training.select_by])

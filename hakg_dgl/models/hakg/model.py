@@ -133,13 +133,13 @@ class HAKG(Network):
 
     # --- ranking -----------------------------------------------------------------------------------------------------
 
-    def learned_scorer(self) -> Scorer | None:
+    def learned_scorer(self, scorer: Scorer) -> Scorer | None:
         """The score without its closed-form terms, None where there are none."""
         if not (self.terms.linear_left.shape[1] or self.terms.facts.shape[1]):
             return None
-        user, item = self.ranking_vectors()
+        assert isinstance(scorer, EmbeddingScorer)
         learned = self.settings.dim
-        return EmbeddingScorer(user[:, :learned], item[:, :learned])
+        return EmbeddingScorer(scorer.user_vectors[:, :learned], scorer.item_vectors[:, :learned])
 
     def fold_in(self) -> EmbeddingFoldIn:
         """New users by the aggregation of the trained graph's items, and of facts where they are given."""
