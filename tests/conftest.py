@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+gc.disable()  # until all tests are imported
 if "--without-dgl" in sys.argv:  # before anything imports DGL; programs that tests start read it too
     os.environ["HAKG_WITHOUT_DGL"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
@@ -51,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What is there before the first test stays, so garbage is looked for in the rest alone: a look took a second."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

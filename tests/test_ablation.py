@@ -199,9 +199,11 @@ def test_a_killed_worker_is_an_error_and_what_is_finished_stays(study: Any, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    """While runs are trained; test_pool.py has the same while processes are being started."""
+def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path) -> None:
+    """By SIGTERM, while runs are trained; test_tuning.py has the same for Ctrl-C, which a terminal sends to all.
+
+    test_pool.py has the same while processes are being started.
+    """
     DEMO.save(tmp_path / "D")
     out = tmp_path / "study"
     long = ("--set", "epochs=100000", "--set", "patience=100000", "--device", "cpu")
@@ -217,16 +219,13 @@ def test_workers_stop_when_the_command_is_interrupted(tmp_path: Path, number: si
             if process.poll() is not None or list((out / "runs" / "full").rglob("metrics.jsonl")):
                 break
             time.sleep(0.1)
-        if number == signal.SIGINT:  # which a terminal sends to all
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         try:
             stdout, stderr = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    assert process.returncode == (130 if number == signal.SIGINT else 143), stderr
+    assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
     assert f"Interrupted. Continue with: hakg ablate {tmp_path / 'D'} --out {out}" in stderr
     assert stdout == ""

@@ -476,7 +476,7 @@ def test_the_command_refuses_a_data_set_that_is_given_twice(data: Path, tmp_path
 
 @pytest.mark.slow
 def test_an_interrupted_command_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
-    """By SIGTERM; test_tuning.py has the same for Ctrl-C, and test_ablation.py for both."""
+    """By SIGTERM; test_tuning.py has the same for Ctrl-C."""
     out = tmp_path / "study"
     long = ("--set", "epochs=100000", "--set", "patience=100000", "--set", "dim=4", "--set", "device=cpu")
     command = [*COMMAND, "benchmark", str(data), "--out", str(out), "--models", "bpr-mf", "--trials", "0", *long]

@@ -360,7 +360,7 @@ def test_an_interruption_says_how_to_continue(
 
 @pytest.mark.slow
 def test_workers_give_their_trials_back_when_the_command_is_interrupted(data: Path, tmp_path: Path) -> None:
-    """By Ctrl-C; test_benchmark_study.py has the same for SIGTERM, and test_ablation.py for both."""
+    """By Ctrl-C; test_ablation.py has the same for SIGTERM, which one process gets."""
     out = tmp_path / "study"
     long = ("--set", "epochs=100000", "--set", "patience=100000", "--device", "cpu")
     command = [*COMMAND, "tune", str(data), "--out", str(out), "--workers", "2", "--threads", "1", *FIXED, *long]

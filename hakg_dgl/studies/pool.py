@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import threading
@@ -207,7 +208,9 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        gc.disable()  # importing what the function needs makes next to no garbage, and looking for it takes long
         work, shared = connection.recv()
+        gc.enable()
         while True:
             call = connection.recv()
             connection.send(_outcome(work, (*shared, *call)))
