@@ -22,6 +22,7 @@ pytest.register_assert_rewrite("bad_input", "planted")
 import global_state  # noqa: E402
 from bad_input import here, trained, work  # noqa: E402, F401 (fixtures)
 from planted import planted, planted_run, planted_runs  # noqa: E402, F401 (fixtures)
+from several_processes import import_before  # noqa: E402
 
 from hakg_dgl.models import registry  # noqa: E402
 
@@ -55,6 +56,7 @@ def pytest_collection_finish() -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
+    import_before()
 
 
 @pytest.fixture(autouse=True)
