@@ -39,7 +39,7 @@ def expmap0(v: Tensor, *, c: float = 1.0) -> Tensor:
     Inverse of :func:`logmap0` where the length of v, times :math:`\sqrt c`, is at most 15.
     """
     root, length = math.sqrt(c), norm(v)
-    return torch.cat([cosh(root * length) / root, sinh(root * length) * v / (root * length)], dim=-1)
+    return torch.cat([cosh(root * length) / root, sinh(root * length) / (root * length) * v], dim=-1)
 
 
 def logmap0(x: Tensor, *, c: float = 1.0) -> Tensor:
@@ -51,7 +51,7 @@ def logmap0(x: Tensor, *, c: float = 1.0) -> Tensor:
     """
     root, space = math.sqrt(c), x[..., 1:]
     length = norm(space)
-    return torch.asinh(root * length) / root * space / length
+    return torch.asinh(root * length) / (root * length) * space
 
 
 def distance(x: Tensor, y: Tensor, *, c: float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hakg_dgl.graph.packed import SparsePattern
+from hakg_dgl.graph.packed import Grouping, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
 from hakg_dgl.kernels.interface import SparseBackend
@@ -148,8 +148,10 @@ class CKAN(GradientRecommender):
         """Draw the sets for the graph's device, where they are the same as on any other."""
         self.backend: SparseBackend = choose_backend("auto", self.graph.device)
         indptr, items = (x.cpu().numpy() for x in self.graph.positives())
-        self.of_users: _Spread = self.spread(indptr, items, self.settings.user_set, users=True)
-        self.of_items: _Spread = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
+        of_users = self.spread(indptr, items, self.settings.user_set, users=True)
+        of_items = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
+        self.of_users, self.of_items = _with_pairs_in_common(of_users, of_items, len(self.relation))
+        self.heads, self.head = torch.unique(self.of_users.triples.pair_head, return_inverse=True)
 
     def spread(self, indptr: Ids, items: Ids, size: int, *, users: bool) -> _Spread:
         """The triples around sets of items, ``items[indptr[s]:indptr[s + 1]]``, ascending."""
@@ -182,18 +184,31 @@ class CKAN(GradientRecommender):
         pattern = self.graph.packed.interactions
         return pattern.by_col.indptr, pattern.by_col.permute(pattern.rows)
 
-    def attention(self, head: Tensor, relation: Tensor) -> Tensor:
-        r"""The logits :math:`\pi(h, r)` ``[n]`` of pairs of a head and a relation, int64 ``[n]`` each."""
-        from_head, from_relation = self.entity @ self.of_head.T, self.relation @ self.of_relation.T
+    def attention(self, heads: Tensor, head: Tensor, relation: Tensor) -> Tensor:
+        r"""The logits :math:`\pi(h, r)` ``[n]`` of pairs of a head and a relation.
+
+        Parameters
+        ----------
+        heads
+            The entities that are a head of any pair, int64 ``[m]``.
+        head, relation
+            Of each pair, int64 ``[n]``; the head by its place among ``heads``.
+        """
+        from_head = batch_rows(self.backend, self.entity, heads) @ self.of_head.T
+        from_relation = self.relation @ self.of_relation.T
         first = F.relu(batch_rows(self.backend, from_head, head) + batch_rows(self.backend, from_relation, relation))
         return torch.sigmoid(F.relu(first @ self.hidden.T) @ self.weigh.T).squeeze(1)
 
-    def vectors_of(self, spread: _Spread) -> list[Tensor]:
-        """The mean of the members and what each hop gives, ``[n_sets, d]`` each."""
+    def logits_of(self, spread: _Spread) -> Tensor:
+        """:meth:`attention` of the pairs of a spread, ``[n_pairs]``."""
+        heads, head = torch.unique(spread.triples.pair_head, return_inverse=True)
+        return self.attention(heads, head, spread.triples.pair_relation)
+
+    def vectors_of(self, spread: _Spread, logits: Tensor) -> list[Tensor]:
+        """The mean of the members and what each hop gives, ``[n_sets, d]`` each, by the logits of its pairs."""
         members, triples = spread.members, spread.triples
         count = members.row_degree.clamp_min(1).to(self.dtype).unsqueeze(1)
         parts = [sum_over_columns(self.backend, members, self.entity) / count]
-        logits = self.attention(triples.pair_head, triples.pair_relation)
         for pattern, by_pair, pair in triples.hops:
             shares = edge_softmax(self.backend, pattern, rows_of(self.backend, by_pair, pair, logits))
             parts.append(weighted_sum_over_columns(self.backend, pattern, shares, self.entity))
@@ -208,12 +223,14 @@ class CKAN(GradientRecommender):
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User ``[n_users, D]`` and item ``[n_items, D]`` vectors that are scored; D is d, or (L + 1) d."""
-        of_items, own = self.vectors_of(self.of_items), self.entity[: self.graph.n_items]
+        logits = self.attention(self.heads, self.head, self.of_users.triples.pair_relation)
+        of_users, of_items = (self.vectors_of(spread, logits) for spread in (self.of_users, self.of_items))
+        own = self.entity[: self.graph.n_items]
         if self.settings.aggregator == "concat":
             of_items[0] = own
         else:
             of_items.append(own)
-        return self.joined(self.vectors_of(self.of_users)), self.joined(of_items)
+        return self.joined(of_users), self.joined(of_items)
 
     @torch.no_grad()
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
@@ -246,6 +263,19 @@ class CKAN(GradientRecommender):
         return SummedBreakdown(self.graph, _Sums(self), folded)
 
 
+def _with_pairs_in_common(first: _Spread, second: _Spread, n_relations: int) -> tuple[_Spread, _Spread]:
+    """The same sets, the pairs of both being numbered together, so that one attention serves both."""
+    sets = first.triples, second.triples
+    codes = [triples.pair_head * n_relations + triples.pair_relation for triples in sets]
+    pairs, place = torch.unique(torch.cat(codes), return_inverse=True)
+    found = []
+    for spread, number in zip((first, second), place.split([len(code) for code in codes]), strict=True):
+        hops = [(pattern, number[pair]) for pattern, _, pair in spread.triples.hops]
+        grouped = tuple((pattern, Grouping.of(pair, len(pairs)), pair) for pattern, pair in hops)
+        found.append(_Spread(spread.members, TripleSets(pairs // n_relations, pairs % n_relations, grouped)))
+    return found[0], found[1]
+
+
 @dataclass(frozen=True)
 class _UsersAsSets:
     """Vectors of users by their items."""
@@ -254,7 +284,8 @@ class _UsersAsSets:
     width: int
 
     def __call__(self, indptr: Tensor, items: Tensor) -> Tensor:
-        return self.model.joined(self.model.vectors_of(users_as_sets(self.model, indptr, items)))
+        spread = users_as_sets(self.model, indptr, items)
+        return self.model.joined(self.model.vectors_of(spread, self.model.logits_of(spread)))
 
 
 def users_as_sets(model: CKAN, indptr: Tensor, items: Tensor) -> _Spread:
@@ -279,7 +310,7 @@ class _Sums:
 
     @torch.no_grad()
     def _logits(self, spread: _Spread) -> Tensor:
-        return wide(self.model.attention(spread.triples.pair_head, spread.triples.pair_relation))
+        return wide(self.model.logits_of(spread))
 
     def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
         """By past items."""

@@ -127,8 +127,8 @@ class KGAT(GradientRecommender):
     makes a pass over the interactions with the ranking loss, then one over all triples, interactions among them, with
     TransR's :math:`-\ln \sigma(g(h, r, t') - g(h, r, t))` (eq. 2), each with an optimizer of its own. Attention is
     computed from the vectors of layer 0 once an epoch, before it begins, and no gradient goes through it, as in the
-    released code; a trained model ranks with that of its final vectors. The released code begins with vectors of a
-    trained matrix factorisation unless told not to; here they are drawn. Facts and links of users take no part.
+    released code; a trained model ranks with that of its final vectors. The published runs begin with vectors of a
+    trained matrix factorisation; here they are drawn. Facts and links of users take no part.
 
     Parameters are those of :class:`~hakg_dgl.models.recommender.Recommender`.
     """
@@ -339,8 +339,8 @@ class _Sums:
         self.n_users: int = model.graph.n_users
         self.edges: KnowledgePattern = model.edges
         self.maps: list[tuple[Tensor, ...]] = [
-            (wide(of_sum.weight), wide(of_sum.bias), wide(of_product.weight), wide(of_product.bias))
-            for of_sum, of_product in zip(model.sums, model.products, strict=True)
+            tuple(wide(parameter) for linear in pair for parameter in linear.parameters())
+            for pair in zip(model.sums, model.products, strict=True)
         ]
         self.matrix, self.moved = wide(model.matrices[0]), wide(model.relation[0])
 

@@ -33,6 +33,8 @@ from hakg_dgl.settings.training import TrainingSettings
 
 NUMBERS_PER_BLOCK = 1 << 21
 """Numbers of the vectors that items have for a block of users: 8 MiB of float32, which caches hold in part."""
+PAIRS_IN_TABLE = 1 << 26
+"""Pairs of a user and an item up to which a table of them says who has what, in 64 MiB; beyond, a search does."""
 LABEL_FLOOR = 1e-6
 """Predicted labels are kept this far from 0 and 1, where the cross-entropy has no gradient to speak of."""
 UNKNOWN = 0.5
@@ -97,6 +99,23 @@ class KGNNLSTrainingSettings(TrainingSettings):
     epochs: Annotated[int, _COUNT] = 500
     eval_every: Annotated[int, _COUNT] = 5
     patience: Annotated[int, _COUNT] = 8
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """Entities that items receive in all layers.
+
+    Attributes
+    ----------
+    heads
+        int64, whose vectors each layer gives, the last layer first.
+    own, of_tails
+        Of the heads of the first layer: W e + b ``[m, d]``, and W e of what they receive ``[m, K, d]``.
+    """
+
+    heads: list[Tensor]
+    own: Tensor
+    of_tails: Tensor
 
 
 class KGNNLS(GradientRecommender):
@@ -174,6 +193,10 @@ class KGNNLS(GradientRecommender):
         indptr, items = self.graph.positives()
         owners = torch.repeat_interleave(indptr.diff())
         self.owned: Tensor = owners * self.graph.n_items + items  # ascending
+        n_pairs = self.graph.n_users * self.graph.n_items
+        self.is_owned: Tensor | None = None
+        if n_pairs <= PAIRS_IN_TABLE:
+            self.is_owned = torch.zeros(n_pairs, dtype=torch.bool, device=self.device).index_fill(0, self.owned, True)
 
     # --- vectors of items for users -----------------------------------------------------------------------------------
 
@@ -193,24 +216,21 @@ class KGNNLS(GradientRecommender):
         powers = torch.exp(held - top)
         return powers / powers.sum(-1, keepdim=True).clamp_min(torch.finfo(held.dtype).tiny)
 
-    def grid(self, users: Tensor, items: Tensor) -> Tensor:
-        """Vectors ``[n, m, d]`` of items, int64 ``[m]``, for users given by their vectors ``[n, d]``."""
-        needed = [items]  # entities whose vectors each layer gives, the last layer first
-        for _ in self.layers[1:]:
-            needed.append(torch.unique(torch.cat([needed[-1], self.tail[needed[-1]].flatten()])))
+    def grid(self, users: Tensor, items: Tensor, reached: _Reached | None = None) -> Tensor:
+        """Vectors ``[n, m, d]`` of items, int64 ``[m]``, for users given by their vectors ``[n, d]``.
+
+        ``reached`` is :meth:`reached` of the items, which is the same for all users.
+        """
+        reached = reached or self.reached(items)
         by_relation = users @ self.relation.T
         values, known = users.new_zeros(0), items
-        for number, (linear, heads) in enumerate(zip(self.layers, reversed(needed), strict=True)):
+        for number, (linear, heads) in enumerate(zip(self.layers, reversed(reached.heads), strict=True)):
             tails, relations = self.tail[heads], self.tail_relation[heads]
             logits = batch_rows(self.backend, by_relation.T, relations.flatten()).T
             weights = self.shares(logits.view(len(users), *tails.shape), heads)
-            assert isinstance(linear, nn.Linear)
             if number == 0:
-                # All users see the same vectors: W e is computed once for each entity.
-                moved = self.entity @ linear.weight.T
-                of_tails = batch_rows(self.backend, moved, tails.flatten()).view(*tails.shape, -1)
-                received = torch.bmm(weights.transpose(0, 1), of_tails).transpose(0, 1)
-                values = received + batch_rows(self.backend, moved, heads) + linear.bias
+                received = torch.bmm(weights.transpose(0, 1), reached.of_tails).transpose(0, 1)
+                values = received + reached.own
             else:
                 # Places of heads and tails among the entities of the layer before, which are sorted.
                 own, ends = (torch.searchsorted(known, ids) for ids in (heads, tails))
@@ -220,6 +240,19 @@ class KGNNLS(GradientRecommender):
                 values = linear(received)
             values, known = self._activated(values, number), heads
         return values
+
+    def reached(self, items: Tensor) -> _Reached:
+        """What all users see alike of items, int64 ``[m]``: W e is computed once for each entity."""
+        needed = [items]
+        for _ in self.layers[1:]:
+            needed.append(torch.unique(torch.cat([needed[-1], self.tail[needed[-1]].flatten()])))
+        heads, tails = needed[-1], self.tail[needed[-1]]
+        entities, place = torch.unique(torch.cat([heads, tails.flatten()]), return_inverse=True)
+        linear = self.layers[0]
+        assert isinstance(linear, nn.Linear)
+        moved = batch_rows(self.backend, self.entity, entities) @ linear.weight.T
+        own, of_tails = (batch_rows(self.backend, moved, ids) for ids in place.split([len(heads), tails.numel()]))
+        return _Reached(needed, own + linear.bias, of_tails.view(*tails.shape, -1))
 
     def of_pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Vectors ``[n, d]`` of items, int64 ``[n]``, each for the user beside it, given by vectors ``[n, d]``."""
@@ -254,8 +287,8 @@ class KGNNLS(GradientRecommender):
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores ``[n, m]`` of items, int64 ``[m]``, for users given by vectors ``[n, d]``; differentiable."""
-        blocks = [users[block] for block in self._user_blocks(len(users), items)]
-        return torch.cat([torch.einsum("nmd,nd->nm", self.grid(block, items), block) for block in blocks])
+        blocks, reached = (users[block] for block in self._user_blocks(len(users), items)), self.reached(items)
+        return torch.cat([torch.einsum("nmd,nd->nm", self.grid(block, items, reached), block) for block in blocks])
 
     def scorer(self) -> Scorer:
         """Scores of all items for a block of users."""
@@ -321,6 +354,8 @@ class KGNNLS(GradientRecommender):
         """Whether users have entities as items, bool; int64 ids of shapes that broadcast."""
         n_items = self.graph.n_items
         keys = users * n_items + entities.clamp_max(n_items - 1)
+        if self.is_owned is not None:
+            return self.is_owned[keys] & (entities < n_items)
         places = torch.searchsorted(self.owned, keys).clamp_max(len(self.owned) - 1)
         return (self.owned[places] == keys) & (entities < n_items)
 

@@ -195,21 +195,24 @@ class KGRec(GradientRecommender):
         return edge_dot(self.backend, pattern, queries, keys) / math.sqrt(self.settings.dim)
 
     @torch.no_grad()
-    def rational_scores(self, pattern: SparsePattern) -> Tensor:
-        """γ of each edge, ``[n_edges]``, from the vectors of layer 0."""
-        shares = edge_softmax(self.backend, pattern, self.scores(pattern, self.entity))
+    def rational_scores(self, pattern: SparsePattern, scores: Tensor | None = None) -> Tensor:
+        """γ of each edge, ``[n_edges]``, from f by the vectors of layer 0, which is computed if it is not given."""
+        scores = self.scores(pattern, self.entity) if scores is None else scores.detach()
+        shares = edge_softmax(self.backend, pattern, scores)
         return shares * pattern.row_degree.index_select(0, pattern.rows).to(shares.dtype)
 
-    def gather(self, pattern: SparsePattern, entity: Tensor) -> Tensor:
-        """What heads receive in a layer, ``[n_heads, d]``."""
-        shares = edge_softmax(self.backend, pattern, self.scores(pattern, entity))
-        return weighted_sum_over_columns(self.backend, pattern, shares, self.edges.products(self.relation, entity))
+    def gather(self, pattern: SparsePattern, entity: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """What heads receive in a layer, ``[n_heads, d]``; ``known`` are f of the edges and the products of pairs."""
+        if known is None:
+            known = self.scores(pattern, entity), self.edges.products(self.relation, entity)
+        return weighted_sum_over_columns(self.backend, pattern, edge_softmax(self.backend, pattern, known[0]), known[1])
 
     def propagate(
         self,
         facts: SparsePattern | None = None,
         interactions: SparsePattern | None = None,
         dropout: torch.Generator | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """User ``[n_users, d]`` and entity ``[n_entities, d]`` vectors, items first, that are scored.
 
@@ -219,6 +222,8 @@ class KGRec(GradientRecommender):
             Edges to propagate over; all if None.
         dropout
             Switches dropout of coordinates on.
+        known
+            Of layer 0, f of the edges of ``facts`` and the products of pairs; computed if None.
         """
         n_items = self.graph.n_items
         facts = self.edges.pattern if facts is None else facts
@@ -228,7 +233,7 @@ class KGRec(GradientRecommender):
         entities = entity
         for _ in range(self.settings.layers):
             mean = mean_over_columns(self.backend, interactions, entity[:n_items], None)
-            entity = self._after_layer(self.gather(facts, entity), dropout)
+            entity, known = self._after_layer(self.gather(facts, entity, known), dropout), None
             users, entities = users + self._after_layer(mean, dropout), entities + entity
         return users, entities
 
@@ -254,17 +259,20 @@ class KGRec(GradientRecommender):
 
         def loss(users: Tensor, items: Tensor) -> Tensor:
             facts, interactions = self.sampled(random[DROPOUT])
-            score = self.rational_scores(facts)
+            scores, products = self.scores(facts, self.entity), self.edges.products(self.relation, self.entity)
+            score = self.rational_scores(facts, scores)
             noisy = score + gumbel(score, random[MASKS])
             masked = torch.zeros_like(noisy, dtype=torch.bool)
             if settings.rebuild_weight > 0.0:
                 masked[noisy.topk(min(settings.masked_facts, len(noisy) // 2)).indices] = True
-            user, entity = self.propagate(facts.keep(~masked), interactions, random[DROPOUT])
+            kept = Kept(~masked)
+            known = kept.of(scores), products
+            user, entity = self.propagate(facts.keep_those(kept), interactions, random[DROPOUT], known)
             total = ranking(user, entity[: self.graph.n_items], users, items, decayed=own)
             if bool(masked.any()):
                 total = total + settings.rebuild_weight * self.rebuild(entity, facts, masked)
             if settings.contrast_weight > 0.0:
-                views = self.views(facts, interactions, score, noisy, random[MASKS])
+                views = self.views(facts, interactions, score, noisy, random[MASKS], products)
                 total = total + settings.contrast_weight * self.contrast(views, items, random[MASKS])
             return total
 
@@ -302,6 +310,7 @@ class KGRec(GradientRecommender):
         score: Tensor,
         noisy: Tensor,
         generator: torch.Generator,
+        products: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Items ``[n_items, d]`` of the interactions and of the facts, each without the weak ones."""
         share, n_items = 1.0 - self.loss.contrast_dropout, self.graph.n_items
@@ -314,8 +323,8 @@ class KGRec(GradientRecommender):
         pattern = facts.keep_those(Kept(kept))
         entity: Tensor = self.entity
         total = entity
-        for _ in range(self.settings.layers):
-            products = self.edges.products(self.relation, entity)
+        for number in range(self.settings.layers):
+            products = self.edges.products(self.relation, entity) if number else products
             entity = self._after_layer(mean_over_columns(self.backend, pattern, products, None), None)
             total = total + entity
         return of_interactions, total[:n_items]
@@ -383,7 +392,8 @@ class _Sums:
 
 def _divided(parts: Tensor) -> Tensor:
     """Parts ``[n, d]`` divided by the length of their sum."""
-    return parts / torch.linalg.vector_norm(parts.sum(0)).clamp_min(ROW_NORM_FLOOR)
+    length: Tensor = torch.linalg.vector_norm(parts.sum(0)).clamp_min(ROW_NORM_FLOOR)
+    return parts / length
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

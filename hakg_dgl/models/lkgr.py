@@ -212,8 +212,8 @@ class LKGR(GradientRecommender):
         scale = edge_softmax(self.backend, pattern, logits) * log_scale(product, c=c)
         along = sum_of_groups(self.backend, pattern.by_row, pattern.rows, (c * scale * product).unsqueeze(1))
         tangent = weighted_sum_over_columns(self.backend, pattern, scale, y) + along * x
-        none = (pattern.row_degree == 0).unsqueeze(1)
-        return torch.where(none, expmap0(torch.zeros_like(x[:, 1:]), c=c), expmap(x, tangent, c=c))
+        none, origin = (pattern.row_degree == 0).unsqueeze(1), expmap0(torch.zeros_like(x[:1, 1:]), c=c)
+        return torch.where(none, origin, expmap(x, tangent, c=c))
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Tangent vectors of users ``[n_users, d]`` and items ``[n_items, d]`` that are scored."""
