@@ -138,13 +138,14 @@ def _require_parts(parts: Path | None, processes: int) -> None:
 
 def _trained(settings: Settings, data: Path, parts: Path | None, out: Path, resume: bool) -> dict[str, Any]:
     """Train, alone or as one of several processes; the content of ``result.json``."""
-    from hakg_dgl.data.dataset import load_dataset
+    from hakg_dgl.data.dataset import Dataset, load_dataset
     from hakg_dgl.distributed.group import in_group, joined, require_alike
     from hakg_dgl.distributed.loading import load_own
     from hakg_dgl.distributed.trainer import DistributedTrainer
     from hakg_dgl.training.circumstances import choose_device
     from hakg_dgl.training.trainer import make_trainer
 
+    dataset: Dataset
     with ExitStack() as group:
         make: Callable[..., Any] = make_trainer
         if in_group():

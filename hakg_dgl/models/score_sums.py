@@ -190,8 +190,14 @@ class _InnerProduct:
             from_item.append(frame_of(ITEM_COLUMNS, "user", -1, it.users, it.from_users @ whole))
         for via, (nodes, part) in it.others.items():
             from_item.append(frame_of(ITEM_COLUMNS, via, -1, nodes, part @ whole))
-        frames = (pd.concat(frames, ignore_index=True) for frames in (from_user, from_item))
-        return Terms(float(whole @ vector), *frames, *self._paths(user, item, items, side, it))
+        paths, totals = self._paths(user, item, items, side, it)
+        return Terms(
+            float(whole @ vector),
+            pd.concat(from_user, ignore_index=True),
+            pd.concat(from_item, ignore_index=True),
+            paths,
+            totals,
+        )
 
     def _paths(
         self, user: int, item: int, items: Tensor, side: UserSum, it: ItemSum
