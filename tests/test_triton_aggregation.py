@@ -110,9 +110,9 @@ def test_few_edges_at_a_time_give_the_same(dim, monkeypatch):
     knowledge, rule = odd_graph(n_triples=12).packed().knowledge, make_rule("paper", "poincare", 1.0, torch.float32)
     entity, relation = (random_table(n, dim, torch.float32, n) for n in (14, 22))
     monkeypatch.setattr(aggregation, "SPREADS", True)
-    many = aggregation._tile(dim, 20)
+    many = aggregation.tile_of_messages(dim, 20)
     monkeypatch.setattr(aggregation, "SPREADS", False)
-    assert aggregation._tile(dim, 20) != many or dim == 1
+    assert aggregation.tile_of_messages(dim, 20) != many or dim == 1
     assert_close(evaluate(on_device(knowledge), entity, relation, rule), exact(knowledge, entity, relation, rule), 5e-6)
 
 
@@ -121,7 +121,7 @@ def test_tiles_are_powers_of_two_that_few_warps_hold(spreads, monkeypatch):
     monkeypatch.setattr(aggregation, "SPREADS", spreads)
     for dim in (1, 2, 3, 16, 20, 64, 100, 128, 256, 300, 512, 1024, 4096):
         for degree in (1, 100):
-            tile = aggregation._tile(dim, degree)
+            tile = aggregation.tile_of_messages(dim, degree)
             assert dim <= tile.dims < 2 * dim
             assert all(n & (n - 1) == 0 for n in tile)
             assert 1 <= tile.warps <= 8
@@ -274,7 +274,7 @@ kernels += [aggregation._outer_forward_kernel, aggregation._outer_backward_kerne
 integers = dict.fromkeys(("indptr", "order", "cols", "relations", "heads", "others", "first", "piece_row"), "*i64")
 integers |= dict.fromkeys(("outer", "n_outer"), "*i32") | dict.fromkeys(("n_rows", "n_started", "dim"), "i32")
 for dim in (16, 64, 128):
-    tile = aggregation._tile(dim, 20)
+    tile = aggregation.tile_of_messages(dim, 20)
     constants = dict(
         WIDEN=True, CURVATURE=1.0, PAPER=False, FLAT=False, LIMIT=0.996,
         PIECE=128, ROWS=tile.rows, DIMS=tile.dims, SUM=tl.float32,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern
+from hakg_dgl.kernels.propagation import Chance, Propagation, Start, Weights
 
 
 class SparseBackend(Protocol):
@@ -83,4 +84,48 @@ class FusedBackend(SparseBackend, Protocol):
 
     def gated_items(self, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
         """``g item + (1 - g) entity``, g = sigmoid(``item gate_item^T + entity gate_entity^T``); ``[n_items, d]``."""
+        ...
+
+
+@runtime_checkable
+class PropagatingBackend(SparseBackend, Protocol):
+    """A backend that also runs all layers of HAKG at once, differentiably."""
+
+    def propagates(self, form: Propagation) -> bool:
+        """Whether it can, on this graph."""
+        ...
+
+    def propagate(
+        self,
+        form: Propagation,
+        start: Start,
+        weights: Weights,
+        *,
+        n_layers: int,
+        n_heads: int,
+        factor: float = 1.0,
+        chance: Chance | None = None,
+    ) -> Start:
+        """Running sums of the rows that leave each of the layers, those that enter the first one included.
+
+        Parameters
+        ----------
+        form
+            What a layer adds up.
+        start, weights
+            What enters the first layer, and what all layers share; float32 or float64.
+        n_layers
+            At least 1.
+        n_heads
+            Of how many entities sums are asked for: all, or the items.
+        factor
+            What a copy along an interaction is multiplied by.
+        chance
+            What a training step keeps; None for all.
+
+        Returns
+        -------
+        Start
+            The sums; entities ``[n_heads, d]``. Differentiable once in the tensors of ``start`` and ``weights``.
+        """
         ...

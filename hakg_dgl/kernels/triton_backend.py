@@ -11,6 +11,7 @@ from torch import Tensor
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern
+from hakg_dgl.kernels.propagation import Chance, Propagation, Start, Weights
 from hakg_dgl.kernels.triton_version import INSTALL_TRITON, OLDEST_TRITON
 
 try:
@@ -26,7 +27,7 @@ if Version(triton.__version__) < Version(OLDEST_TRITON):
         f"Install it with: {INSTALL_TRITON}, or set kernels = auto."
     )
 
-from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products
+from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products, propagation
 
 INTERPRETED = not isinstance(products.combine_kernel, triton.JITFunction)
 """Whether Triton's interpreter runs the kernels, as ``TRITON_INTERPRET=1`` makes it: on a CPU too, but slowly."""
@@ -56,6 +57,7 @@ class TritonBackend:
                 f"kernels = 'triton' runs on a CUDA device, not on {torch.device(device).type!r}: "
                 "use --device cuda, or kernels = auto. (TRITON_INTERPRET=1 runs it on a CPU: a test, and slow.)"
             )
+        self._layouts: weakref.WeakKeyDictionary[Propagation, propagation.Layout] = weakref.WeakKeyDictionary()
         self._grouped: tuple[weakref.ref[Tensor], int, negatives.ByItem] | None = None
 
     def dot(self, by_row: Grouping, cols: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -79,6 +81,26 @@ class TritonBackend:
     def gated_items(self, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
         """Both products, the sigmoid and the mixture in one kernel."""
         return negatives.gated_items(item, entity, gate_item, gate_entity)
+
+    def propagates(self, form: Propagation) -> bool:
+        """Where there are edges of both kinds, fewer than 32 bits count."""
+        return propagation.Layout.fits(form)
+
+    def propagate(
+        self,
+        form: Propagation,
+        start: Start,
+        weights: Weights,
+        *,
+        n_layers: int,
+        n_heads: int,
+        factor: float = 1.0,
+        chance: Chance | None = None,
+    ) -> Start:
+        """Five launches a layer, and ten on the way back."""
+        if form not in self._layouts:
+            self._layouts[form] = propagation.Layout(form, start.item is not None, start.user.detach())
+        return propagation.propagate(self._layouts[form], start, weights, n_layers, n_heads, factor, chance)
 
     def _by_item(self, drawn: Tensor, n_items: int) -> negatives.ByItem:
         """The grouping of a batch's negatives, made once for both tables of items."""

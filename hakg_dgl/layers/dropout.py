@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -40,6 +41,26 @@ def draw_mask(n: int, rate: float, generator: Chance, ids: Tensor | None = None)
         ids = torch.arange(n, device=generator.device) if ids is None else ids
         return generator.keep(ids, _dropped_levels(rate))
     return _random_words(n, generator) >= _dropped_levels(rate) - _LEVELS // 2
+
+
+def draw_words(uses: Iterable[tuple[int, float]], generator: torch.Generator) -> tuple[Tensor, list[int], list[int]]:
+    """The random words of several calls of :func:`draw_mask` at once, each of ``(n, rate)``.
+
+    Returns
+    -------
+    words
+        int16, on a CPU the same as those of the calls.
+    starts
+        Where the words of each use begin; those of rate 0 have none.
+    limits
+        For each use the lowest word that is kept.
+    """
+    starts, limits, n_words = [], [], 0
+    for n, rate in uses:
+        starts.append(n_words)
+        limits.append(_dropped_levels(rate) - _LEVELS // 2)
+        n_words += 0 if rate == 0.0 else 4 * ((n + 3) // 4)
+    return _random_words(n_words, generator), starts, limits
 
 
 class _DropAndNormalise(torch.autograd.Function):

@@ -15,7 +15,7 @@ from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import JoinedEdges, Kept, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.edge_softmax import edge_softmax
-from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, PropagatingBackend, SparseBackend
 from hakg_dgl.kernels.precision import in_bfloat16, rounded
 from hakg_dgl.kernels.products import sum_over_columns, sum_over_rows, weighted_sum_over_columns
 from hakg_dgl.layers.batch_executor import BatchExecutor, logits_of
@@ -82,6 +82,13 @@ class PackedExecutor:
                 self._batches.add(totals, tables, etypes[0], form)
         return totals.result()
 
+    @property
+    def all_layers(self) -> PropagatingBackend | None:
+        """Who can run all layers at once for this executor, None if nobody can."""
+        if self.masks or self.bfloat16 or not isinstance(self.backend, PropagatingBackend):
+            return None
+        return self.backend
+
     @cached_property
     def _batches(self) -> BatchExecutor:
         return BatchExecutor(self.graph, self.backend, self.masks)
@@ -118,21 +125,26 @@ class PackedExecutor:
             sizes = [rows.get(node_types[0], sizes[0])]
         pattern = self._heads(joined, sum(sizes))
         means = self.relation_transitive(pattern, tables.joined(node_types), relations, forms[0].rule)
-        degrees = torch.split(pattern.pairs.row_degree, sizes)
+        degree = pattern.pairs.row_degree
+        if len(sizes) == 1:  # not split: the gradient would be put together again, which is a copy
+            totals.add_mean(node_types[0], means, degree)
+            return
         receivers = {etype[2] for etype in etypes}
-        for node_type, mean, degree in zip(node_types, torch.split(means, sizes), degrees, strict=True):
+        parts = torch.split(means, sizes), torch.split(degree, sizes)
+        for node_type, mean, number in zip(node_types, *parts, strict=True):
             if node_type in receivers:
-                totals.add_mean(node_type, mean, degree)
+                totals.add_mean(node_type, mean, number)
 
     def _add_copies(self, totals: Totals, tables: Tables, etype: EdgeType, form: Copy) -> None:
         values = tables[etype[0]]
         if form.source_scale is not None:
             values = values * form.source_scale.unsqueeze(1)
         total = self.copied(etype, values)
-        if form.factor != 1.0:
+        scale = form.destination_scale
+        if scale is not None:
+            total = total * (scale if form.factor == 1.0 else scale * form.factor).unsqueeze(1)
+        elif form.factor != 1.0:
             total = total * form.factor
-        if form.destination_scale is not None:
-            total = total * form.destination_scale.unsqueeze(1)
         totals.add(etype[2], total, form.reduce, self._degree(etype))
 
     def _add_weighted(self, totals: Totals, tables: Tables, etype: EdgeType, form: WeightedSum) -> None:

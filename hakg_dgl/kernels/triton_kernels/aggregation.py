@@ -130,6 +130,102 @@ def _put(out, extra, program, row, n_rows, result, dims, within, dim):
 
 
 @triton.jit
+def _edges_at(order, start, end, ROWS: tl.constexpr, ORDERED: tl.constexpr):
+    """Numbers of the next edges of a list, from place ``start`` on, and which of them are there."""
+    place = start + tl.arange(0, ROWS)
+    live = place < end
+    edge = place
+    if ORDERED:
+        edge = tl.load(order + place, mask=live, other=0).to(tl.int64)
+    return edge, live
+
+
+@triton.jit
+def sum_of_messages(
+    begin, end, order, cols, relations, entity, relation, head, dims, within, dim,
+    TYPE: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr, LIMIT: tl.constexpr,
+    ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr, ORDERED: tl.constexpr,
+):  # fmt: skip
+    """Sum of the messages of some edges of a head, ``[DIMS]``; coefficients computed in ``TYPE``.
+
+    The edges are ``begin`` to ``end``, or, if ``ORDERED``, those at these places of ``order``.
+    """
+    along = tl.zeros([ROWS], dtype=SUM)
+    total = tl.zeros([ROWS, DIMS], dtype=SUM)
+    for start in range(begin, end, ROWS):
+        edge, live = _edges_at(order, start, end, ROWS, ORDERED)
+        tail = _gather(entity, tl.load(cols + edge, mask=live, other=0), live, dims, within, dim, SUM)
+        rel = _gather(relation, tl.load(relations + edge, mask=live, other=0), live, dims, within, dim, SUM)
+        if FLAT:
+            along += tl.where(live, -1.0 if PAPER else 1.0, 0.0)
+            total += tail + rel
+        else:
+            a, b, c = _message(head, tail, rel, CURVATURE, PAPER, LIMIT, TYPE)
+            along += tl.where(live, a, 0.0)
+            total += b[:, None] * tail + c[:, None] * rel
+    return tl.sum(total, 0) + tl.sum(along, 0) * head
+
+
+@triton.jit
+def gradient_of_head(
+    begin, end, order, cols, relations, entity, relation, head, upstream, inverse, shares, dims, within, dim,
+    TYPE: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr, LIMIT: tl.constexpr,
+    ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr, ORDERED: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a head from some of its edges (as above), ``[DIMS]``, and the shares of these edges.
+
+    ``upstream`` is the gradient of the sum of the messages, and ``inverse`` times what the shares will multiply.
+    """
+    along, along_grad = tl.zeros([ROWS], dtype=SUM), tl.zeros([ROWS], dtype=SUM)
+    total = tl.zeros([ROWS, DIMS], dtype=SUM)
+    for start in range(begin, end, ROWS):
+        edge, live = _edges_at(order, start, end, ROWS, ORDERED)
+        tail = _gather(entity, tl.load(cols + edge, mask=live, other=0), live, dims, within, dim, SUM)
+        rel = _gather(relation, tl.load(relations + edge, mask=live, other=0), live, dims, within, dim, SUM)
+        if FLAT:
+            none = tl.zeros([ROWS], dtype=SUM)
+            a, b, c = none + (-1.0 if PAPER else 1.0), none + 1.0, none + 1.0
+            d_hh, d_ht, d_hw, d_tt, d_ww, d_tw = none, none, none, none, none, none
+        else:
+            a, b, c, d_hh, d_ht, d_hw, d_tt, d_ww, d_tw = _gradients(
+                head, tail, rel, upstream, CURVATURE, PAPER, LIMIT, TYPE
+            )
+        along += tl.where(live, 2.0 * d_hh, 0.0)
+        along_grad += tl.where(live, a, 0.0)
+        total += d_ht[:, None] * tail + d_hw[:, None] * rel
+        _keep(shares + edge * SHARES, b * inverse, d_ht, 2.0 * d_tt, d_tw, live)
+        _keep(shares + edge * SHARES + 4, c * inverse, d_hw, 2.0 * d_ww, d_tw, live)
+    return tl.sum(total, 0) + tl.sum(along, 0) * head + tl.sum(along_grad, 0) * upstream
+
+
+@triton.jit
+def sum_of_shares(
+    begin, end, order, heads, others, shares, grad, entity, other_table, own_row, dims, within, dim,
+    FLAT: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a tail or a relation, whose row is ``own_row``, from the shares of some of its edges, ``[DIMS]``."""
+    own = tl.zeros([ROWS], dtype=SUM)
+    total = tl.zeros([ROWS, DIMS], dtype=SUM)
+    for start in range(begin, end, ROWS):
+        edge, live = _edges_at(order, start, end, ROWS, True)
+        share = shares + edge * SHARES
+        head = tl.load(heads + edge, mask=live, other=0)
+        by_grad = tl.load(share, mask=live, other=0.0)
+        total += by_grad[:, None] * _gather(grad, head, live, dims, within, dim, SUM)
+        if not FLAT:
+            by_head = tl.load(share + 1, mask=live, other=0.0)
+            own += tl.load(share + 2, mask=live, other=0.0)
+            by_other = tl.load(share + 3, mask=live, other=0.0)
+            other = tl.load(others + edge, mask=live, other=0)
+            total += by_head[:, None] * _gather(entity, head, live, dims, within, dim, SUM)
+            total += by_other[:, None] * _gather(other_table, other, live, dims, within, dim, SUM)
+    result = tl.sum(total, 0)
+    if not FLAT:
+        result += tl.sum(own, 0) * tl.load(own_row + dims, mask=within, other=0.0).to(SUM)
+    return result
+
+
+@triton.jit
 def _sum_piece(
     program, indptr, cols, relations, entity, relation, out, extra, first, piece_row, n_rows, dim,
     TYPE: tl.constexpr, CURVATURE: tl.constexpr, PAPER: tl.constexpr, FLAT: tl.constexpr, LIMIT: tl.constexpr,
@@ -140,22 +236,11 @@ def _sum_piece(
     dims = tl.arange(0, DIMS)
     within = dims < dim
     head, inverse = _head_of(entity, indptr, row, n_rows, dims, within, dim, SUM)
-    along = tl.zeros([ROWS], dtype=SUM)
-    total = tl.zeros([ROWS, DIMS], dtype=SUM)
-    for start in range(begin, end, ROWS):
-        edge = start + tl.arange(0, ROWS)
-        live = edge < end
-        tail = _gather(entity, tl.load(cols + edge, mask=live, other=0), live, dims, within, dim, SUM)
-        rel = _gather(relation, tl.load(relations + edge, mask=live, other=0), live, dims, within, dim, SUM)
-        if FLAT:
-            along += tl.where(live, -1.0 if PAPER else 1.0, 0.0)
-            total += tail + rel
-        else:
-            a, b, c = _message(head, tail, rel, CURVATURE, PAPER, LIMIT, TYPE)
-            along += tl.where(live, a, 0.0)
-            total += b[:, None] * tail + c[:, None] * rel
-    result = (tl.sum(total, 0) + tl.sum(along, 0) * head) * inverse
-    _put(out, extra, program, row, n_rows, result, dims, within, dim)
+    result = sum_of_messages(
+        begin, end, cols, cols, relations, entity, relation, head, dims, within, dim,
+        TYPE, CURVATURE, PAPER, FLAT, LIMIT, ROWS, DIMS, SUM, False,
+    )  # fmt: skip
+    _put(out, extra, program, row, n_rows, result * inverse, dims, within, dim)
 
 
 @triton.jit
@@ -171,30 +256,10 @@ def _differentiate_piece(
     within = dims < dim
     head, inverse = _head_of(entity, indptr, row, n_rows, dims, within, dim, SUM)
     upstream, _ = _head_of(grad, indptr, row, n_rows, dims, within, dim, SUM)
-    upstream *= inverse
-    along, along_grad = tl.zeros([ROWS], dtype=SUM), tl.zeros([ROWS], dtype=SUM)
-    total = tl.zeros([ROWS, DIMS], dtype=SUM)
-    for start in range(begin, end, ROWS):
-        edge = start + tl.arange(0, ROWS)
-        live = edge < end
-        col = tl.load(cols + edge, mask=live, other=0)
-        kind = tl.load(relations + edge, mask=live, other=0)
-        tail = _gather(entity, col, live, dims, within, dim, SUM)
-        rel = _gather(relation, kind, live, dims, within, dim, SUM)
-        if FLAT:
-            none = tl.zeros([ROWS], dtype=SUM)
-            a, b, c = none + (-1.0 if PAPER else 1.0), none + 1.0, none + 1.0
-            d_hh, d_ht, d_hw, d_tt, d_ww, d_tw = none, none, none, none, none, none
-        else:
-            a, b, c, d_hh, d_ht, d_hw, d_tt, d_ww, d_tw = _gradients(
-                head, tail, rel, upstream, CURVATURE, PAPER, LIMIT, TYPE
-            )
-        along += tl.where(live, 2.0 * d_hh, 0.0)
-        along_grad += tl.where(live, a, 0.0)
-        total += d_ht[:, None] * tail + d_hw[:, None] * rel
-        _keep(shares + edge * SHARES, b * inverse, d_ht, 2.0 * d_tt, d_tw, live)
-        _keep(shares + edge * SHARES + 4, c * inverse, d_hw, 2.0 * d_ww, d_tw, live)
-    result = tl.sum(total, 0) + tl.sum(along, 0) * head + tl.sum(along_grad, 0) * upstream
+    result = gradient_of_head(
+        begin, end, cols, cols, relations, entity, relation, head, upstream * inverse, inverse, shares,
+        dims, within, dim, TYPE, CURVATURE, PAPER, FLAT, LIMIT, ROWS, DIMS, SUM, False,
+    )  # fmt: skip
     _put(grad_entity, extra, program, row, n_rows, result, dims, within, dim)
 
 
@@ -290,27 +355,11 @@ def _spread_kernel(
     row, begin, end = place_of(program, indptr, first, piece_row, n_rows, PIECE)
     dims = tl.arange(0, DIMS)
     within = dims < dim
-    own = tl.zeros([ROWS], dtype=SUM)
-    total = tl.zeros([ROWS, DIMS], dtype=SUM)
-    for start in range(begin, end, ROWS):
-        place = start + tl.arange(0, ROWS)
-        live = place < end
-        edge = tl.load(order + place, mask=live, other=0).to(tl.int64)
-        share = shares + edge * SHARES
-        head = tl.load(heads + edge, mask=live, other=0)
-        by_grad = tl.load(share, mask=live, other=0.0)
-        total += by_grad[:, None] * _gather(grad, head, live, dims, within, dim, SUM)
-        if not FLAT:
-            by_head = tl.load(share + 1, mask=live, other=0.0)
-            own += tl.load(share + 2, mask=live, other=0.0)
-            by_other = tl.load(share + 3, mask=live, other=0.0)
-            other = tl.load(others + edge, mask=live, other=0)
-            total += by_head[:, None] * _gather(entity, head, live, dims, within, dim, SUM)
-            total += by_other[:, None] * _gather(other_table, other, live, dims, within, dim, SUM)
-    result = tl.sum(total, 0)
-    if not FLAT:
-        known = tl.minimum(row, n_rows - 1)
-        result += tl.sum(own, 0) * tl.load(own_table + known * dim + dims, mask=within, other=0.0).to(SUM)
+    known = tl.minimum(row, n_rows - 1)
+    result = sum_of_shares(
+        begin, end, order, heads, others, shares, grad, entity, other_table, own_table + known * dim,
+        dims, within, dim, FLAT, ROWS, DIMS, SUM,
+    )  # fmt: skip
     if row < n_started and program < n_rows:
         result += tl.load(out + row * dim + dims, mask=within, other=0.0)
     _put(out, extra, program, row, n_rows, result, dims, within, dim)
@@ -327,7 +376,7 @@ class _Launch(NamedTuple):
     def of(cls, graph: KnowledgePattern, entity: Tensor, rule: MessageRule) -> _Launch:
         sums, total = accumulator(entity.dtype)
         flat = rule.geometry == "euclidean"
-        tile = _tile(entity.shape[1], graph.n_edges / max(1, graph.pairs.n_rows))
+        tile = tile_of_messages(entity.shape[1], graph.n_edges / max(1, graph.pairs.n_rows))
         options = {"PIECE": PIECE, "ROWS": tile.rows, "DIMS": tile.dims, "SUM": total, "num_warps": tile.warps}
         limit = max_norm(sums, c=1.0, margin=rule.margin)
         message = {"CURVATURE": float(rule.curvature), "PAPER": rule.formulation == "paper", "LIMIT": limit}
@@ -355,7 +404,7 @@ class _Outer(NamedTuple):
     number: Tensor
 
 
-def _tile(dim: int, mean_degree: float) -> TileShape:
+def tile_of_messages(dim: int, mean_degree: float) -> TileShape:
     """As many edges at a time as the registers hold by what ptxas reports for compute capability 9.0.
 
     8 to 32, few where most heads have few; a warp for 512 numbers. Where each thread computes the coefficients of all

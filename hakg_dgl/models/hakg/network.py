@@ -16,17 +16,22 @@ from hakg_dgl.errors import ConfigError
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR, ball_margin
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, EdgeType
-from hakg_dgl.graph.packed import PackedGraph
+from hakg_dgl.graph.packed import PackedGraph, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import FusedBackend
-from hakg_dgl.layers.dropout import Chance, draw_mask, drop_and_normalise
+from hakg_dgl.kernels.propagation import Chance as StepChance
+from hakg_dgl.kernels.propagation import Propagation, Start, Weights
+from hakg_dgl.layers.dropout import Chance, draw_mask, draw_words, drop_and_normalise
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.execution import Executor, Masks
 from hakg_dgl.layers.executors import make_executor
+from hakg_dgl.layers.packed_executor import PackedExecutor
+from hakg_dgl.layers.propagation_form import propagation_form
 from hakg_dgl.layers.updates import Copy, RelationTransitive, Silent, UpdateFunction, Updates, require_functions
 from hakg_dgl.models.hakg.choice import Chooser
 from hakg_dgl.models.hakg.terms import PROVISIONAL, ClosedTerms, install, new_items, weighed
 from hakg_dgl.models.recommender import GradientRecommender, Judge
+from hakg_dgl.randomness import CounterStream
 
 
 class LayerInputs(NamedTuple):
@@ -35,6 +40,15 @@ class LayerInputs(NamedTuple):
     sent: Tensor
     user: Tensor
     entity: Tensor
+
+
+class CopyScales(NamedTuple):
+    """What copies along interactions are multiplied by where they are sent and where they are received, if at all."""
+
+    user_sent: Tensor | None
+    item_sent: Tensor | None
+    user_mean: Tensor
+    item_mean: Tensor | None
 
 
 class Network(GradientRecommender):
@@ -53,6 +67,8 @@ class Network(GradientRecommender):
         known = (*graph.relation_types, *graph.user_types)
         self.relation_types: tuple[EdgeType, ...] = tuple(etype for etype in known if etype not in self.own_updates)
         self.executor = self._choose_executor()
+        self._scales: tuple[SparsePattern, CopyScales] | None = None
+        self._form: tuple[Executor, Propagation | None] | None = None
         self.user: nn.Parameter = self.parameter("user", graph.n_users, s.dim)
         self.entity: nn.Parameter = self.parameter("entity", graph.n_entities, s.dim)
         self.relation: nn.Parameter = self.parameter("relation", max(1, len(known)), s.dim)
@@ -118,12 +134,16 @@ class Network(GradientRecommender):
         entity, item
             The layer's incoming knowledge ``[>= n_items, d]`` and collaborative ``[n_items, d]`` embeddings.
         """
-        knowledge = entity[: self.graph.n_items]
+        knowledge = self._of_items(entity)
         if item is None:
             return knowledge
         if not self.settings.gate:
             return (item + knowledge) / 2.0
         return self._gate(item, knowledge, self.gate_item[layer], self.gate_entity[layer])
+
+    def _of_items(self, entity: Tensor) -> Tensor:
+        """The rows of items; a table of these alone is not cut, as the cut's gradient would be another table."""
+        return entity if len(entity) == self.graph.n_items else entity[: self.graph.n_items]
 
     def sent_by_items(self, layer: int, entity: Tensor, item: Tensor | None) -> Tensor:
         r"""What an item sends to each of its users, ``[n_items, d]``.
@@ -155,17 +175,25 @@ class Network(GradientRecommender):
         worth
             How many times an interaction counts.
         """
-        degree = self.packed.interactions
+        scales = self._copy_scales()
         to_items: UpdateFunction = Silent()
         if self.settings.dual_item_embeddings:
-            mean = self.inverse_degree("col") if self.settings.formulation == "paper" else None
-            to_items = Copy(self.share(degree.row_degree), mean, worth)
-        to_users = Copy(self.share(degree.col_degree), self.inverse_degree("row"), worth)
+            to_items = Copy(scales.user_sent, scales.item_mean, worth)
+        to_users = Copy(scales.item_sent, scales.user_mean, worth)
         numbers = {etype: n for n, etype in enumerate((*self.graph.relation_types, *self.graph.user_types))}
         relations: dict[EdgeType, UpdateFunction] = {
             etype: RelationTransitive(self.relation, numbers[etype], self.rule) for etype in self.relation_types
         }
         return {**relations, INTERACTS: to_items, INTERACTED_BY: to_users, **self.own_updates}
+
+    def _copy_scales(self) -> CopyScales:
+        """Made once for a graph on a device."""
+        pattern, dtype = self.packed.interactions, self.user.dtype
+        if self._scales is None or self._scales[0] is not pattern or self._scales[1].user_mean.dtype != dtype:
+            mean = self.inverse_degree("col") if self.settings.formulation == "paper" else None
+            user, item = self.share(pattern.row_degree), self.share(pattern.col_degree)
+            self._scales = pattern, CopyScales(user, item, self.inverse_degree("row"), mean)
+        return self._scales[1]
 
     def layer(
         self,
@@ -218,6 +246,9 @@ class Network(GradientRecommender):
             Differentiable in the parameters.
         """
         s, packed = self.settings, self.packed
+        at_once = self._propagate_at_once(packed.n_entities if all_entities else packed.n_items, dropout)
+        if at_once is not None:
+            return at_once
         executor, updates = self.executor, self.updates()
         if dropout is not None:
             executor = self.executor.drop(self._draw_masks(dropout))
@@ -244,6 +275,38 @@ class Network(GradientRecommender):
         assert entity_sum is not None
         return Embeddings(user_sum, entity_sum, item_sum)
 
+    def _propagate_at_once(self, kept: int, dropout: Chance | None) -> Embeddings | None:
+        """:meth:`propagate` by a backend that runs all layers, which this executor and this graph may not have."""
+        s = self.settings
+        backend = self.executor.all_layers if isinstance(self.executor, PackedExecutor) else None
+        if backend is None or isinstance(dropout, CounterStream):
+            return None
+        if self._form is None or self._form[0] is not self.executor:
+            form = propagation_form(self.graph, self.updates())
+            self._form = self.executor, form if form is not None and backend.propagates(form) else None
+        form = self._form[1]
+        if form is None:
+            return None
+        pairs = zip(self.gate_item, self.gate_entity, strict=True) if self.gate_matrices() else ()
+        found = backend.propagate(
+            form, Start(self.user, self.entity, self.item if s.dual_item_embeddings else None),
+            Weights(self.relation, list(pairs)), n_layers=s.layers, n_heads=kept,
+            factor=1.0 if dropout is None else 1.0 / (1.0 - s.interaction_dropout),
+            chance=None if dropout is None else self._draw(form, kept, dropout),
+        )  # fmt: skip
+        return Embeddings(found.user, found.entity, found.item)
+
+    def _draw(self, form: Propagation, kept: int, generator: torch.Generator) -> StepChance:
+        """What a training step keeps, drawn in the order in which layers one by one would draw it."""
+        s, packed = self.settings, self.packed
+        uses = [(form.knowledge.n_edges, s.kg_edge_dropout), (form.interactions.n_edges, s.interaction_dropout)]
+        for number in range(s.layers):
+            heads = kept if number == s.layers - 1 else packed.n_entities
+            sizes = packed.n_users, heads, packed.n_items if s.dual_item_embeddings else 0
+            uses += [(n * s.dim, s.message_dropout) for n in sizes]
+        words, starts, limits = draw_words(uses, generator)
+        return StepChance(words, tuple(starts), (limits[0], limits[1], limits[2]))
+
     def _draw_masks(self, generator: Chance) -> Masks:
         """Which edges a training step keeps."""
         s, relations = self.settings, self.relation_types
@@ -262,7 +325,7 @@ class Network(GradientRecommender):
         Without dual item embeddings v_i is left out. Differentiable. ``known`` is :attr:`known_items` of the items
         that the embeddings are of, by default that of all.
         """
-        user, entity, item = embeddings.user, embeddings.entity[: self.graph.n_items], embeddings.item
+        user, entity, item = embeddings.user, self._of_items(embeddings.entity), embeddings.item
         if self.settings.score == "inner":
             if item is None:
                 return user, entity
