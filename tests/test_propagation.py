@@ -23,7 +23,6 @@ from hakg_dgl.kernels.propagation import Chance
 from hakg_dgl.kernels.triton_kernels import edge_lists
 from hakg_dgl.kernels.triton_kernels.edge_lists import EdgeLists, Group
 from hakg_dgl.layers.dropout import draw_mask, draw_words
-from hakg_dgl.layers.penalty import sum_of_squares
 from hakg_dgl.layers.propagation_form import propagation_form
 from hakg_dgl.layers.updates import Attention, Copy
 from hakg_dgl.models.hakg import HAKG, HAKGSettings
@@ -145,12 +144,6 @@ def test_layers_of_other_functions_have_no_form() -> None:
     )  # fmt: skip
     for change in changes:
         assert propagation_form(graph, {**updates, **change}) is None
-
-
-def test_the_sum_of_squares_has_its_gradient() -> None:
-    a, b = (torch.randn(n, 3, dtype=torch.float64).requires_grad_() for n in (2, 4))
-    assert torch.autograd.gradcheck(lambda x, y: sum_of_squares([x, y]), (a, b))
-    assert float(sum_of_squares([a, b])) == pytest.approx(float((a.square().sum() + b.square().sum()).detach()))
 
 
 COMPILE = """

@@ -22,7 +22,6 @@ from hakg_dgl.layers.losses import (
     softmax_loss,
     with_attribute_pairs,
 )
-from hakg_dgl.layers.penalty import sum_of_squares
 from hakg_dgl.layers.sampling import NegativeSampler
 from hakg_dgl.models.hakg.network import Network
 from hakg_dgl.models.hakg.settings import HAKGLossSettings
@@ -119,12 +118,12 @@ class Objective:
         """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the network's parameters."""
         embeddings = self.network.propagate(dropout=self.generators["dropout"])
         total = self.ranking_loss(embeddings, users, positives)
-        matrices = self.network.gate_matrices()
-        if self.settings.gate_l2 > 0.0 and matrices:
-            total = torch.add(total, sum_of_squares(matrices), alpha=self.settings.gate_l2)
+        if self.settings.gate_l2 > 0.0:
+            for matrix in self.network.gate_matrices():
+                total = total + self.settings.gate_l2 * matrix.square().sum()
         if self.settings.angle_weight > 0.0:
             angle = self.angle(self.backend, self.network.entity, self.generators["angle"])
-            total = torch.add(total, angle, alpha=self.settings.angle_weight)
+            total = total + self.settings.angle_weight * angle
         return total
 
     def ranking_loss(self, embeddings: Embeddings, users: Tensor, positives: Tensor) -> Tensor:
