@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -113,15 +113,14 @@ def _own_lines(stack: str) -> list[str]:
     return [line.partition("/hakg_dgl/")[2].replace('", line ', ":").replace(", in ", " ") for line in lines]
 
 
-def triton_kernels() -> dict[str, Any]:
-    """Triton's kernels of the package, by name."""
-    from hakg_dgl.kernels import triton_backend
+def triton_kernels() -> list[tuple[str, Any]]:
+    """Triton's kernels of the package, each with its name."""
+    import hakg_dgl.kernels.triton_backend  # noqa: F401
     from hakg_dgl.kernels.triton_kernels.products import combine_kernel
 
-    kind = type(combine_kernel)
-    modules = [module for module in vars(triton_backend).values() if isinstance(module, ModuleType)]
-    own = [module for module in modules if "triton_kernels" in module.__name__]
-    return {name: x for module in own for name, x in vars(module).items() if type(x) is kind}
+    own = [module for name, module in sys.modules.items() if name.startswith("hakg_dgl.kernels.triton_kernels.")]
+    found = {id(x): (name, x) for module in own for name, x in vars(module).items() if type(x) is type(combine_kernel)}
+    return list(found.values())
 
 
 @contextmanager
@@ -138,8 +137,8 @@ def counting(*, places: bool = False, as_on_a_gpu: bool = False) -> Iterator[Lau
         try:
             kernels = triton_kernels()
         except ImportError:
-            kernels = {}
-        for name, kernel in kernels.items():
+            kernels = []
+        for name, kernel in kernels:
             # A kernel is compiled for its options, so it is the instance whose method is replaced.
             stack.enter_context(patch.object(kernel, "run", launches.around(name, kernel.run)))
         if places:  # each operator of a backward pass then knows the line of its forward one

@@ -7,12 +7,13 @@ temporary. Backends implement them without gradients; :mod:`hakg_dgl.kernels.pro
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.packed import Grouping, KnowledgePattern
+from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.propagation import Chance, Propagation, Start, Weights
 
 
@@ -127,5 +128,76 @@ class PropagatingBackend(SparseBackend, Protocol):
         -------
         Start
             The sums; entities ``[n_heads, d]``. Differentiable once in the tensors of ``start`` and ``weights``.
+        """
+        ...
+
+
+class Taken(NamedTuple):
+    """What says which items a user has; see :class:`~hakg_dgl.layers.sampling.NegativeSampler`.
+
+    Attributes
+    ----------
+    bits
+        uint8: a bit for each ``user * n_items + item``, folded by ``fold``.
+    keys
+        int64, ascending: these numbers of the items that users have, without users who have all.
+    below
+        int64, ascending: the same minus the place of the item among the user's.
+    first, n_negatives
+        int64 ``[n_users]``: place of the user's first key, and how many items the user lacks.
+    fold
+        Mask of the bits that there are.
+    folded
+        Whether several numbers share a bit.
+    n_items
+        Of the catalogue.
+    """
+
+    bits: Tensor
+    keys: Tensor
+    below: Tensor
+    first: Tensor
+    n_negatives: Tensor
+    fold: int
+    folded: bool
+    n_items: int
+
+
+@runtime_checkable
+class LossBackend(Protocol):
+    """A backend that also computes the losses of a step, differentiably and without asking the device.
+
+    Each does what the function of the same name in :mod:`hakg_dgl.layers.losses` does with PyTorch's operators.
+    """
+
+    def computes_losses_of(self, table: Tensor) -> bool:
+        """Whether it does so for tables of this type and width."""
+        ...
+
+    def mean_cone_excess(
+        self, pairs: SparsePattern, entity: Tensor, drawn: Tensor | None, rule: MessageRule, *,
+        both: bool, aperture: float, dropout: float,
+    ) -> Tensor:  # fmt: skip
+        """See :class:`~hakg_dgl.layers.losses.AngleLoss`, whose mask is ``drawn >= dropout``, ``[d]``; a scalar."""
+        ...
+
+    def contrastive_loss(
+        self, user: Tensor, tables: Sequence[Tensor], users: Tensor, positives: Tensor, negatives: Tensor,
+        margin: float, count_floor: float,
+    ) -> Tensor:  # fmt: skip
+        """See :func:`~hakg_dgl.layers.losses.contrastive_loss`; of tables whose rows may have any length."""
+        ...
+
+    def softmax_loss(
+        self, user: Tensor, item: Tensor, users: Tensor, positives: Tensor, known: tuple[Tensor, Tensor],
+        rivals: Tensor | None, temperature: float,
+    ) -> Tensor:  # fmt: skip
+        """See :func:`~hakg_dgl.layers.losses.softmax_loss`; ``rivals`` ascending, or None for all items."""
+        ...
+
+    def pick_negatives(self, taken: Taken, users: Tensor, drawn: Tensor, again: Tensor, wide: Tensor) -> Tensor:
+        """Of three draws for each place, ``[B, k]`` each, the first that its user, ``[B]``, does not have; int64.
+
+        The third is by rank: ``wide`` modulo the number of the user's negatives.
         """
         ...

@@ -28,13 +28,16 @@ if Version(triton.__version__) < Version(OLDEST_TRITON):
     )
 
 from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products, propagation
+from hakg_dgl.kernels.triton_losses import TritonLosses
 
 INTERPRETED = not isinstance(products.combine_kernel, triton.JITFunction)
 """Whether Triton's interpreter runs the kernels, as ``TRITON_INTERPRET=1`` makes it: on a CPU too, but slowly."""
 
 
-class TritonBackend:
-    """See :class:`~hakg_dgl.kernels.interface.FusedBackend`; on CUDA, and in Triton's interpreter on any device.
+class TritonBackend(TritonLosses):
+    """See :class:`~hakg_dgl.kernels.interface.FusedBackend`, and its base for the losses.
+
+    It runs on CUDA, and in Triton's interpreter on any device.
 
     Results are the same bits every time: no sum is made by atomic additions.
 
@@ -57,6 +60,7 @@ class TritonBackend:
                 f"kernels = 'triton' runs on a CUDA device, not on {torch.device(device).type!r}: "
                 "use --device cuda, or kernels = auto. (TRITON_INTERPRET=1 runs it on a CPU: a test, and slow.)"
             )
+        super().__init__()
         self._layouts: weakref.WeakKeyDictionary[Propagation, propagation.Layout] = weakref.WeakKeyDictionary()
         self._grouped: tuple[weakref.ref[Tensor], int, negatives.ByItem] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
-from hakg_dgl.kernels.interface import FusedBackend, SparseBackend
+from hakg_dgl.kernels.interface import FusedBackend, LossBackend, SparseBackend
 from hakg_dgl.kernels.products import dots_and_squares, grouped_in_fixed_shapes, rows_of, sum_by_group
 from hakg_dgl.layers.embeddings import Embeddings
 
@@ -147,8 +147,11 @@ def contrastive_loss(
     Tensor
         Scalar.
     """
-    user = batch_rows(backend, F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR), users)
     tables = [embeddings.entity] if embeddings.item is None else [embeddings.entity, embeddings.item]
+    if isinstance(backend, LossBackend) and backend.computes_losses_of(embeddings.user):
+        batch = users, positives, negatives
+        return backend.contrastive_loss(embeddings.user, tables, *batch, margin, COUNT_FLOOR)
+    user = batch_rows(backend, F.normalize(embeddings.user, dim=1, eps=ROW_NORM_FLOOR), users)
     missing = torch.full_like(user[:, 0], float(len(tables)))
     excess = torch.zeros_like(missing)
     for table in tables:
@@ -156,6 +159,26 @@ def contrastive_loss(
         missing = missing - (user * batch_rows(backend, unit, positives)).sum(1)
         excess = excess + hinge_over_negatives(backend, user, unit, negatives, margin)
     return (missing.clamp_min(0.0) + excess).mean()
+
+
+class _SumOfSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return torch.stack(torch._foreach_norm(tensors)).square_().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch._foreach_mul(ctx.saved_tensors, 2.0 * grad))
+
+
+def sum_of_squares(backend: SparseBackend, tensors: Sequence[Tensor]) -> Tensor:
+    """Sum of the squares of all numbers of some tensors, a scalar; all at once where each launch counts."""
+    if isinstance(backend, LossBackend):
+        total: Tensor = _SumOfSquares.apply(*tensors)  # type: ignore[no-untyped-call]
+        return total
+    squares = [tensor.square().sum() for tensor in tensors]
+    return sum(squares[1:], start=squares[0])
 
 
 def in_fixed_shapes(on: Tensor) -> bool:
@@ -323,7 +346,7 @@ def softmax_loss(
     longest
         The most items of a user; without it, it is read from ``known``, for which a GPU is waited for.
     candidates
-        Distinct items, int64 ``[m]``; None for all.
+        Distinct items, int64 ``[m]``, ascending; None for all.
     temperature
         τ, above 0.
     backend
@@ -334,6 +357,8 @@ def softmax_loss(
     Tensor
         Scalar, differentiable once in ``user`` and ``item``.
     """
+    if isinstance(backend, LossBackend) and backend.computes_losses_of(user):
+        return backend.softmax_loss(user, item, users, positives, known, candidates, temperature)
     if longest is None:
         longest = int(known[0].diff().max()) if in_fixed_shapes(users) else 0
     rivals = Rivals(candidates, known[0], known[1], longest, len(item))
@@ -386,10 +411,18 @@ class AngleLoss:
         """
         if self.pairs.n_edges == 0:
             return entity.new_zeros(())
-        if generator is not None and self.dropout > 0.0 and self.mask == "edge":
+        if self.dropout == 0.0:
+            generator = None
+        if generator is not None and self.mask == "edge":
             item, attribute, dot = self._masked_by_edge(backend, entity, generator)
+        elif isinstance(backend, LossBackend) and backend.computes_losses_of(entity):
+            drawn = None if generator is None else self._drawn((entity.shape[1],), generator)
+            return backend.mean_cone_excess(
+                self.pairs, entity, drawn, self.rule,
+                both=self.direction == "both", aperture=self.aperture, dropout=self.dropout,
+            )  # fmt: skip
         else:
-            if generator is not None and self.dropout > 0.0:
+            if generator is not None:
                 entity = entity * self._coordinates((entity.shape[1],), generator, entity)
             dot, squared = dots_and_squares(backend, self.pairs, entity)
             item, attribute = self._ends(backend, squared)
@@ -401,8 +434,11 @@ class AngleLoss:
         return cone_excess(apex, point, dot, rule=self.rule, aperture=self.aperture)
 
     def _coordinates(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-        drawn = torch.rand(shape, generator=generator, device=generator.device)
-        return (drawn >= self.dropout).to(like)
+        return (self._drawn(shape, generator) >= self.dropout).to(like)
+
+    @staticmethod
+    def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device)
 
     def _ends(self, backend: SparseBackend, table: Tensor) -> tuple[Tensor, Tensor]:
         """What a table of entities holds of the item and of the attribute of each pair."""

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError, DataError
+from hakg_dgl.kernels.interface import LossBackend, SparseBackend, Taken
 
 IdArray: TypeAlias = "Tensor | NDArray[Any]"
 
 BITS_PER_PAIR = 64
 """Size of the membership filter: at most 1 in 64 of its bits is set, and it takes 8 to 16 bytes a training pair."""
+
+WIDE = 1 << 62
+"""Below which numbers are drawn that stand for a rank among few."""
 
 
 class NegativeSampler:
@@ -41,6 +45,8 @@ class NegativeSampler:
         Size of the catalogue.
     device
         Where the tables lie and the samples are made.
+    backend
+        Who looks up what a user has on a GPU; by default PyTorch's operators.
 
     Raises
     ------
@@ -48,7 +54,11 @@ class NegativeSampler:
         If an item is not in the catalogue, or the items of a user are not ascending and distinct.
     """
 
-    def __init__(self, indptr: IdArray, items: IdArray, n_items: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, indptr: IdArray, items: IdArray, n_items: int, *, device: torch.device | str = "cpu",
+        backend: SparseBackend | None = None,
+    ) -> None:  # fmt: skip
+        self.backend: SparseBackend | None = backend
         self.n_items: int = int(n_items)
         self.device: torch.device = torch.device(device)
         items, degrees = _ids(items).to(self.device), _ids(indptr).to(self.device).diff()
@@ -112,9 +122,17 @@ class NegativeSampler:
     def _sample_in_fixed_shapes(self, users: Tensor, k: int, generator: torch.Generator) -> Tensor:
         """All three draws for every place. More work, but nothing that waits to hear from a GPU how many it needs."""
         drawn, again = self._draw((len(users), k), generator), self._draw((len(users), k), generator)
+        if isinstance(self.backend, LossBackend):
+            wide = torch.randint(WIDE, (len(users), k), generator=generator, device=self.device)
+            return self.backend.pick_negatives(self._taken_items, users, drawn, again, wide)
         ranked = self._draw_by_rank(users.unsqueeze(1).expand(-1, k), generator)
         last = torch.where(self._is_taken(users, again), ranked, again)
         return torch.where(self._is_taken(users, drawn), last, drawn).long()
+
+    @property
+    def _taken_items(self) -> Taken:
+        below, first = self._negatives_below, self._first
+        return Taken(self._bits, self._keys, below, first, self._n_negatives, self._fold, self._is_folded, self.n_items)
 
     def _draw(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return torch.randint(self.n_items, shape, generator=generator, device=self.device, dtype=self._slot_dtype)
@@ -146,7 +164,7 @@ class NegativeSampler:
 
     def _draw_by_rank(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """One negative for each user (any shape): the r-th smallest, r uniform below the number of their negatives."""
-        return self._by_rank(users, torch.randint(1 << 62, users.shape, generator=generator, device=self.device))
+        return self._by_rank(users, torch.randint(WIDE, users.shape, generator=generator, device=self.device))
 
     def _by_rank(self, users: Tensor, wide: Tensor) -> Tensor:
         """The negative that each wide number (int64 below 2^62) stands for."""

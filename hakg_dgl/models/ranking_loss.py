@@ -93,7 +93,9 @@ class RankingLoss:
         indptr, items = graph.positives()
         self.known: tuple[Tensor, Tensor] = (indptr, items)
         self.longest: int = int(indptr.diff().max())
-        self.sampler: NegativeSampler = NegativeSampler(indptr, items, graph.n_items, device=graph.device)
+        self.sampler: NegativeSampler = NegativeSampler(
+            indptr, items, graph.n_items, device=graph.device, backend=self.backend
+        )
 
     def __call__(
         self,

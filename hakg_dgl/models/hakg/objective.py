@@ -20,6 +20,7 @@ from hakg_dgl.layers.losses import (
     contrastive_loss,
     item_attribute_pairs,
     softmax_loss,
+    sum_of_squares,
     with_attribute_pairs,
 )
 from hakg_dgl.layers.sampling import NegativeSampler
@@ -99,7 +100,9 @@ class Objective:
         indptr, items = graph.positives()
         self.known: tuple[Tensor, Tensor] = (indptr, items)
         self.longest: int = int(indptr.diff().max())
-        self.sampler: NegativeSampler = NegativeSampler(indptr, items, graph.n_items, device=network.device)
+        self.sampler: NegativeSampler = NegativeSampler(
+            indptr, items, graph.n_items, device=network.device, backend=self.backend
+        )
         # Items without interactions are no candidates: they would be negatives of everyone, whatever their facts say.
         self.pool: Tensor | None = (
             None if network.known_items is None else network.known_items.flatten().nonzero().flatten()
@@ -118,9 +121,9 @@ class Objective:
         """Loss of a batch, int64 ``[batch]`` each: a scalar, differentiable in the network's parameters."""
         embeddings = self.network.propagate(dropout=self.generators["dropout"])
         total = self.ranking_loss(embeddings, users, positives)
-        if self.settings.gate_l2 > 0.0:
-            for matrix in self.network.gate_matrices():
-                total = total + self.settings.gate_l2 * matrix.square().sum()
+        matrices = self.network.gate_matrices()
+        if self.settings.gate_l2 > 0.0 and matrices:
+            total = total + self.settings.gate_l2 * sum_of_squares(self.backend, matrices)
         if self.settings.angle_weight > 0.0:
             angle = self.angle(self.backend, self.network.entity, self.generators["angle"])
             total = total + self.settings.angle_weight * angle
