@@ -176,7 +176,7 @@ def test_torchrun_starts_again_and_the_run_goes_on(data: Path, tmp_path: Path) -
         wait_for_epochs(run, 3)
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
         os.kill(max(map(int, children)), signal.SIGKILL)
-        started.communicate(timeout=4 * SECONDS)
+        started.communicate(timeout=10 * SECONDS)
         assert started.returncode == 0
     finally:
         started.kill()

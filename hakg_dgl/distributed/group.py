@@ -21,6 +21,8 @@ from hakg_dgl.models.settings import Settings
 
 MEETING = timedelta(seconds=50)
 """How long a process waits for the others to come."""
+ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
+"""In the environment, how often torchrun has started the processes anew."""
 _SHOWN = 64
 """Bytes of what must be alike in all processes that are told."""
 
@@ -37,7 +39,7 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
 
 def started_again(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun started this process anew (``--max-restarts``) after one of them had failed."""
-    return in_group(environment) and environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return in_group(environment) and environment.get(ATTEMPT, "0") != "0"
 
 
 @contextmanager
@@ -58,7 +60,10 @@ def joined(device: torch.device | None = None) -> Iterator[None]:
     """
     watch: Watch | None = None
     try:
-        dist.init_process_group(_backend(device), timeout=MEETING)
+        # torchrun keeps its store when it starts processes anew, with the addresses of those that are gone.
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # type: ignore[no-untyped-call]
+        store = dist.PrefixStore(f"attempt_{os.environ.get(ATTEMPT, '0')}", store)
+        dist.init_process_group(_backend(device), store=store, rank=rank, world_size=size, timeout=MEETING)
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
     except LostProcessError as error:
