@@ -212,10 +212,47 @@ def test_explanations_add_up_where_they_are_declared(name: str, runs: Any) -> No
         assert explanation.score == pytest.approx(float(scores[user, item]), rel=1e-5, abs=1e-6)
         assert all(abs(rest) < 1e-5 for rest in explanation.rounding.values())
         assert len(explanation.past_items) == len(explainer.breakdown.past_items(user))
-        assert not model.abilities.facts or explanation.facts["contribution"].abs().max() > 0
+        if model.abilities.facts and isinstance(model, GradientRecommender):
+            assert explanation.facts["contribution"].abs().max() > 0
+        assert {*zip(explanation.facts["relation"], explanation.facts["entity"], strict=True)} <= facts_of(item)
+        assert set(explanation.users["user"]) <= {u for u, i in DEMO.pairs("train", "valid").tolist() if i == item}
         about = explanation.to_dict(3)
         assert f"score {explanation.score:.4f}" in "\n".join(_sections(about))
         json.dumps(about, allow_nan=False)
+
+
+def facts_of(item: int) -> set[tuple[int, int]]:
+    """Relation and other end of all facts of an item, the relation being that of the inverse where it is the tail."""
+    triples = DEMO.triples[["head", "relation", "tail"]].itertuples(index=False)
+    both = [((h, r, t), (t, r + DEMO.n_relations, h)) for h, r, t in triples]
+    return {(relation, end) for pair in both for start, relation, end in pair if start == item}
+
+
+@every_model
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"layers": 3, "layer_widths": [6, 5]},
+        {"layers": 2, "formulation": "paper", "aggregator": "pool", "sample_size": 3, "curvature": 0.5},
+        {"layers": 2, "aggregator": "concat"},
+    ],
+)
+def test_explanations_are_exact_for_parameters_and_layers_of_any_kind(name: str, shape: dict[str, Any]) -> None:
+    if not (model_class(name).abilities.explains and name in BY_GRADIENTS):
+        return
+    settings = settings_of(name, dtype="float64", **read_by(name, shape))
+    model = build_model(DEMO, settings, torch.device("cpu"), ("train",)).eval()
+    assert isinstance(model, GradientRecommender)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.4, generator=draw)
+    model.prepare()
+    explainer, scores = Explainer(model, DEMO), scores_of(model.scorer())
+    for user, item in ((0, 0), (7, 31), (59, 49)):
+        explanation = explainer(user, item)
+        assert explanation.score == pytest.approx(float(scores[user, item]), rel=1e-12)
+        assert max(map(abs, explanation.rounding.values())) < 1e-9
 
 
 @every_model

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import interaction_matrix
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.inverse import positive_inverse
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
-from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
+from hakg_dgl.models.score_sums import LinearBreakdown
+from hakg_dgl.ranking.fold_in import FoldedUsers, FoldIn, rows_fold_in
 from hakg_dgl.ranking.topk import Scorer
 from hakg_dgl.settings.run import NumericSettings
 from hakg_dgl.settings.section import Range, Section
@@ -77,7 +79,7 @@ class EASE(ClosedFormRecommender):
     name = "ease"
     sections = Sections(EASESettings, NoSettings, SelectionSettings, NumericSettings)
     space: ClassVar[Mapping[str, Any]] = {"ease_l2": {"low": 10.0, "high": 3000.0, "log": True}}
-    abilities = Abilities(folds_in_users=True)
+    abilities = Abilities(folds_in_users=True, explains=True)
     weights: Tensor
 
     def build(self) -> None:
@@ -117,6 +119,10 @@ class EASE(ClosedFormRecommender):
     def fold_in(self) -> FoldIn:
         """New users by their rows of interactions, as those of the data set."""
         return rows_fold_in(self.graph.n_items, lambda rows: DenseItemScorer(rows, self.weights))
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, whose weights add up to it."""
+        return LinearBreakdown(self.graph, lambda items, item: self.weights[items.to(self.device), item], folded)
 
     def with_new_items(self, graph: HeteroGraph) -> EASE:
         """The model with further items that weigh nothing, as those without interactions do."""

@@ -72,7 +72,7 @@ class EASEFacts(EASE):
         "facts_weight": {"low": 0.1, "high": 30.0, "log": True},
         "facts_l2": {"low": 0.3, "high": 300.0, "log": True},
     }
-    abilities = Abilities(facts=True, folds_in_users=True)
+    abilities = Abilities(facts=True, folds_in_users=True, explains=True)
 
     def build(self) -> None:
         """No weights yet."""

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.matrices import interaction_matrix
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.recommender import Abilities, ClosedFormRecommender, NoSettings, Sections, require_tensors
-from hakg_dgl.ranking.fold_in import FoldIn, rows_fold_in
+from hakg_dgl.models.score_sums import LinearBreakdown
+from hakg_dgl.ranking.fold_in import FoldedUsers, FoldIn, rows_fold_in
 from hakg_dgl.ranking.topk import Scorer, masked_topk
 from hakg_dgl.settings.run import NumericSettings
 from hakg_dgl.settings.section import Range, Section
@@ -115,7 +117,7 @@ class ItemKNN(ClosedFormRecommender):
         "shrinkage": {"low": 0.0, "high": 200.0},
         "similarity": ["cosine", "jaccard"],
     }
-    abilities = Abilities(folds_in_users=True)
+    abilities = Abilities(folds_in_users=True, explains=True)
     indptr: Tensor
     indices: Tensor
     values: Tensor
@@ -181,6 +183,16 @@ class ItemKNN(ClosedFormRecommender):
         """New users by their rows of interactions, as those of the data set."""
         weights = self._weights()
         return rows_fold_in(self.graph.n_items, lambda rows: NeighbourScorer(rows, weights))
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, of which the item's neighbours add something."""
+
+        def of(items: Tensor, item: int) -> Tensor:
+            near = slice(int(self.indptr[item]), int(self.indptr[item + 1]))
+            weights = self.values.new_zeros(self.graph.n_items).index_copy_(0, self.indices[near], self.values[near])
+            return weights[items.to(weights.device)]
+
+        return LinearBreakdown(self.graph, of, folded)
 
     def with_new_items(self, graph: HeteroGraph) -> ItemKNN:
         """The model with further items that have no neighbours and are none, like those without interactions."""

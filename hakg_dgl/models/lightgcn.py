@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS
+from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.layers.execution import Executor
 from hakg_dgl.layers.executors import make_executor
 from hakg_dgl.layers.updates import Copy, Updates
 from hakg_dgl.models.bpr_mf import BPRMF, BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings
+from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.recommender import Abilities, Sections
-from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldIn, SumOfRows, WithOwnRows
+from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
+from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfRows, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings, Kernels
 from hakg_dgl.settings.section import Range, TrainingOnly
 
@@ -80,7 +83,7 @@ class LightGCN(BPRMF):
     sections = Sections(LightGCNSettings, LightGCNLossSettings, LightGCNTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {**BPRMF.space, "layers": {"low": 1, "high": 4}}
-    abilities = Abilities(vectors=True, folds_in_users=True, distributed=True)
+    abilities = Abilities(vectors=True, folds_in_users=True, distributed=True, explains=True)
 
     def build(self) -> None:
         """The parameters of matrix factorisation, and what runs the layers."""
@@ -129,3 +132,34 @@ class LightGCN(BPRMF):
         table = sent * degree.rsqrt().unsqueeze(1) / (self.settings.layers + 1)
         own = self.user.detach() / (self.settings.layers + 1)
         return EmbeddingFoldIn([WithOwnRows(SumOfRows(table, 0.5), own)], self.ranking_vectors()[1])
+
+    def breakdown(self, folded: FoldedUsers | None = None) -> Breakdown:
+        """The score by past items, and by users of the item."""
+        return SummedBreakdown(self.graph, _Sums(self), folded)
+
+
+class _Sums:
+    """User and item as sums (:class:`~hakg_dgl.models.score_sums.Sums`)."""
+
+    @torch.no_grad()
+    def __init__(self, model: LightGCN) -> None:
+        self.interactions: SparsePattern = model.graph.packed.interactions
+        users, items = zip(*model.layers(), strict=True)
+        self.own: tuple[Tensor, Tensor] = users[0].cpu(), items[0].cpu()
+        # What all layers send, without the last, which sends nothing.
+        self.sent: tuple[Tensor, Tensor] = torch.stack(users[:-1]).sum(0).cpu(), torch.stack(items[:-1]).sum(0).cpu()
+        degrees = self.interactions.row_degree, self.interactions.col_degree
+        self.users, self.items = (degree.clamp_min(1).cpu().double().rsqrt().unsqueeze(1) for degree in degrees)
+        self.layers: int = model.settings.layers + 1
+
+    def of_user(self, items: Tensor, number: int, added: bool) -> UserSum:
+        """By past items."""
+        own = wide(self.own[0][number]) if number >= 0 else torch.zeros(self.own[0].shape[1], dtype=torch.float64)
+        part = self.items[items] * wide(self.sent[1][items]) / max(1, len(items)) ** 0.5
+        return UserSum(own / self.layers, {"collaborative": part / self.layers})
+
+    def of_item(self, item: int, user: Tensor) -> ItemSum:
+        """By users."""
+        users = edges_of(self.interactions.by_col, self.interactions.rows, torch.tensor([item])).sender
+        part = self.items[item] * self.users[users] * wide(self.sent[0][users]) / self.layers
+        return ItemSum(wide(self.own[1][item]) / self.layers, users=users, from_users=part)

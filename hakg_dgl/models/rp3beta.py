@@ -102,7 +102,7 @@ class RP3Beta(ItemKNN):
         "alpha": {"low": 0.0, "high": 2.0},
         "beta": {"low": 0.0, "high": 1.0},
     }
-    abilities = Abilities(folds_in_users=True)
+    abilities = Abilities(folds_in_users=True, explains=True)
 
     def candidates(self) -> list[dict[str, float]]:
         """Every α with every number of neighbours and every β."""

@@ -1,4 +1,4 @@
-"""Explanations of models whose score is an inner product of a user and an item that are sums over edges of the graph.
+"""Explanations of models whose score is a sum over past items, or an inner product of two sums over edges of the graph.
 
 Nonlinear maps along the way, such as softmaxes, lengths and slopes, count as the factors that they are for this user
 and this item: docs/explain.md says so for each model. A model gives its parts in float64; the rest is here.
@@ -6,7 +6,7 @@ and this item: docs/explain.md says so for each model. A model gives its parts i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -126,24 +126,22 @@ def edges_of(grouping: Grouping, senders: Tensor, receivers: Tensor) -> Ends:
     return Ends(receiver, edge, senders.cpu()[edge])
 
 
-class SummedBreakdown:
-    """The score as a sum; see :class:`~hakg_dgl.models.explanation.Breakdown`.
+class OneSum:
+    """A score of one component; see :class:`~hakg_dgl.models.explanation.Breakdown`.
 
     Parameters
     ----------
     graph
         The graph that the model was trained on.
-    sums
-        What user and item are the sums of.
     folded
         Users to explain beside the trained ones, numbered after them.
     """
 
-    def __init__(self, graph: HeteroGraph, sums: Sums, folded: FoldedUsers | None = None) -> None:
+    components: Sequence[Component]
+
+    def __init__(self, graph: HeteroGraph, folded: FoldedUsers | None = None) -> None:
         self.graph: HeteroGraph = graph.to("cpu")
-        self.sums: Sums = sums
         self._folded = folded
-        self.components: list[Component] = [_InnerProduct(self)]
 
     def past_items(self, user: int) -> Tensor:
         """The user's items in the graph or, for a user who was added, those that were given; int64 ``[n]``."""
@@ -162,6 +160,59 @@ class SummedBreakdown:
     def mean_gate(self, items: Tensor) -> Tensor:
         """NaN: there is no gate."""
         return torch.full((len(items),), torch.nan, dtype=torch.float64)
+
+
+class LinearBreakdown(OneSum):
+    """The score as a sum of a weight for each past item.
+
+    Parameters
+    ----------
+    graph, folded
+        As of :class:`OneSum`.
+    weights
+        From past items, int64 ``[n]``, and the item to their weights, ``[n]``.
+    """
+
+    def __init__(
+        self, graph: HeteroGraph, weights: Callable[[Tensor, int], Tensor], folded: FoldedUsers | None = None
+    ) -> None:
+        super().__init__(graph, folded)
+        self.components: list[Component] = [_Weights(self, weights)]
+
+
+class _Weights:
+    """The whole score, which is linear in the user's items."""
+
+    name = "weights between items"
+
+    def __init__(self, breakdown: OneSum, weights: Callable[[Tensor, int], Tensor]) -> None:
+        self.breakdown, self.weights = breakdown, weights
+
+    @torch.no_grad()
+    def terms(self, user: int, item: int) -> Terms:
+        """One term for each past item, the same on either side."""
+        items = self.breakdown.past_items(user)
+        values = wide(self.weights(items, item))
+        from_user = frame_of(USER_COLUMNS, "linear", items, values)
+        from_item = frame_of(ITEM_COLUMNS, "linear", -1, items, values)
+        return Terms(float(values.sum()), from_user, from_item, path_totals={"entity": (0, 0.0)})
+
+
+class SummedBreakdown(OneSum):
+    """The score as an inner product of two sums.
+
+    Parameters
+    ----------
+    graph, folded
+        As of :class:`OneSum`.
+    sums
+        What user and item are the sums of.
+    """
+
+    def __init__(self, graph: HeteroGraph, sums: Sums, folded: FoldedUsers | None = None) -> None:
+        super().__init__(graph, folded)
+        self.sums: Sums = sums
+        self.components: list[Component] = [_InnerProduct(self)]
 
 
 class _InnerProduct:
