@@ -153,10 +153,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from hakg_dgl.kernels.triton_kernels import aggregation, edge_lists, layer_rows, layer_sums
 
-integers = "order counts bounds piece_row cols kinds rows heads others outer n_outer first last tail_first last_first"
-types = dict.fromkeys([*integers.split(), "flags"], "*i32") | {"words": "*i16"}
+integers = "tails order counts bounds piece_row cols kinds rows heads outer n_outer first last tail_first"
+types = dict.fromkeys([*integers.split(), "last_first", "flags"], "*i32") | {"words": "*i16"}
 sizes = "n n_interactions n_rows n_sums users entities dim piece n_by_row base_by_row base_by_col before before_last"
-types |= dict.fromkeys([*sizes.split(), "n_each", "n_layers", "n_heads", "tails_lie", "n_mixed"], "i32")
+sizes += " n_each n_layers n_heads tail_piece n_tails relation_piece tails_lie n_mixed"
+types |= dict.fromkeys(sizes.split(), "i32")
 types |= dict.fromkeys("interaction_words fact_words user_words item_words entity_words".split(), "i64")
 tile = aggregation.tile_of_messages(64, 20)
 messages = dict(WIDEN=True, CURVATURE=1.0, PAPER=True, FLAT=False, LIMIT=0.996, ROWS=tile.rows)

@@ -169,24 +169,34 @@ def outer_head_gradient_kernel(
 
 @triton.jit
 def share_kernel(
-    order, counts, bounds, piece_row, heads, others, shares, grad, entity, own_table, other_table, out, piece, dim,
+    order, counts, bounds, piece_row, heads, tails, kinds, shares, grad, entity, relation, of_tails, of_relations,
+    tail_piece, n_tails, relation_piece, dim,
     FLAT: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of tails or relations from the shares of their pieces, from number ``piece`` on.
+    """Gradients of tails and of relations from the shares of their edges, piece by piece.
 
-    Result n is that of piece ``piece + n``.
+    The first ``n_tails`` programs are for the pieces of tails, from number ``tail_piece`` on, the others for those of
+    relations, from ``relation_piece`` on. Each kind has a table of its own.
     """
     program = tl.program_id(0)
-    number = piece + program
+    of_tail = program < n_tails
+    number = tl.where(of_tail, tail_piece + program, relation_piece + program - n_tails)
     dims = tl.arange(0, DIMS)
     within = dims < dim
     row = tl.load(piece_row + number).to(tl.int64)
     begin, end = kept_before(bounds, counts, number), kept_before(bounds, counts, number + 1)
-    result = sum_of_shares(
-        begin, end, order, heads, others, shares, grad, entity, other_table, own_table + row * dim, dims, within, dim,
-        FLAT, ROWS, DIMS, SUM,
-    )  # fmt: skip
-    tl.store(out + program.to(tl.int64) * dim + dims, result, mask=within)
+    if of_tail:
+        result = sum_of_shares(
+            begin, end, order, heads, kinds, shares, grad, entity, relation, entity + row * dim, dims, within, dim,
+            FLAT, ROWS, DIMS, SUM,
+        )  # fmt: skip
+        tl.store(of_tails + program.to(tl.int64) * dim + dims, result, mask=within)
+    else:
+        result = sum_of_shares(
+            begin, end, order, heads, tails, shares + 4, grad, entity, entity, relation + row * dim, dims, within, dim,
+            FLAT, ROWS, DIMS, SUM,
+        )  # fmt: skip
+        tl.store(of_relations + (program - n_tails).to(tl.int64) * dim + dims, result, mask=within)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 
 The rows of users, items (if they have collaborative embeddings) and entities are one table, behind which lies what
 items send to users. A layer is five launches: that mixture, the messages to heads (and those in float64), the copies
-along interactions in both directions, and what is done row by row. The way back is eight and two matrix products. No
+along interactions in both directions, and what is done row by row. The way back is six and a matrix product. No
 gradient is added up outside these kernels, and no table is made to be read once.
 """
 
@@ -271,7 +271,9 @@ def _mix_gradients(
             item, entity, *gate, sent, pieces, first, mixed, mixed[n_items:], score, n_items, dim,
             ROWS=_GATE_ROWS, DIMS=_gate_dims(table), num_warps=_GATE_WARPS,
         )  # fmt: skip
-        return mixed, (score.T @ item, score.T @ entity)
+        both = table[layout.users : layout.users + 2 * n_items].view(2, n_items, dim)  # items, then their entities
+        of_item, of_entity = torch.bmm(score.T.expand(2, dim, n_items), both).unbind()
+        return mixed, (of_item, of_entity)
     upstream = table.new_empty(n_items, dim)
     layer_rows.piece_kernel[step.grid(n_items)](pieces, first, sent, upstream, n_items, dim, **step.rows)
     if not layout.dual:
@@ -313,14 +315,11 @@ def _backward_layer(
     if step.widens:
         layer_sums.outer_head_gradient_kernel[(min(n_pieces, OUTER_PROGRAMS),)](*arguments, *outer, dim, **options)
     options = {"FLAT": step.messages["FLAT"], **step.message_tile}
-    first = (*step.edges(), lists.row, heads)
-    layer_sums.share_kernel[(tails.stop - tails.start,)](
-        *first, kinds, shares, upstream, entity, entity, relation, pieces[lists.heads.stop :], tails.start, dim,
-        **options,
+    n_tails, n_relations = tails.stop - tails.start, relations.stop - relations.start
+    layer_sums.share_kernel[(n_tails + n_relations,)](
+        *step.edges(), lists.row, heads, ends, kinds, shares, upstream, entity, relation, pieces[lists.heads.stop :],
+        of_relations, tails.start, n_tails, relations.start, dim, **options,
     )  # fmt: skip
-    layer_sums.share_kernel[(relations.stop - relations.start,)](
-        *first, ends, shares[4:], upstream, entity, relation, entity, of_relations, relations.start, dim, **options
-    )
     return (pieces, mixed), of_gate
 
 
