@@ -133,3 +133,20 @@ def test_a_process_reads_its_part_alone_and_holds_its_rows_alone(tmp_path: Path)
         assert each["states"] == pytest.approx(2 * each["own"], abs=64)  # Adam's, and the numbers of steps
     Trainer(data, settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
     require_same(tmp_path / "one", tmp_path / "two")
+
+
+def apart(rank: int, folder: Path, epochs: int, resume: bool) -> None:
+    """Train where only the first process sees the folder of the run."""
+    run = folder / "run" if rank == 0 else folder / "elsewhere" / "run"
+    DistributedTrainer(small_demo(), settings_of("lightgcn", epochs=epochs), run=run).fit(resume=resume)
+
+
+def test_the_first_process_writes_the_files_of_those_that_do_not_see_its_folder(tmp_path: Path) -> None:
+    run_in(2, apart, tmp_path / "two", 1, False)
+    (tmp_path / "two" / "meeting").unlink(missing_ok=True)
+    assert not (tmp_path / "two" / "elsewhere").exists()
+    for stem in ("state", "model"):
+        assert len(list((tmp_path / "two" / "run").glob(f"{stem}-*-of-00002.safetensors"))) == 2
+    run_in(2, apart, tmp_path / "two", 3, True)
+    Trainer(small_demo(), settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
+    require_same(tmp_path / "one", tmp_path / "two")
