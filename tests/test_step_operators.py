@@ -33,7 +33,7 @@ from hakg_dgl.training.trainer import Trainer
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-TODAY = {"hinge": 500, "softmax": 410}
+TODAY = {"hinge": 150, "softmax": 150}
 
 
 @pytest.fixture(scope="module")

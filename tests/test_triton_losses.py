@@ -122,7 +122,7 @@ def test_squares_are_summed_at_once() -> None:
 # --- softmax ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n_items", "n_candidates"), [(30, None), (30, 9), (700, None), (200, 150)])
+@pytest.mark.parametrize(("n_items", "n_candidates"), [(30, None), (30, 9), (300, None), (60, 40)])
 def test_the_softmax_is_pytorchs(n_items: int, n_candidates: int | None) -> None:
     user, item = ((table(n, 12, torch.float32, n)).requires_grad_() for n in (5, n_items))
     draw = torch.Generator().manual_seed(2)
@@ -145,8 +145,8 @@ def test_the_softmax_is_pytorchs(n_items: int, n_candidates: int | None) -> None
 def test_losses_in_float64_and_of_wide_tables_are_pytorchs_operators() -> None:
     assert isinstance(TRITON, LossBackend)
     assert not isinstance(TORCH, LossBackend)
-    assert TRITON.computes_losses_of(torch.ones(1, 128))
-    assert not TRITON.computes_losses_of(torch.ones(1, 129))
+    assert TRITON.computes_losses_of(torch.ones(1, 64))
+    assert not TRITON.computes_losses_of(torch.ones(1, 65))
     assert not TRITON.computes_losses_of(torch.ones(1, 64, dtype=torch.float64))
 
 
@@ -184,10 +184,8 @@ def build(kernel, types, warps, **constants):
     signature = {**dict(zip(names, types.split(), strict=True)), **dict.fromkeys(constants, "constexpr")}
     source = ASTSource(kernel, signature=signature, constexprs=constants)
     for capability in (80, 90):
-        built = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+        built = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": 2})
         print(kernel.__name__, capability, "cubin" in built.asm)
-        if REPORT:
-            report(built, kernel.__name__, capability)
 
 tile = {"ROWS": 16, "DIMS": 64}
 build(grouped_rows._rows_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32", 1, ROWS=8, DIMS=64)
@@ -197,20 +195,19 @@ for flat, mapped in ((False, True), (False, False), (True, False)):
 build(angle._gram_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32 i32", 1, DROPOUT=0.5, MASKED=True, **tile)
 build(angle._ends_kernel, "*i64 *i64 *i64 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *i64 i32 i32 i32", 1,
       DROPOUT=0.5, MASKED=True, PIECE=256, **tile)
-build(contrastive._contrast_kernel, "*fp32 *fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *i8 *fp32 i32 i32 fp32", 2,
+build(contrastive._contrast_kernel, "*fp32 *fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *i8 *fp32 i32 i32 fp32", 4,
       MARGIN=0.7, COUNT_FLOOR=1e-5, TABLES=2, ROWS=32, DIMS=64)
-build(contrastive._items_kernel, "*i64 *i64 *i32 *fp32 *i8 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32", 1,
+build(contrastive._items_kernel, "*i64 *i64 *i32 *fp32 *i8 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32", 2,
       TABLES=2, PIECE=256, **tile)
 build(contrastive._finish_kernel, "*fp32 *fp32 *i64 *fp32 *fp32 *fp32 i32 i32 i32", 1, PIECE=256, DIMS=64)
 build(searching._pick_kernel, "*i64 *i32 *i32 *i64 *u8 *i64 *i64 *i64 *i64 *i64 i32 i32 i32 i32", 4,
       FOLD=(1 << 27) - 1, FOLDED=True, STEPS=21, BLOCK=256)
 build(candidates._known_kernel, "*i64 *i64 *i64 *i64 *i32 i32 i32", 4, SAMPLED=True, STEPS=15, BLOCK=64)
 tile = {"SAMPLED": True, "PAIRS": candidates._PAIRS, "ITEMS": candidates._ITEMS}
-for dims in (64, 128):
-    build(candidates._scored_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 fp32",
-          candidates._WARPS, DIMS=dims, **tile)
-    build(candidates._candidates_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 fp32",
-          candidates._WARPS, DIMS=dims, **tile)
+build(candidates._scored_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 fp32",
+      candidates._WARPS, DIMS=64, **tile)
+build(candidates._candidates_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 fp32",
+      candidates._WARPS, DIMS=64, **tile)
 joined = "*fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 i32 i32 fp32 fp32 fp32"
 build(candidates._joined_kernel, joined,
       1, PARTS=8, DIMS=64)
@@ -221,10 +218,10 @@ build(candidates._items_kernel, "*fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *fp32 *fp
 
 @pytest.mark.slow
 def test_losses_compile_for_a_gpu_without_one() -> None:
-    result = run_without_interpreter("REPORT = False\n" + COMPILE)
+    result = run_without_interpreter(COMPILE)
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if "_kernel " in line]
-    assert len(lines) == 2 * 16
+    assert len(lines) == 2 * 15
     assert all(line.endswith("True") for line in lines)
 
 

@@ -27,7 +27,8 @@ PARTS = 8
 """Of the candidates, in which scores are summed."""
 _LOWEST = tl.constexpr(-1e30)
 """Log-sum of the scores of a user who knows all candidates; finite, so that no NaN arises."""
-_PAIRS, _ITEMS, _WARPS = 64, 64, 8
+_PAIRS, _ITEMS, _WARPS, _STAGES = 32, 32, 4, 2
+"""Of a tile of scores; with 64 of either, the parts of TF32 products do not fit into registers."""
 _KNOWN = 64
 """Known items that a program takes at once."""
 
@@ -238,7 +239,7 @@ class _Softmax(torch.autograd.Function):
         _scored_kernel[(triton.cdiv(n_pairs, _PAIRS), parts)](
             user, item, step.users, candidates, words, best, total, pulled,
             n_pairs, n_candidates, n_words, dim, tiles, per_score,
-            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS,
+            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS, num_stages=_STAGES,
         )  # fmt: skip
         loss, log_sum, pull = (user.new_empty(n_pairs) for _ in range(3))
         _joined_kernel[(n_pairs,)](
@@ -259,7 +260,7 @@ class _Softmax(torch.autograd.Function):
         _candidates_kernel[(triton.cdiv(n_candidates, _ITEMS),)](
             user, item, step.users, candidates, words, log_sum, pull, rivals,
             len(step.users), n_candidates, words.shape[1], dim, per_score,
-            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS,
+            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS, num_stages=_STAGES,
         )  # fmt: skip
         _items_kernel[(len(item),)](
             user, step.users, candidates, step.by_item.indptr, step.by_item.order, pull, rivals, upstream, out,
