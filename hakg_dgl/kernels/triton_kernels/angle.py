@@ -294,5 +294,5 @@ def mean_cone_excess(pairs: SparsePattern, angle: Angle, entity: Tensor, drawn: 
     Tensor
         Scalar, differentiable in ``entity``; the same bits every time.
     """
-    result: Tensor = _ConeExcess.apply(pairs, angle, entity, drawn)  # type: ignore[no-untyped-call]
+    result: Tensor = _ConeExcess.apply(pairs, angle, entity, drawn)
     return result

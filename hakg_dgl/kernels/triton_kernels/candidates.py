@@ -285,5 +285,5 @@ def softmax_loss(step: Competition, user: Tensor, item: Tensor) -> Tensor:
     Tensor
         Scalar, differentiable in both; the same bits every time.
     """
-    result: Tensor = _Softmax.apply(step, user, item)  # type: ignore[no-untyped-call]
+    result: Tensor = _Softmax.apply(step, user, item)
     return result

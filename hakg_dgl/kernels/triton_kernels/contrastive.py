@@ -233,5 +233,5 @@ def contrastive_loss(batch: Batch, hinge: Hinge, user: Tensor, tables: list[Tens
     Tensor
         Scalar, differentiable in all tables; the same bits every time.
     """
-    result: Tensor = _Contrastive.apply(batch, hinge, user, *tables)  # type: ignore[no-untyped-call]
+    result: Tensor = _Contrastive.apply(batch, hinge, user, *tables)
     return result
