@@ -61,8 +61,8 @@ def joined(device: torch.device | None = None) -> Iterator[None]:
     watch: Watch | None = None
     try:
         # torchrun keeps its store when it starts processes anew, with the addresses of those that are gone.
-        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # type: ignore[no-untyped-call]
-        store = dist.PrefixStore(f"attempt_{os.environ.get(ATTEMPT, '0')}", store)
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"attempt_{os.environ.get(ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
         dist.init_process_group(_backend(device), store=store, rank=rank, world_size=size, timeout=MEETING)
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
