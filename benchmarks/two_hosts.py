@@ -3,8 +3,8 @@
     sudo python benchmarks/two_hosts.py
 
 Makes two network namespaces of this machine that a virtual cable joins: nothing but that cable connects them, and the
-loopback interface of one is not that of the other. Each has a folder of its own with what its process reads: the first
-the data set and the owners, the second its part of the data and the owners. ``torchrun`` starts one process in each.
+loopback interface of one is not that of the other. Each has a folder of its own with its part of the data and the
+owners, and the first one the data set too, which the parts are compared with. ``torchrun`` starts one process in each.
 Then one process trains the same model, and both results are compared. With ``--cut SECONDS`` the cable is taken down
 after so long instead, and it is told how each process ends. Needs Linux, root and ``ip``. Exit code 1 if a number
 differs, 77 without the privileges.
@@ -67,11 +67,11 @@ def two_hosts() -> Iterator[tuple[str, str]]:
 
 
 def host_folder(folder: Path, data: Path, parts: Path, rank: int) -> Path:
-    """What a host has: the first the data set, the second its part and not the others."""
+    """What a host has: its part and not the others, the first the data set too."""
     folder.mkdir()
     shutil.copytree(parts, folder / "parts")
     for number in range(2):
-        if number != rank or rank == 0:
+        if number != rank:
             shutil.rmtree(folder / "parts" / part_name(number))
     if rank == 0:
         shutil.copytree(data, folder / "data")

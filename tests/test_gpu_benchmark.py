@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dense import on_one_thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -16,6 +17,7 @@ import gpu
 from hakg_dgl.kernels.choice import explain_backend
 
 FEW = ["--repeats", "1", "--threads", "1", "--naive-steps", "1", "--set", "batch_size=64", "negatives=4", "dim=8"]
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 
 def test_tiny_graphs_run_on_a_cpu_without_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
