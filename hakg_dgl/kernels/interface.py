@@ -164,7 +164,7 @@ class Taken(NamedTuple):
 
 
 @runtime_checkable
-class LossBackend(Protocol):
+class LossBackend(SparseBackend, Protocol):
     """A backend that also computes the losses of a step, differentiably and without asking the device.
 
     Each does what the function of the same name in :mod:`hakg_dgl.layers.losses` does with PyTorch's operators.
