@@ -33,7 +33,7 @@ from hakg_dgl.training.trainer import Trainer
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-TODAY = {"hinge": 150, "softmax": 150}
+TODAY = {"hinge": 85, "softmax": 85}
 
 
 @pytest.fixture(scope="module")
