@@ -276,7 +276,7 @@ def test_from_tables_to_lists_and_on_by_commands(shop: Path, tmp_path: Path) -> 
     for command in told:  # what it says to run next can be run
         if command[0] not in ("serve", "update"):
             assert hakg(*command[: command.index("#")]).exit_code == 0, command
-    assert [command[0] for command in told] == ["info", "recommend", "serve", "update"]
+    assert [command[0] for command in told] == ["info", "recommend", "explain", "serve", "update"]
     lists = pd.read_csv(out / "lists.csv")
     had = set(pd.read_csv(shop / "earlier.csv")[["user", "item"]].itertuples(index=False, name=None))
     assert lists.groupby("user").size().eq(5).all()

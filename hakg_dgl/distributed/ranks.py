@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
+from safetensors import torch as safetensors_of_torch
 from torch import Tensor
 
 PATIENCE = timedelta(hours=12)
@@ -120,11 +120,13 @@ class Ranks:
         while True:
             piece = None if pieces is None else next(pieces, None)
             content = (
-                self.from_first(b"" if piece is None else save(piece)) if self.rank == 0 else self.from_first(None)
+                self.from_first(b"" if piece is None else safetensors_of_torch.save(piece))
+                if self.rank == 0
+                else self.from_first(None)
             )
             if not content:
                 return
-            yield load(content)
+            yield safetensors_of_torch.load(content)
 
     def bytes_to_first(self, sender: int, content: bytes) -> bytes:
         """What a process passes, in the first one; nothing in the others. Only that of ``sender`` is sent."""

@@ -383,7 +383,10 @@ def rows_fold_in(n_items: int, make: Callable[[sparse.csr_matrix], Scorer]) -> S
 
 
 def checked_lists(indptr: IdArray, items: IdArray, n_items: int) -> tuple[Tensor, Tensor]:
-    """Packed lists as int64 tensors on the CPU; DataError if they are not such lists of items 0..n_items-1."""
+    """Packed lists as int64 tensors on the CPU; DataError if they are not such lists of items 0..n_items-1.
+
+    Each list is ascending, so that the order of a user's items does not change a bit of what is made of them.
+    """
     bounds, rows = id_tensor(indptr).cpu(), checked_ids(items, n_items, "item").cpu()
     if bounds.ndim != 1 or not len(bounds) or int(bounds[0]) != 0 or int(bounds[-1]) != len(rows):
         ends = f"{int(bounds[0])} to {int(bounds[-1])}" if bounds.numel() else "empty"
@@ -393,7 +396,8 @@ def checked_lists(indptr: IdArray, items: IdArray, n_items: int) -> tuple[Tensor
         )
     if bool((bounds.diff() < 0).any()):
         raise DataError("indptr goes down", remedy="It must not go down; Dataset.positives has such lists.")
-    return bounds, rows
+    owners = torch.repeat_interleave(bounds.diff())
+    return bounds, (owners * n_items + rows).sort().values - owners * n_items
 
 
 def lists_of(indptr: Tensor, items: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
