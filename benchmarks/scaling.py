@@ -30,11 +30,14 @@ MUST, AIM = 12.0, 10.0
 
 
 def estimate(scale: float, done: Sequence[dict[str, Any]]) -> float:
-    """Bytes that a step at this scale takes: on the line through the last two sizes measured, or in proportion."""
+    """Bytes that a step at this scale takes: on the line through the last two sizes measured, or in proportion.
+
+    What the process had taken before it read the first graph is not in proportion to anything.
+    """
     if not done:
         return FIRST_GUESS * max(scale, 0.1)
     last = done[-1]
-    slope = float(last["peak_bytes"] / last["scale"])
+    slope = float((last["peak_bytes"] - last.get("before_bytes", 0)) / last["scale"])
     if len(done) > 1:
         slope = float((last["peak_bytes"] - done[-2]["peak_bytes"]) / (last["scale"] - done[-2]["scale"]))
     return float(last["peak_bytes"]) + max(FIRST_GUESS / 4, slope) * (scale - float(last["scale"]))

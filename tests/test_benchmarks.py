@@ -220,6 +220,7 @@ def test_memory_is_foreseen_from_the_sizes_measured() -> None:
     done = [{"scale": 0.1, "peak_bytes": 6e8}, {"scale": 1.0, "peak_bytes": 2.4e9}]
     assert scaling.estimate(10.0, []) == pytest.approx(4e10)
     assert scaling.estimate(1.0, done[:1]) == pytest.approx(6e9)
+    assert scaling.estimate(1.0, [{**done[0], "before_bytes": 1e8}]) == pytest.approx(5.1e9)
     assert scaling.estimate(10.0, done) == pytest.approx(2.04e10)  # 0.4 GB, and 2 GB for each time
 
 

@@ -28,7 +28,7 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the environment: HAKG_X was None, is '1'": lambda patch: patch.setenv("HAKG_X", "1"),
     "the environment: PATH was": lambda patch: patch.delenv("PATH"),
     "the working directory: was": lambda patch: patch.chdir(Path(__file__).parent.parent / "docs"),
-    "sys.path: ": lambda patch: patch.setattr(sys, "path", sys.path[1:]),
+    "sys.path: ": lambda patch: patch.setattr(sys, "path", [at for at in sys.path if at != sys.path[0]]),
     "signal handlers: ": lambda patch: None,
     "modules of the package: hakg_dgl.models.registry was": remove_a_module,
     "registered models: mine was": lambda patch: patch.setitem(registry._REGISTERED, "mine", torch.nn.Module),  # type: ignore[arg-type]

@@ -214,7 +214,8 @@ def test_workers_share_a_study_and_take_up_what_a_killed_one_leaves(demo: Datase
     assert report["counts"] | {"pruned": 0} == dict.fromkeys(report["counts"], 0) | {"completed": 4, "repeated": 1}
     (lost,) = (trial for trial in report["trials"] if trial["state"] == "repeated")
     again = int(lost["reason"].split()[-1])
-    assert report["trials"][again]["settings"] == lost["settings"]
+    # One that is killed before its settings are drawn has none.
+    assert lost["settings"] in ({}, report["trials"][again]["settings"])
 
 
 def test_a_trial_that_kills_its_worker_each_time_is_given_up(demo: Dataset, tmp_path: Path) -> None:
