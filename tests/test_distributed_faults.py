@@ -153,7 +153,7 @@ def test_other_versions_are_refused_in_one_message(data: Path, tmp_path: Path) -
     own = [{"RANK": "0"}, {"RANK": "1", "PYTHONPATH": str(tmp_path / "other")}]
     started = [
         subprocess.Popen(
-            command(data, tmp_path / "run"), env={**common, **more},
+            command(data, tmp_path / "run"), env={**common, **more}, cwd=tmp_path,  # where no build left metadata
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for more in own
