@@ -31,8 +31,7 @@ from hakg_dgl.kernels.precision import in_bfloat16, rounded
 from hakg_dgl.kernels.products import edge_dot, sum_over_columns, sum_over_rows
 from hakg_dgl.kernels.torch_backend import TorchBackend
 from hakg_dgl.kernels.triton_backend import TritonBackend
-from hakg_dgl.kernels.triton_kernels import negatives as fused
-from hakg_dgl.kernels.triton_kernels import products
+from hakg_dgl.kernels.triton_kernels import gate, products
 from hakg_dgl.layers import losses
 from hakg_dgl.layers.losses import COUNT_FLOOR, hinge_over_negatives
 from hakg_dgl.layers.packed_executor import PackedExecutor
@@ -190,7 +189,7 @@ def test_negatives_are_grouped_once_for_both_tables_and_anew_for_others() -> Non
 def test_the_gate_is_pytorchs(dtype: torch.dtype, n_items: int, dim: int) -> None:
     tensors = [table(n, dim, dtype, seed).requires_grad_() for seed, n in enumerate((n_items, n_items, dim, dim))]
     item, entity, a, b = tensors
-    ours = fused.gated_items(item, entity, a, b)
+    ours = gate.gated_items(item, entity, a, b)
     theirs = torch.lerp(entity, item, torch.sigmoid(item @ a.T + entity @ b.T))
     assert error(ours, theirs) < 2 * CLOSE[dtype]
     for mine, other in zip(gradients(ours, *tensors), gradients(theirs, *tensors), strict=True):
@@ -579,7 +578,7 @@ COMPILE = """
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from hakg_dgl.kernels.triton_kernels import negatives, products
+from hakg_dgl.kernels.triton_kernels import gate, negatives, products
 
 def build(kernel, types, **constants):
     names = [name for name in kernel.arg_names if name not in constants]
@@ -597,9 +596,9 @@ build(products._dot_kernel, "*i64 *i32 *fp64 *fp64 *fp64 *i64 *i64 i32 i32", PIE
 build(products.combine_kernel, "*fp32 *fp32 *i64 i32", DIMS=64)
 build(negatives._hinge_kernel, "*fp32 *fp32 *i64 *i8 *fp32 *fp32 *fp32 i32 i32",
       MARGIN=0.7, COUNT_FLOOR=1e-5, SUM=tl.float32, **tile)
-build(negatives._gate_kernel, "*fp32 *fp32 *fp32 *fp32 *fp32 i32 i32", ROWS=16, DIMS=64)
+build(gate._gate_kernel, "*fp32 *fp32 *fp32 *fp32 *fp32 i32 i32", ROWS=16, DIMS=64)
 tables = "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32"
-build(negatives._gate_backward_kernel, f"{tables} i32 i32", ROWS=16, DIMS=64)
+build(gate._gate_backward_kernel, f"{tables} i32 i32", ROWS=16, DIMS=64)
 """
 
 

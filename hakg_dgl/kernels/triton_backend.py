@@ -27,7 +27,7 @@ if Version(triton.__version__) < Version(OLDEST_TRITON):
         f"Install it with: {INSTALL_TRITON}, or set kernels = auto."
     )
 
-from hakg_dgl.kernels.triton_kernels import aggregation, negatives, products, propagation
+from hakg_dgl.kernels.triton_kernels import aggregation, gate, negatives, products, propagation
 from hakg_dgl.kernels.triton_losses import TritonLosses
 
 INTERPRETED = not isinstance(products.combine_kernel, triton.JITFunction)
@@ -84,7 +84,7 @@ class TritonBackend(TritonLosses):
 
     def gated_items(self, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
         """Both products, the sigmoid and the mixture in one kernel."""
-        return negatives.gated_items(item, entity, gate_item, gate_entity)
+        return gate.gated_items(item, entity, gate_item, gate_entity)
 
     def propagates(self, form: Propagation) -> bool:
         """Where there are edges of both kinds, fewer than 32 bits count."""
@@ -101,7 +101,7 @@ class TritonBackend(TritonLosses):
         factor: float = 1.0,
         chance: Chance | None = None,
     ) -> Start:
-        """Five launches a layer, and ten on the way back."""
+        """Five launches a layer, and seven on the way back."""
         if form not in self._layouts:
             self._layouts[form] = propagation.Layout(form, start.item is not None, start.user.detach())
         return propagation.propagate(self._layouts[form], start, weights, n_layers, n_heads, factor, chance)

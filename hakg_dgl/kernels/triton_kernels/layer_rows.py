@@ -12,7 +12,7 @@ import triton.language as tl
 
 from hakg_dgl.geometry import guards
 from hakg_dgl.kernels.triton_kernels.edge_lists import kept_before
-from hakg_dgl.kernels.triton_kernels.negatives import _gate, _square
+from hakg_dgl.kernels.triton_kernels.gate import gate, gate_gradients, square
 
 _FLOOR = tl.constexpr(guards.ROW_NORM_FLOOR)
 
@@ -136,7 +136,7 @@ def gate_kernel(
     inside = (row[:, None] < n_rows) & (dims[None, :] < dim)
     place = row[:, None] * dim + dims[None, :]
     v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    g = _gate(v, e, _square(gate_item, dim, DIMS), _square(gate_entity, dim, DIMS))
+    g = gate(v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS))
     share = tl.load(sent + row, mask=row < n_rows, other=0.0)
     tl.store(out + place, (e + g * (v - e)) * share[:, None], mask=inside)
 
@@ -157,12 +157,12 @@ def gate_gradient_kernel(
     upstream = _add_pieces(tl.zeros([ROWS, DIMS], dtype=tl.float32), pieces, begin, end, dims, within, dim)
     upstream *= tl.load(sent + row, mask=live, other=0.0)[:, None]
     v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    a, b = _square(gate_item, dim, DIMS), _square(gate_entity, dim, DIMS)
-    g = _gate(v, e, a, b)
-    score = upstream * (v - e) * g * (1.0 - g)
+    score, of_v, of_e = gate_gradients(
+        upstream, v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS)
+    )  # fmt: skip
     tl.store(d_score + place, score, mask=inside)
-    tl.store(d_item + place, upstream * g + tl.dot(score, a, input_precision="ieee"), mask=inside)
-    tl.store(d_entity + place, upstream * (1.0 - g) + tl.dot(score, b, input_precision="ieee"), mask=inside)
+    tl.store(d_item + place, of_v, mask=inside)
+    tl.store(d_entity + place, of_e, mask=inside)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from hakg_dgl.kernels.propagation import Chance, Propagation, Start, Weights
 from hakg_dgl.kernels.triton_kernels import layer_rows, layer_sums
 from hakg_dgl.kernels.triton_kernels.aggregation import OUTER_PROGRAMS, SHARES, tile_of_messages
 from hakg_dgl.kernels.triton_kernels.edge_lists import MOST_EDGES, EdgeLists, Group, n_places
-from hakg_dgl.kernels.triton_kernels.negatives import _GATE_ROWS, _GATE_WARPS, GATE_DIMS
+from hakg_dgl.kernels.triton_kernels.gate import GATE_DIMS, GATE_ROWS, GATE_WARPS
 from hakg_dgl.kernels.triton_kernels.products import accumulator, tile_shape
 
 _NO_CHANCE = -(1 << 15)
@@ -175,9 +175,9 @@ def _mix(step: _Step, table: Tensor, gate: tuple[Tensor, Tensor] | None) -> None
     _, item, entity, out = layout.views(table)
     entity, sent, n_items = entity[: layout.n_items], layout.item_sent, layout.n_items
     if gate is not None and step.fused_gate:
-        layer_rows.gate_kernel[(triton.cdiv(n_items, _GATE_ROWS),)](
+        layer_rows.gate_kernel[(triton.cdiv(n_items, GATE_ROWS),)](
             item, entity, *gate, sent, out, n_items, table.shape[1],
-            ROWS=_GATE_ROWS, DIMS=_gate_dims(table), num_warps=_GATE_WARPS,
+            ROWS=GATE_ROWS, DIMS=_gate_dims(table), num_warps=GATE_WARPS,
         )  # fmt: skip
     else:
         torch.mul(_mixed(layout, item, entity, gate), sent.unsqueeze(1), out=out)
@@ -267,9 +267,9 @@ def _mix_gradients(
     entity, first, sent = entity[:n_items], step.lists.items.first, layout.item_sent
     if gate is not None and step.fused_gate:
         mixed, score = table.new_empty(2 * n_items, dim), table.new_empty(n_items, dim)
-        layer_rows.gate_gradient_kernel[(triton.cdiv(n_items, _GATE_ROWS),)](
+        layer_rows.gate_gradient_kernel[(triton.cdiv(n_items, GATE_ROWS),)](
             item, entity, *gate, sent, pieces, first, mixed, mixed[n_items:], score, n_items, dim,
-            ROWS=_GATE_ROWS, DIMS=_gate_dims(table), num_warps=_GATE_WARPS,
+            ROWS=GATE_ROWS, DIMS=_gate_dims(table), num_warps=GATE_WARPS,
         )  # fmt: skip
         both = table[layout.users : layout.users + 2 * n_items].view(2, n_items, dim)  # items, then their entities
         of_item, of_entity = torch.bmm(score.T.expand(2, dim, n_items), both).unbind()
