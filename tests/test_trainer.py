@@ -263,6 +263,29 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(demo: Dataset, tmp_
     assert_same(run, patient)
 
 
+def test_a_search_whose_time_is_over_ends_with_an_evaluation(demo: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lines = train(demo, run, epochs=20, eval_every=5, max_seconds=1e-9).lines
+    assert [line["epoch"] for line in lines] == [1]
+    assert "ndcg@20" in lines[0]
+    assert RunFolder(run).result["stopped"] == "max_seconds = 1e-09 are over after 1 epoch"
+
+
+def test_a_run_whose_time_was_over_goes_on_with_more_time(demo: Dataset, tmp_path: Path, whole: Outcome) -> None:
+    run = tmp_path / "run"
+    assert len(train(demo, run, epochs=EPOCHS, max_seconds=1e-9).lines) == 1
+    train(demo, run, epochs=EPOCHS, max_seconds=0, resume=True)
+    assert_same(run, whole)
+
+
+def test_the_refit_is_not_part_of_the_time_of_the_search(demo: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(demo, run, epochs=5, max_seconds=1e-9, refit=True)
+    result = RunFolder(run).result
+    assert result["refit"]["epochs"] == 1
+    assert result["stopped"].startswith("max_seconds")
+
+
 def test_settings_that_change_nothing_may_differ_when_resuming(demo: Dataset, tmp_path: Path, whole: Outcome) -> None:
     run = tmp_path / "run"
     train(demo, run, epochs=2, patience=50)

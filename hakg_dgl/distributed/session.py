@@ -135,6 +135,10 @@ class DistributedSession(Session):
         """States are written between epochs only."""
         return False
 
+    def agreed_seconds(self, seconds: float) -> float:
+        """See the base class; so all processes stop after the same epoch where ``max_seconds`` is set."""
+        return float(self.ranks.max(torch.tensor(seconds, dtype=torch.float64)))
+
     def stop_if_asked(self) -> None:
         """After an epoch: stop if any process was asked to."""
         if int(self.ranks.max(torch.tensor(int(self.stop_after_epoch)))):

@@ -82,6 +82,9 @@ class TrainingSettings(SelectionSettings):
         computes the scores of a user once for all of them.
     epochs, eval_every, patience
         Most epochs; epochs between evaluations; evaluations without a better one before training stops.
+    max_seconds
+        No epoch of the search for the best one begins after this time, in seconds; 0 sets no limit. The refit, which
+        makes no more epochs than that search, is not counted.
     """
 
     lr: Annotated[float, Range(1e-8, 100.0)] = 2e-3
@@ -91,3 +94,4 @@ class TrainingSettings(SelectionSettings):
     epochs: Annotated[int, _COUNT] = 200
     eval_every: Annotated[int, _COUNT] = 1
     patience: Annotated[int, _COUNT] = 10
+    max_seconds: Annotated[float, Range(0.0, 1e9)] = 0.0

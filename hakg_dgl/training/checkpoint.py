@@ -41,8 +41,8 @@ class Standing:
         The best value of the score without its linear term so far, None where that is the whole score.
     worse
         Evaluations since either of them was better than before.
-    seconds
-        Spent in epochs.
+    seconds, search_seconds
+        Spent in epochs, and in those before the refit.
     refit_from
         The last epoch before the refit began, None until then.
     step, step_loss, step_seconds
@@ -56,6 +56,7 @@ class Standing:
     best_learned: float | None = None
     worse: int = 0
     seconds: float = 0.0
+    search_seconds: float = 0.0
     refit_from: int | None = None
     step: int = 0
     step_loss: float = 0.0
@@ -220,7 +221,8 @@ class Checkpoint:
             different = changed_settings(about["settings"], self.settings)
             if about["device"] != self._device:
                 different.append(f"device (was {about['device']!r}, now {self._device!r})")
-            standing = Standing(**{f.name: about["standing"][f.name] for f in fields(Standing)})
+            saved = {"search_seconds": about["standing"]["seconds"], **about["standing"]}  # older states lack it
+            standing = Standing(**{f.name: saved[f.name] for f in fields(Standing)})
             _refuse_other_types(standing)
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{file}: does not say where training stood ({error!r}); train again") from error
@@ -266,9 +268,10 @@ def changed_settings(theirs: dict[str, Any], ours: Settings) -> list[str]:
     """Settings that differ and may not when a run is continued; see :func:`settings_differences`.
 
     The device may be another name of the same kind. TensorBoard and CUDA graphs, which change no number, may come and
-    go, and so may more epochs and patience. Only a schedule that is spread over the epochs depends on their number.
+    go, and so may more epochs, patience and time. Only a schedule that is spread over the epochs depends on their
+    number.
     """
-    free = {"patience", "device", "tensorboard", "cuda_graphs"}
+    free = {"patience", "max_seconds", "device", "tensorboard", "cuda_graphs"}
     if ours.values().get("lr_schedule") == "constant":
         free.add("epochs")
     return settings_differences(theirs, ours, free)

@@ -45,14 +45,17 @@ class Search:
         epoch = Epoch(number, training.epochs, lr, session.began())
         loss = run_epoch(session, epoch)
         measured, best = None, False
-        if number % training.eval_every == 0 or number == training.epochs:
+        spent = session.agreed_seconds(epoch.seconds)
+        last = number == training.epochs or session.selection.time_is_over(standing.search_seconds + spent)
+        if last or number % training.eval_every == 0:
             measured = session.measure(number)
             best = session.selection.note(standing, measured, number)
             if best:
                 session.keep_as_best()
         standing.epoch = number
-        seconds = epoch.seconds
+        seconds = session.agreed_seconds(epoch.seconds)
         standing.seconds += seconds
+        standing.search_seconds += seconds
         line = {"epoch": number, "seconds": round(seconds, 4), "loss": loss}
         scalars = {"loss": loss, "learning_rate": lr, "seconds": seconds}
         metrics = None if measured is None else measured.metrics

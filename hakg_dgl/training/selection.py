@@ -122,7 +122,15 @@ class Selection:
         if standing.worse >= self.training.patience:
             return f"no better {self.training.select_by} in {standing.worse} evaluations"
         done = standing.epoch if standing.refit_from is None else standing.refit_from
-        return f"{done} epoch{'s' * (done != 1)} done" if done >= self.training.epochs else None
+        if done >= self.training.epochs:
+            return f"{done} epoch{'s' * (done != 1)} done"
+        if standing.best_epoch and self.time_is_over(standing.search_seconds):
+            return f"max_seconds = {self.training.max_seconds:g} are over after {done} epoch{'s' * (done != 1)}"
+        return None
+
+    def time_is_over(self, seconds: float) -> bool:
+        """Whether a search that took this long has no time for another epoch."""
+        return 0.0 < self.training.max_seconds <= seconds
 
 
 def _finite(scorer: Scorer) -> Scorer:

@@ -166,6 +166,10 @@ class Session:
         """When the epoch began, on the clock ``time.perf_counter``, less what was done before a resume."""
         return time.perf_counter() - self.standing.step_seconds
 
+    def agreed_seconds(self, seconds: float) -> float:
+        """How long something took; where several processes train, the longest time of all."""
+        return seconds
+
     # --- when numbers are no longer numbers -------------------------------------------------------------------------
 
     def set_back(self) -> None:
