@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 
 from .failures import Failure, stopping_gently
+from .progress import is_quiet
 
 
 def in_processes(size: int) -> None:
@@ -61,6 +62,8 @@ def _message(words: str, rank: int, code: int, size: int) -> str:
 def _arguments(context: click.Context) -> Iterator[str]:
     """The command line again, without ``--processes``."""
     yield str(context.info_name)
+    if is_quiet(context):
+        yield "--quiet"
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
         if parameter.name == "processes" or value is None or value is False or value == ():

@@ -30,13 +30,17 @@ def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.meta[_QUIET] = value
 
 
+def is_quiet(ctx: click.Context | None) -> bool:
+    """Whether the command was given ``--quiet``."""
+    return ctx is not None and bool(ctx.meta.get(_QUIET))
+
+
 def bar(
     iterable: Iterable[T] | None = None, *, desc: str = "", total: int | None = None, unit: str = "", initial: int = 0,
     **looks: Any,
 ) -> Any:  # fmt: skip
     """A tqdm bar on a terminal, otherwise lines with the same methods; ``looks`` are options for the bar alone."""
-    ctx = click.get_current_context(silent=True)
-    quiet = ctx is not None and bool(ctx.meta.get(_QUIET))
+    quiet = is_quiet(click.get_current_context(silent=True))
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         return Lines(iterable, desc=desc, total=total, unit=unit, initial=initial, quiet=quiet)
     from tqdm import tqdm

@@ -37,8 +37,9 @@ def test_two_processes_train_and_one_evaluates(tmp_path: Path) -> None:
     small_demo().save(data)
     write_parts(SavedEdges(data), hash_owners(SavedEdges(data), 2), tmp_path / "parts", method="hash")
     train = ["train", str(data), "--out", str(run), "--epochs", "2", *SMALL]
-    done = hakg(*train, "--processes", "2", "--parts", str(tmp_path / "parts"))
+    done = hakg(*train, "--processes", "2", "--parts", str(tmp_path / "parts"), "--quiet")
     assert done.returncode == 0, done.stderr
+    assert "epoch" not in done.stderr
     assert "recall@20" in done.stdout
     assert RunFolder(run).result["epochs_run"] == 2
     for arguments in (["evaluate", str(run)], ["export", str(run), "--out", str(tmp_path / "exported")]):
