@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n"
     "  hakg benchmark data/demo --out studies/demo --models popularity,ease,bpr-mf,hakg --trials 10\n"
     "  hakg benchmark data/ml-100k data/music --out studies/field --models all --set ranking_loss=softmax\n"
+    "  hakg benchmark data/demo --out studies/losses --models kgin,kgin:bpr,hakg,hakg:hinge\n"
     "  hakg benchmark data/demo --out studies/demo\n",
 )
 @click.argument("data", metavar="DATA...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the study.")
-@click.option("--models", metavar="all|NAME,...", help="Models to rank; see docs/models.md.  [default: all]")
+@click.option(
+    "--models",
+    metavar="all|NAME,...",
+    help="Models to rank (docs/models.md); NAME:LOSS or all:LOSS for another ranking loss.  [default: all]",
+)
 @click.option(
     "--trials", type=click.IntRange(0),
     help="Trials of the search for each model's settings; 0 leaves them.  [default: 20, or no limit with --time]",

@@ -29,6 +29,7 @@ from hakg_dgl.studies import benchmark_steps
 from hakg_dgl.studies.benchmark_plan import Budget, chosen_names, contenders
 from hakg_dgl.studies.pool import Ended
 from hakg_dgl.studies.tuning import Study
+from hakg_dgl.training.run_folder import RunFolder
 
 pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 
@@ -102,6 +103,28 @@ def test_one_ranking_loss_for_all_that_have_one() -> None:
 def test_models_are_named_in_the_order_of_the_registry() -> None:
     assert chosen_names(["ease", "hakg", "ease"]) == ("hakg", "ease")
     assert chosen_names(["all"]) == model_names()
+
+
+def test_a_model_is_named_with_another_loss_than_its_default() -> None:
+    assert chosen_names(["kgin:bpr", "hakg:hinge", "kgin", "kgin:softmax"]) == ("hakg:hinge", "kgin", "kgin:bpr")
+    every = chosen_names(["all:bpr"])
+    assert {"kgin:bpr", "kgcl:bpr", "hgcf+facts:bpr"} <= set(every)
+    assert not {"hakg", "ease"} & {name.partition(":")[0] for name in every}, "they do not allow it"
+    found = {c.name: c for c in contenders(("kgin", "kgin:bpr"), {"dim": 4})}
+    assert [(c.loss, c.settings and c.settings.values()["dim"]) for c in found.values()] == [("softmax", 4), ("bpr", 4)]
+    space = found["kgin:bpr"].space
+    assert space is not None
+    assert "ranking_loss" not in space.dimensions
+
+
+def test_a_model_with_two_losses_has_two_rows_and_two_folders(tmp_path: Path) -> None:
+    settings = {"epochs": 1, "dim": 4, "device": "cpu"}
+    report = small_study(tmp_path / "study", ["kgin", "kgin:bpr"], overrides=settings).run(resamples=100)
+    assert {name: row["loss"] for name, row in rows_of(report).items()} == {"kgin": "softmax", "kgin:bpr": "bpr"}
+    runs = [RunFolder(tmp_path / "study" / "data" / "demo" / name / "seed-1") for name in ("kgin", "kgin_bpr")]
+    assert [run.settings.values()["ranking_loss"] for run in runs] == ["softmax", "bpr"]
+    more = BenchmarkStudy(tmp_path / "study", [DEMO], ["popularity"])
+    assert [c.name for c in more.contenders] == ["popularity", "kgin", "kgin:bpr"]
 
 
 def test_models_by_chance_are_trained_with_every_seed_and_others_once(made: Any) -> None:
@@ -367,6 +390,10 @@ def test_what_is_wrong_with_the_folder_ends_it(tmp_path: Path) -> None:
         (["popularity", "ease"], {"overrides": {"lr": 0.1}}, "lr: none of the chosen models reads this setting"),
         (["hakg"], {"overrides": {"layer": 1}}, "did you mean 'layers'?"),
         (["hakg", "kgin"], {"overrides": {"ranking_loss": "hinge"}}, "model 'kgin': ranking_loss = 'hinge'"),
+        (["kgin:hinge"], {}, "kgin:hinge: ranking_loss = 'hinge'"),
+        (["ease:bpr"], {}, "ease:bpr: model 'ease' has no ranking_loss to choose"),
+        (["all:bpx"], {}, "no model allows ranking_loss = 'bpx'"),
+        (["kgin:bpr"], {"overrides": {"ranking_loss": "bpr"}}, "given by --set and by kgin:bpr"),
         (["hakg"], {"overrides": {"seed": 1}}, "seed: cannot be set in a benchmark"),
         (["hakg"], {"overrides": {"protocol": "published"}}, "selects on the validation split"),
         (["hakg"], {"seeds": 0}, "seeds = 0: it must be at least 1"),

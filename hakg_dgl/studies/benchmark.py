@@ -66,8 +66,8 @@ class BenchmarkStudy:
     datasets
         Data sets with different names, each with a validation and a test split.
     models
-        Names of models, or ``all``. Default: those of the study, or all for a new one. They are added to those that
-        the study has.
+        Names of models, or ``all``; ``NAME:LOSS`` and ``all:LOSS`` for another ``ranking_loss`` than the default.
+        Default: those of the study, or all for a new one. They are added to those that the study has.
     overrides
         Settings, each for the models that read it; these are not searched. Default: those of the study, or none.
     trials, seconds
@@ -137,7 +137,7 @@ class BenchmarkStudy:
     def parts(self, dataset: Dataset) -> list[Part]:
         """The models on a data set."""
         place, below = self._places.get(dataset.name), self.path / "data" / folder_name(dataset.name)
-        return [Part(dataset, place, contender, below / contender.name) for contender in self.contenders]
+        return [Part(dataset, place, contender, below / folder_name(contender.name)) for contender in self.contenders]
 
     def run(
         self,

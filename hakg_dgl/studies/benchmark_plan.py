@@ -19,6 +19,8 @@ from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.studies.study import PlannedRun
 
 ALL = "all"
+LOSS = "ranking_loss"
+"""The setting of which ``NAME:LOSS`` gives the value."""
 _NOT_TO_BE_SET = {
     "kind": "--models names the models",
     "seed": "the best settings of each model are trained with the seeds 1, 2, ...; --seeds says how many",
@@ -60,7 +62,7 @@ class Contender:
     Attributes
     ----------
     name
-        Its name.
+        Its name, with its loss if that is not the model's default: ``kgin:bpr``.
     settings
         What it is trained with where nothing is searched; None if the model cannot be used.
     space
@@ -84,7 +86,7 @@ class Contender:
         """The ranking loss that it is trained by, in a word or two."""
         if self.settings is None:
             return "–"
-        return str(self.settings.values().get("ranking_loss", "closed form" if self.solved else "its own"))
+        return str(self.settings.values().get(LOSS, "closed form" if self.solved else "its own"))
 
 
 @dataclass(frozen=True)
@@ -155,22 +157,59 @@ class Part:
 
 
 def chosen_names(wanted: Iterable[str]) -> tuple[str, ...]:
-    """The wanted models in the order of the registry; ``all`` stands for every model that there is.
+    """The wanted models in the order of the registry.
+
+    Parameters
+    ----------
+    wanted
+        Names of models; ``all`` stands for every model that there is. ``NAME:LOSS`` is the model trained by another
+        ``ranking_loss`` than its default, and ``all:LOSS`` every model that allows this one.
 
     Raises
     ------
     ConfigError
-        If there is no model of a name, or none is wanted.
+        If there is no model of a name, it does not allow the loss, or none is wanted.
     """
-    known, names = model_names(), list(wanted)
-    for name in names:
+    known, names = model_names(), [str(name).partition(":")[::2] for name in wanted]
+    for name, _ in names:
         if name not in (*known, ALL):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; the models are {', '.join(known)}"
             raise ConfigError(f"there is no model {name!r}{hint}")
     if not names:
         raise ConfigError(f"name at least one model, or {ALL!r}; the models are {', '.join(known)}")
-    return tuple(name for name in known if ALL in names or name in names)
+    every = [loss for name, loss in names if name == ALL]
+    chosen = {name: [own for each, own in names if each == name] for name in known}
+    found = []
+    for name in known:
+        of_model = [_with_loss(name, loss) for loss in chosen[name]]
+        of_model += [text for loss in every if (text := _with_loss_if_allowed(name, loss)) is not None]
+        found += sorted(set(of_model), key=lambda text: (":" in text, text))
+    if not found:
+        raise ConfigError(f"no model allows {LOSS} = {' or '.join(map(repr, every))}")
+    return tuple(found)
+
+
+def _with_loss(name: str, loss: str) -> str:
+    """``NAME:LOSS``, or the name alone for its default loss; ConfigError if the model does not allow the loss."""
+    if not loss:
+        return name
+    settings = Settings(name)
+    if LOSS not in settings.by_section():
+        raise ConfigError(f"{name}:{loss}: model {name!r} has no {LOSS} to choose")
+    try:
+        other = settings.replace({LOSS: loss})
+    except ConfigError as error:
+        raise ConfigError(f"{name}:{loss}: {error}") from error
+    return name if other == settings else f"{name}:{loss}"
+
+
+def _with_loss_if_allowed(name: str, loss: str) -> str | None:
+    """As :func:`_with_loss`; None if the model does not allow the loss, or cannot be used."""
+    try:
+        return _with_loss(name, loss)
+    except Exception:  # a model of another package may raise anything; it is reported where all models are wanted
+        return None
 
 
 def contenders(names: Sequence[str], overrides: Mapping[str, Any]) -> tuple[Contender, ...]:
@@ -186,6 +225,8 @@ def contenders(names: Sequence[str], overrides: Mapping[str, Any]) -> tuple[Cont
     for key in overrides:
         if (why := _NOT_TO_BE_SET.get(_bare(key))) is not None:
             raise ConfigError(f"{key}: cannot be set in a benchmark: {why}")
+    if LOSS in map(_bare, overrides) and (own := [name for name in names if ":" in name]):
+        raise ConfigError(f"{LOSS} is given by --set and by {own[0]}; give it once")
     found = tuple(_contender(name, overrides) for name in names)
     readers = [contender.settings.by_section() for contender in found if contender.settings is not None]
     for key in overrides:
@@ -219,14 +260,16 @@ def require_data(datasets: Sequence[Dataset]) -> None:
 
 
 def folder_name(name: str) -> str:
-    """The name of a data set as that of a folder."""
+    """The name of a data set or a contender as that of a folder."""
     return re.sub(r"[^\w+-]", "_", name) or "_"
 
 
 def _contender(name: str, overrides: Mapping[str, Any]) -> Contender:
+    model, _, loss = name.partition(":")
+    overrides = {**overrides, LOSS: loss} if loss else overrides
     try:
-        model_class(name)
-        settings = Settings(name)
+        model_class(model)
+        settings = Settings(model)
     except Exception as error:  # what a model of another package raises is its own affair
         return Contender(name, None, reason=reason_of(error))
     known = settings.by_section()
@@ -234,7 +277,7 @@ def _contender(name: str, overrides: Mapping[str, Any]) -> Contender:
     try:
         settings = settings.replace(own)
     except ConfigError as error:
-        raise ConfigError(f"model {name!r}: {error}") from error
+        raise ConfigError(f"model {model!r}: {error}") from error
     try:
         return Contender(name, settings, _space(settings, {_bare(key) for key in own}))
     except Exception as error:
