@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from small_demo import small_demo
 from torch import Tensor
 from with_dgl import needs_dgl
 
@@ -31,6 +32,7 @@ import big_log
 import measure
 import models
 import naive
+import new_items
 import partition
 import scaling
 import speed
@@ -285,3 +287,17 @@ def test_what_recbole_reads_is_what_is_trained_on(dataset: Any, tmp_path: Path) 
     assert [tuple(row) for row in tables["inter"].to_numpy()] == [tuple(row) for row in dataset.pairs("train")]
     assert len(tables["kg"]) == len(dataset.triples)
     assert len(tables["link"]) == dataset.n_items
+
+
+def test_new_items_of_a_cold_split_are_taken_out_and_ranked_again() -> None:
+    data = small_demo(split="cold-items")
+    part, whole, chosen = new_items.divided(data)
+    assert (whole.n_items, whole.n_entities, len(whole.triples)) == (data.n_items, data.n_entities, len(data.triples))
+    assert sorted(whole.items["original_id"]) == sorted(data.items["original_id"])
+    assert len(chosen) == len(data.pairs("test"))
+    assert chosen[:, 1].min() >= part.n_items
+    named = [whole.entities["original_id"].to_numpy()[whole.triples[end]] for end in ("head", "tail")]
+    expected = [data.entities["original_id"].to_numpy()[data.triples[end]] for end in ("head", "tail")]
+    assert sorted(zip(*named, strict=True)) == sorted(zip(*expected, strict=True))
+    row = new_items.ranked("facts-profile", part, whole, chosen, 1)
+    assert float(row.split("|")[2].split("±")[0]) > 0.5

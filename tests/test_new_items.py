@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_demo import small_demo, small_settings
+from small_demo import read_by, small_demo, small_settings
+from torch import Tensor
 
-from hakg_dgl import HAKG, Dataset, load_model, make_trainer, model_class, model_names, read_new_items
+from hakg_dgl import HAKG, Dataset, Recommender, load_model, make_trainer, model_class, model_names, read_new_items
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.heterograph import build_graph
 from hakg_dgl.models.hakg import HAKGSettings
@@ -22,41 +24,49 @@ DEMO = small_demo()
 ABLE = [name for name in model_names() if model_class(name).abilities.new_items]
 COLD = (DEMO.n_items - 2, DEMO.n_items - 1)
 """Two items, the last ones, that nobody shall have."""
+BY_PROPAGATION = ["kgin", "kgat", "kgcl", "kgrec", "ckan", "lkgr", "kgnn-ls"]
+"""Models that make the vector of an item from its facts."""
+DRAWN = ["ckan", "lkgr", "kgnn-ls"]
+"""Those that draw the facts of an entity once."""
 
 
-def with_cold() -> Dataset:
-    """The demo without interactions of the two items, which are in it: their facts are there."""
-    kept = DEMO.interactions[~DEMO.interactions["item"].isin(COLD)]
+def with_cold(cold: Sequence[int] = COLD) -> Dataset:
+    """The demo without interactions of the last items, which are in it: their facts are there."""
+    kept = DEMO.interactions[~DEMO.interactions["item"].isin(cold)]
     return dataclasses.replace(DEMO, interactions=kept)
 
 
-def without_cold() -> Dataset:
-    """The same data set without the two items; entities that are not items move down by two."""
-    whole = with_cold()
-    triples = whole.triples[~whole.triples[["head", "tail"]].isin(COLD).any(axis=1)].copy()
+def without_cold(cold: Sequence[int] = COLD) -> Dataset:
+    """The same data set without the last items; entities that are not items move down."""
+    whole = with_cold(cold)
+    triples = whole.triples[~whole.triples[["head", "tail"]].isin(cold).any(axis=1)].copy()
     for end in ("head", "tail"):
-        triples[end] -= 2 * (triples[end] >= DEMO.n_items)
+        triples[end] -= len(cold) * (triples[end] >= DEMO.n_items)
     return dataclasses.replace(
         whole,
         triples=triples,
-        items=whole.items[: COLD[0]],
-        entities=whole.entities.drop(index=list(COLD)).reset_index(drop=True),
+        items=whole.items[: cold[0]],
+        entities=whole.entities.drop(index=list(cold)).reset_index(drop=True),
     )
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """A row for each of the two items, a column a relation, as a shop's catalogue has them."""
+def catalogue(cold: Sequence[int] = COLD) -> pd.DataFrame:
+    """A row for each of the items, a column a relation, as a shop has them."""
     rows = []
-    for item in COLD:
+    for item in cold:
         facts = DEMO.triples[DEMO.triples["head"] == item]
         row = {"item": DEMO.items["original_id"][item], "title": DEMO.items["name"][item], "shelf": "B4"}
         for relation, tails in facts.groupby("relation")["tail"]:
             ids = DEMO.entities["original_id"].iloc[tails]
             row[str(DEMO.relations["original_id"].iloc[int(relation)])] = "|".join(ids)
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
     path = tmp_path / "new.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
+    catalogue().to_csv(path, index=False)
     return path
 
 
@@ -146,6 +156,81 @@ def test_a_new_item_scores_as_the_one_of_the_data_set(name: str, table: Path) ->
     scores, expected = grown.scorer().scores(users), whole.scorer().scores(users)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
     assert scores[:, list(COLD)].std() > 0
+
+
+def scores_of(model: Recommender) -> Tensor:
+    return model.scorer().scores(torch.arange(DEMO.n_users))
+
+
+def drawn_at_random(name: str, dataset: Dataset, **settings: Any) -> Recommender:
+    """A model with two layers and parameters far from zero, those of the last items excepted."""
+    shape = read_by(name, {"layers": 2, "sample_size": 3, "user_set": 4, "item_set": 6, "dtype": "float64"} | settings)
+    model = build_model(dataset, small_settings(name, **shape), torch.device("cpu"), ("train",)).eval()
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.4, generator=draw)
+        model.get_parameter("entity")[list(COLD)] = 0.0
+    return model
+
+
+@pytest.mark.parametrize("aggregator", ["sum", "pool", "concat"])
+@pytest.mark.parametrize("name", BY_PROPAGATION)
+def test_a_new_item_is_the_trained_one_with_its_facts_and_no_parameters(name: str, aggregator: str) -> None:
+    """The same facts give the same scores, whichever of the two items was there in training."""
+    if aggregator != "sum" and name != "ckan":
+        return
+    model = drawn_at_random(name, with_cold(), aggregator=aggregator, sample_size=10)
+    twins = catalogue().assign(item=["twin of the last but one", "twin of the last"])
+    grown = model.with_new_items(build_graph(read_new_items(twins, with_cold()).dataset))
+    scores = scores_of(grown)
+    torch.testing.assert_close(scores[:, -2:], scores[:, list(COLD)], rtol=1e-9, atol=1e-12)
+    assert bool(scores.isfinite().all())
+    assert scores[:, -1].std() > 1e-3
+    assert (scores[:, -1] - scores[:, -2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", BY_PROPAGATION)
+def test_the_order_of_new_items_does_not_matter(name: str) -> None:
+    cold = range(DEMO.n_items - 5, DEMO.n_items)
+    small, rows = without_cold(cold), catalogue(cold)
+    model = drawn_at_random(name, small)
+    one, other = (
+        scores_of(model.with_new_items(build_graph(read_new_items(each, small).dataset))) for each in (rows, rows[::-1])
+    )
+    torch.testing.assert_close(one[:, cold[0] :], other[:, cold[0] :].flip(1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one[:, : cold[0]], other[:, : cold[0]], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_was_drawn_stays_where_new_items_come(name: str) -> None:
+    """Neither trained items nor another new item change by one, on two hops."""
+    cold = range(DEMO.n_items - 5, DEMO.n_items)
+    small, rows = without_cold(cold), catalogue(cold)
+    model = drawn_at_random(name, small)
+    grown = model.with_new_items(build_graph(read_new_items(rows[:2], small).dataset))
+    more = grown.with_new_items(build_graph(read_new_items(rows, small).dataset))
+    torch.testing.assert_close(scores_of(grown)[:, : cold[0]], scores_of(model), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(scores_of(more)[:, : cold[2]], scores_of(grown), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BY_PROPAGATION)
+def test_new_items_are_ranked_among_themselves_better_than_by_chance(name: str, tmp_path: Path) -> None:
+    """How often an item that a user has comes before one that the user does not have, of items that nobody had."""
+    cold = range(DEMO.n_items - 15, DEMO.n_items)
+    small = without_cold(cold)
+    make_trainer(small, small_settings(name, epochs=10, lr=0.03), run=tmp_path / "run").fit()
+    grown = load_model(tmp_path / "run", small, new_items=read_new_items(catalogue(cold), small))
+    scores, has = scores_of(grown), torch.zeros(DEMO.n_users, DEMO.n_items, dtype=torch.bool)
+    has[tuple(DEMO.pairs("train", "valid", "test").T)] = True
+    assert bool(scores.isfinite().all())
+    shares = [
+        (mine[:, None] > others[None]).double().mean()
+        for row, his in zip(scores[:, cold[0] :], has[:, cold[0] :], strict=True)
+        if len(mine := row[his]) and len(others := row[~his])
+    ]
+    assert len(shares) > 40
+    assert float(torch.stack(shares).mean()) > 0.54
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 Words = NDArray[np.uint64]
 Ids = NDArray[np.int64]
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_ENTITIES = 1 << 40
+"""Where entities that are no items begin, for words that do not depend on the number of items."""
 
 
 def mixed(words: Words) -> Words:
@@ -45,6 +47,13 @@ def draws(salts: Words, stream: int, size: int) -> Words:
 def picked(words: Words, counts: Ids) -> Ids:
     """Numbers below ``counts`` (0 where a count is 0), uniform to within count / 2^64; the shapes broadcast."""
     return (words % np.maximum(counts, 1).astype(np.uint64)).astype(np.int64)
+
+
+def words_of_facts(knowledge: KnowledgePattern, edges: Ids, n_items: int) -> Words:
+    """A word for each fact of ``edges``, by relation and tail, ``[n]``; it stays where there are more items."""
+    tail = knowledge.pairs.cols.cpu().numpy()[edges]
+    tail = np.where(tail < n_items, tail, tail - n_items + _ENTITIES).astype(np.uint64)
+    return mixed(mixed(tail) + knowledge.relation.cpu().numpy()[edges].astype(np.uint64))
 
 
 @dataclass(frozen=True)

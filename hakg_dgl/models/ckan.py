@@ -15,16 +15,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hakg_dgl.graph.packed import Grouping, SparsePattern
+from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import rows_of, sum_over_columns, weighted_sum_over_columns
 from hakg_dgl.layers.losses import batch_rows
-from hakg_dgl.layers.triple_sets import Ids, TripleSets, draws, mixed, on, picked, salts_of_sets, triple_sets
+from hakg_dgl.layers.triple_sets import (
+    Ids,
+    TripleSets,
+    Words,
+    draws,
+    mixed,
+    on,
+    picked,
+    salts_of_sets,
+    triple_sets,
+    words_of_facts,
+)
+from hakg_dgl.models.drawn_neighbours import DrawnNeighbours
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, Pass, Sections, interaction_batches
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import stream_seed
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn
@@ -90,7 +102,7 @@ class _Spread:
     triples: TripleSets
 
 
-class CKAN(GradientRecommender):
+class CKAN(DrawnNeighbours):
     r"""Scores :math:`\langle e_u, e_i \rangle` of vectors that are made of sets of entities.
 
     A user is the set of the user's items, an item the set of items that its users have too. Around a set lie, hop after
@@ -107,7 +119,8 @@ class CKAN(GradientRecommender):
     The sets are drawn once, from a hash of the seed and the members, so that nothing of them is saved. As published
     they are drawn with replacement; here first a head, then one of its triples, so that hubs do not fill them, where
     the released code draws among all triples of all heads. Facts are followed both ways. The set of an item is
-    ``item_set`` draws of a user of it and an item of that user; the item alone where it has no users. The paper's
+    ``item_set`` draws of a user of it and an item of that user; the item alone where it has no users, with draws that
+    are hashed from its facts, so that a new item is what it would have been in training. The paper's
     first members are all of an item's set. :math:`\pi` is computed once for each head and relation, however many
     sets have it. Facts and links of users take no part.
 
@@ -125,7 +138,7 @@ class CKAN(GradientRecommender):
         "item_set": {"low": 8, "high": 64, "log": True},
         "aggregator": ["sum", "pool", "concat"],
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -147,6 +160,7 @@ class CKAN(GradientRecommender):
     def graph_moved(self) -> None:
         """Draw the sets for the graph's device, where they are the same as on any other."""
         self.backend: SparseBackend = choose_backend("auto", self.graph.device)
+        self.knowledge: KnowledgePattern = self.known_facts()
         indptr, items = (x.cpu().numpy() for x in self.graph.positives())
         of_users = self.spread(indptr, items, self.settings.user_set, users=True)
         of_items = self.spread(*self._items_beside(indptr, items), self.settings.item_set, users=False)
@@ -155,14 +169,25 @@ class CKAN(GradientRecommender):
 
     def spread(self, indptr: Ids, items: Ids, size: int, *, users: bool) -> _Spread:
         """The triples around sets of items, ``items[indptr[s]:indptr[s + 1]]``, ascending."""
-        knowledge, device = self.graph.packed.knowledge, self.device
+        knowledge, device = self.knowledge, self.device
         salts = salts_of_sets(indptr, items, stream_seed(self.run.seed, "sets:user" if users else "sets:item"))
         if not users:  # items that lie in the same sets shall not draw the same triples
             salts = mixed(salts + np.arange(len(salts)).astype(np.uint64))
+            alone, of_facts = self._salts_by_facts()
+            salts[alone] = of_facts
         triples = triple_sets(indptr, items, salts, knowledge, hops=self.settings.layers, size=size)
         rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         members = SparsePattern.from_pairs(on(rows, device), on(items, device), len(indptr) - 1, self.graph.n_entities)
         return _Spread(members, triples)
+
+    def _salts_by_facts(self) -> tuple[Ids, Words]:
+        """Items without users, and a word for each from the seed and its facts, whatever its number."""
+        starts = self.knowledge.pairs.by_row.indptr.cpu().numpy()[: self.graph.n_items + 1]
+        alone = np.flatnonzero(np.diff(self._by_item()[0].cpu().numpy()) == 0)
+        words = words_of_facts(self.knowledge, np.arange(starts[-1]), self.graph.n_items)
+        sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(words, dtype=np.uint64)])[starts]
+        seed = np.uint64(stream_seed(self.run.seed, "sets:item"))
+        return alone, mixed(np.diff(sums)[alone] + seed)
 
     def _items_beside(self, indptr: Ids, items: Ids) -> tuple[Ids, Ids]:
         """For each item the items drawn beside it, ascending; itself where it has no users."""

@@ -27,7 +27,16 @@ from hakg_dgl.layers.transr import project_by_relation, transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    Axis,
+    GradientRecommender,
+    Pass,
+    Sections,
+    adam,
+    interaction_batches,
+    model_with_new_items,
+)
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, own_rows
 from hakg_dgl.settings.run import GradientRunSettings
@@ -141,7 +150,7 @@ class KGAT(GradientRecommender):
         "weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
         "message_dropout": {"low": 0.0, "high": 0.5},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES, "facts", DROPOUT)
     attention: Tensor
 
@@ -284,6 +293,13 @@ class KGAT(GradientRecommender):
         total = transr_loss(heads, relation, tails, others, self.relation, self.matrices)
         squares = heads.square().sum() + tails.square().sum() + others.square().sum()
         return total + weight * squares / (2 * len(head))
+
+    @torch.no_grad()
+    def with_new_items(self, graph: HeteroGraph) -> KGAT:
+        """The model with further items; attention at them weighs facts by relation and tail, and is renewed."""
+        model = model_with_new_items(self, graph, entities=("entity",), without=("attention",))
+        model.attention.copy_(model.attend())
+        return model
 
     @torch.no_grad()
     def fold_in(self) -> FoldIn:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import Kept, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
@@ -26,7 +27,16 @@ from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.layers.views import info_nce, light_layers, light_propagation, light_scales
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    Axis,
+    GradientRecommender,
+    Pass,
+    Sections,
+    adam,
+    interaction_batches,
+    model_with_new_items,
+)
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfRows, WithOwnRows
@@ -141,7 +151,7 @@ class KGCL(GradientRecommender):
         "contrast_weight": {"low": 1e-3, "high": 1.0, "log": True},
         "contrast_temperature": {"low": 0.1, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES, VIEWS, "facts")
 
     @classmethod
@@ -308,6 +318,10 @@ class KGCL(GradientRecommender):
         total = transr_loss(heads, relation, tails, others, self.relation, self.matrices)
         squares = heads.square().sum() + tails.square().sum() + others.square().sum()
         return total + weight * squares / (2 * len(head))
+
+    def with_new_items(self, graph: HeteroGraph) -> KGCL:
+        """The model with further items, which attend to their facts by relation and tail."""
+        return model_with_new_items(self, graph, entities=("entity",))
 
     @torch.no_grad()
     def fold_in(self) -> FoldIn:

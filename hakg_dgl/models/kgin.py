@@ -29,8 +29,8 @@ from hakg_dgl.models.recommender import (
     GradientRecommender,
     Pass,
     Sections,
-    copy_with_new_items,
     interaction_batches,
+    model_with_new_items,
 )
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfRows, own_rows
@@ -307,9 +307,7 @@ class KGIN(GradientRecommender):
 
     def with_new_items(self, graph: HeteroGraph) -> KGIN:
         """The model with further items, which have what propagation brings from their facts."""
-        model = type(self)(graph, self.settings, self.loss, self.run)
-        copy_with_new_items(self, model, entities=("entity",))
-        return model.eval()
+        return model_with_new_items(self, graph, entities=("entity",))
 
     @torch.no_grad()
     def entity_layers(self) -> list[Tensor]:

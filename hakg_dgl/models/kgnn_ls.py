@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.losses import batch_rows
-from hakg_dgl.layers.neighbours import sampled_edges
+from hakg_dgl.layers.neighbours import sampled_facts
 from hakg_dgl.layers.sampling import NegativeSampler
+from hakg_dgl.models.drawn_neighbours import DrawnNeighbours
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, Pass, Sections, interaction_batches
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, wide
 from hakg_dgl.randomness import numpy_generator
 from hakg_dgl.ranking.fold_in import FoldedUsers
@@ -118,7 +119,7 @@ class _Reached:
     of_tails: Tensor
 
 
-class KGNNLS(GradientRecommender):
+class KGNNLS(DrawnNeighbours):
     r"""Scores :math:`\langle u, v_i^u \rangle`, the vector of an item being another one for each user.
 
     .. math:: \pi_u(h, r) = \frac{\exp \langle u, e_r \rangle}{\sum_{(r', t) \in N_h} \exp \langle u, e_{r'} \rangle},
@@ -153,7 +154,7 @@ class KGNNLS(GradientRecommender):
         "sample_size": {"low": 4, "high": 16, "log": True},
         "label_weight": {"low": 1e-2, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True, explains=True)
+    abilities = Abilities(facts=True, new_items=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -180,9 +181,9 @@ class KGNNLS(GradientRecommender):
 
     def graph_moved(self) -> None:
         """Draw the neighbours for the graph's device, where they are the same as on any other."""
-        knowledge, size = self.graph.packed.knowledge, self.settings.sample_size
+        knowledge, size = self.known_facts(), self.settings.sample_size
         self.backend: SparseBackend = choose_backend("auto", self.graph.device)
-        drawn = sampled_edges(knowledge.pairs, size, numpy_generator(self.run.seed, "neighbours"))
+        drawn = sampled_facts(knowledge, size, numpy_generator(self.run.seed, "neighbours"), self.new_items)
         kept = knowledge.keep(drawn, self.graph.n_entities)
         width = max(1, int(kept.pairs.row_degree.max()))
         place = torch.arange(kept.n_edges, device=self.device) - kept.pairs.by_row.indptr[kept.pairs.rows]

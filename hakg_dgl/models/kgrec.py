@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
+from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import Grouping, Kept, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.edge_softmax import edge_softmax
@@ -28,7 +29,15 @@ from hakg_dgl.layers.views import info_nce, light_propagation
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.kgin import mean_over_columns
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import (
+    Abilities,
+    Axis,
+    GradientRecommender,
+    Pass,
+    Sections,
+    interaction_batches,
+    model_with_new_items,
+)
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.ranking.fold_in import EmbeddingFoldIn, FoldedUsers, FoldIn, SumOfUnitMeans, WithOwnRows
 from hakg_dgl.settings.run import GradientRunSettings
@@ -149,7 +158,7 @@ class KGRec(GradientRecommender):
         "contrast_weight": {"low": 1e-3, "high": 1.0, "log": True},
         "contrast_temperature": {"low": 0.1, "high": 1.0, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES, DROPOUT, MASKS)
 
     @classmethod
@@ -346,6 +355,10 @@ class KGRec(GradientRecommender):
         for _ in range(self.settings.layers):
             found.append(self._after_layer(self.gather(self.edges.pattern, found[-1]), None))
         return found
+
+    def with_new_items(self, graph: HeteroGraph) -> KGRec:
+        """The model with further items, whose facts weigh alike in the first layer."""
+        return model_with_new_items(self, graph, entities=("entity",))
 
     def fold_in(self) -> FoldIn:
         """New users: what propagation gathers from their items, as the trained graph has these."""

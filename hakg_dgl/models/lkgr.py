@@ -32,11 +32,12 @@ from hakg_dgl.kernels.edge_softmax import edge_softmax
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.kernels.products import edge_dot, sum_of_groups, weighted_sum_over_columns
 from hakg_dgl.layers.losses import batch_rows
-from hakg_dgl.layers.neighbours import sampled_edges
+from hakg_dgl.layers.neighbours import sampled_edges, sampled_facts
 from hakg_dgl.layers.transr import project_by_relation
+from hakg_dgl.models.drawn_neighbours import DrawnNeighbours
 from hakg_dgl.models.explanation import Breakdown
 from hakg_dgl.models.ranking_loss import NEGATIVES, PointwiseRankingLossSettings, RankingLoss, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, Pass, Sections, interaction_batches
 from hakg_dgl.models.score_sums import ItemSum, SummedBreakdown, UserSum, edges_of, wide
 from hakg_dgl.randomness import numpy_generator
 from hakg_dgl.ranking.fold_in import AboutUsers, EmbeddingFoldIn, FoldedUsers, FoldIn, own_rows
@@ -109,7 +110,7 @@ class _Facts:
         return cls(pattern, pairs // width, pairs % width, by_edge)
 
 
-class LKGR(GradientRecommender):
+class LKGR(DrawnNeighbours):
     r"""Scores inner products of tangent vectors at the origin, after layers on the hyperboloid.
 
     A node x receives its neighbours y by attention in the tangent space at itself,
@@ -142,7 +143,7 @@ class LKGR(GradientRecommender):
         "layers": {"low": 1, "high": 2},
         "sample_size": {"low": 8, "high": 64, "log": True},
     }
-    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, explains=True)
+    abilities = Abilities(facts=True, vectors=True, folds_in_users=True, new_items=True, explains=True)
     streams = (NEGATIVES,)
 
     @classmethod
@@ -185,8 +186,8 @@ class LKGR(GradientRecommender):
         self.users_of_items: SparsePattern = users.keep(
             sampled_edges(users, size, numpy_generator(seed, "neighbours:item"))
         )
-        knowledge = graph.packed.knowledge
-        mask = sampled_edges(knowledge.pairs, size, numpy_generator(seed, "neighbours:entity"))
+        knowledge = self.known_facts()
+        mask = sampled_facts(knowledge, size, numpy_generator(seed, "neighbours:entity"), self.new_items)
         self.facts: list[_Facts] = []
         needed = torch.arange(graph.n_entities, device=graph.device) < graph.n_items
         for number in range(self.settings.layers):  # from the last layer, which is read for items alone

@@ -14,7 +14,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,7 @@ class Abilities:
 
 
 NODE_TYPES = ("user", "item", "entity")
+AnyRecommender = TypeVar("AnyRecommender", bound="Recommender")
 Axis: TypeAlias = "str | Sequence[Hashable] | None"
 """What the places along an axis of a parameter stand for; see :meth:`GradientRecommender.axes`."""
 
@@ -570,6 +571,23 @@ def copy_with_new_items(
                 mine[name][: len(value), : value.shape[1]] = value
             elif name not in without:
                 mine[name].copy_(value)
+
+
+def model_with_new_items(
+    old: AnyRecommender,
+    graph: HeteroGraph,
+    *,
+    items: Sequence[str] = (),
+    entities: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> AnyRecommender:
+    """A trained model on a graph with further items, whose parameters are zero; it is not in training.
+
+    Parameters are those of :func:`copy_with_new_items`, and the graph of :meth:`Recommender.with_new_items`.
+    """
+    model = type(old)(graph, old.settings, old.loss, old.run)
+    copy_with_new_items(old, model, items=items, entities=entities, without=without)
+    return model.eval()
 
 
 def interaction_batches(
