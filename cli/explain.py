@@ -119,9 +119,12 @@ def _sections(about: dict[str, Any]) -> list[str]:
             )
             * has_shares
         )
-    sections.append(_item_side("facts of the item", about["facts"], _fact))
-    sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
-    return [*sections, table(_rest(about)), *_paths(about["paths"]), *_unnamed(about)]
+    why_none = about["without_facts"]
+    sections.append(why_none or _item_side("facts of the item", about["facts"], _fact))
+    if about["users"]["rows"] or "user" in about["paths"]:
+        sections.append(_item_side("users of the item", about["users"], lambda row: _named(row, "user_")))
+    paths = {kind: part for kind, part in about["paths"].items() if kind != "entity" or not why_none}
+    return [*sections, table(_rest(about)), *_paths(paths), *_unnamed(about)]
 
 
 def _rest(about: dict[str, Any]) -> list[dict[str, Any]]:

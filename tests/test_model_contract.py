@@ -217,8 +217,18 @@ def test_explanations_add_up_where_they_are_declared(name: str, runs: Any) -> No
         assert {*zip(explanation.facts["relation"], explanation.facts["entity"], strict=True)} <= facts_of(item)
         assert set(explanation.users["user"]) <= {u for u, i in DEMO.pairs("train", "valid").tolist() if i == item}
         about = explanation.to_dict(3)
-        assert f"score {explanation.score:.4f}" in "\n".join(_sections(about))
+        text = "\n".join(_sections(about))
+        assert f"score {explanation.score:.4f}" in text
         json.dumps(about, allow_nan=False)
+        check_what_is_said_of_facts(name, text)
+
+
+def check_what_is_said_of_facts(name: str, text: str) -> None:
+    """A model that reads no facts is said not to, and has no empty tables of them."""
+    of_facts = "facts of the item" in text, "paths over a shared entity" in text
+    assert (f"Model '{name}' reads no facts." in text) is not model_class(name).abilities.facts
+    assert of_facts == ((True, True) if model_class(name).abilities.facts and name != "ease-facts" else (False, False))
+    assert ("The facts are in the weights between items" in text) is (name == "ease-facts")
 
 
 def facts_of(item: int) -> set[tuple[int, int]]:
@@ -269,6 +279,7 @@ def test_explanations_of_users_who_are_folded_in_add_up(name: str, runs: Any) ->
         assert explanation.score == pytest.approx(float(scores[user, 7]), rel=1e-5, abs=1e-6)
         assert all(abs(rest) < 1e-5 for rest in explanation.rounding.values())
         assert sorted(explanation.past_items["item"]) == [[4, 7], [], [1, 9, 30]][user]
+        check_what_is_said_of_facts(name, "\n".join(_sections(explanation.to_dict(3))))
 
 
 @every_model

@@ -152,7 +152,8 @@ def _network(axes: Any, explanation: Explanation, over: str, paths: pd.DataFrame
     """Draw past items, what they share with the item, and the item in three columns; strong paths are wide lines."""
     axes.axis("off")
     if paths.empty:
-        axes.text(0.5, 0.5, "no shared entity or user", ha="center", color=_GREY, transform=axes.transAxes)
+        nothing = "no shared user" if explanation.without_facts else "no shared entity or user"
+        axes.text(0.5, 0.5, nothing, ha="center", color=_GREY, transform=axes.transAxes)
         return
     share = explanation.share(explanation.path_totals[over][1])
     share = None if share is None else round(share, 3) + 0.0  # never "-0.0%"

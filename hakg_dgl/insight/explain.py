@@ -17,6 +17,7 @@ from hakg_dgl.insight.explanation import Explanation
 from hakg_dgl.models.explanation import FACT_OR_LINK, Breakdown, Component, Terms
 from hakg_dgl.models.recommender import Recommender
 from hakg_dgl.models.registry import models_that
+from hakg_dgl.models.score_sums import LinearBreakdown
 from hakg_dgl.ranking.fold_in import folded_users
 from hakg_dgl.ranking.topk import Scorer
 
@@ -69,6 +70,7 @@ class Explainer:
         self.dataset: Dataset = dataset if new is None else _with_users(dataset, new)
         self.breakdown: Breakdown = model.breakdown() if folded is None else model.breakdown(folded)
         self.components: list[Component] = list(self.breakdown.components if components is None else components)
+        self._without_facts = _why_without_facts(model, self.breakdown)
         self._trained = model.scorer()
         self._added: Scorer | None = None
         self._known = dataset.pairs()
@@ -129,6 +131,7 @@ class Explainer:
             path_totals=_path_totals(terms),
             dataset=self.dataset,
             shared=self.shared,
+            without_facts=self._without_facts,
         )
 
     def _rank(self, user: int, item: int) -> tuple[float, int, int]:
@@ -174,6 +177,15 @@ def require_explained(model: type[Recommender]) -> None:
     if not (issubclass(model, Recommender) and model.abilities.explains):
         name, able = getattr(model, "name", model.__name__), ", ".join(models_that("explains"))
         raise ConfigError(f"model {name!r} does not take its scores apart; the models that do: {able}")
+
+
+def _why_without_facts(model: Recommender, breakdown: Breakdown) -> str | None:
+    """Why the score of a model has no terms of facts; None if it can have some."""
+    if not model.abilities.facts:
+        return f"Model '{model.name}' reads no facts."
+    if isinstance(breakdown, LinearBreakdown):
+        return f"The facts are in the weights between items of model '{model.name}', and no terms of their own."
+    return None
 
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,8 @@ class Explanation:
         The data set, for names.
     shared
         The items that have an entity; they say what it is if the data set has no name for it.
+    without_facts
+        Why no fact is a term of any score of the model, a sentence; None where facts can be.
     """
 
     user: int
@@ -82,6 +84,7 @@ class Explanation:
     path_totals: dict[str, tuple[int, float]]
     dataset: Dataset
     shared: SharedItems
+    without_facts: str | None = None
 
     @property
     def rounding(self) -> dict[str, float]:
@@ -140,6 +143,7 @@ class Explanation:
                 "collaborative": self._row({"contribution": collaborative}),
             },
             **{name: self._cut(frame, top) for name, frame in labelled.items()},
+            "without_facts": self.without_facts,
             "facts_of_users": self._facts_of_users(),
             "other_terms": [self._row(row) for row in self.other_terms.to_dict("records")],
             "paths": {kind: self._paths(kind, top) for kind in self.path_totals},
