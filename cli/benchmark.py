@@ -91,14 +91,17 @@ def benchmark_command(
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
-    """Print the notes and a table for each data set."""
+    """Print the notes, a table for each data set, and what the study took."""
+    from hakg_dgl.studies.benchmark_circumstances import machine_lines
+
     for note in report["notes"]:
         click.echo(shown(note))
     for found in report["datasets"]:
         rows = [_row(row) for row in found["ranking"] if row["rank"] is not None]
         if rows:
             click.echo(f"\n{shown(found['name'])}\n{table(rows)}")
-    click.echo(f"\nWrote {out}: report.md, .tex, .json and .html")
+    click.echo(f"\n{machine_lines(report)[0]}")
+    click.echo(f"Wrote {out}: report.md, .tex, .json and .html, and the models' papers in references.bib")
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

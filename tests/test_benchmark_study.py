@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -211,6 +212,74 @@ def test_every_format_has_the_models_and_their_losses(made: Any) -> None:
     assert "\\toprule" in texts["tex"]
 
 
+def test_the_table_for_papers_marks_the_best_and_what_differs(made: Any) -> None:
+    study, report, _ = made
+    lines = (study.path / "report.md").read_text().partition("## Results")[2].splitlines()
+    rows = [re.split(r" ?\| ?", line)[1:-1] for line in lines if line.startswith("| ")][2:]
+    shown = {row[0]: dict(zip(("recall@20", "ndcg@20"), row[1:], strict=True)) for row in rows[: len(MODELS)]}
+    ranking = report["datasets"][0]["ranking"]
+    assert list(shown) == [row["model"] for row in ranking]
+    for metric in ("recall@20", "ndcg@20"):
+        values = sorted({round(row["metrics"][metric], 4) for row in ranked_rows(report)}, reverse=True)
+        for row in ranking:
+            cell, value = shown[row["model"]][metric], round(row["metrics"][metric], 4)
+            assert f"{value:.4f}" in cell
+            assert cell.startswith("**") is (value == values[0])
+            assert (cell.startswith("*") and not cell.startswith("**")) is (value == values[1])
+            assert cell.endswith("†") is (row["p"].get(metric, 1.0) < 0.05)
+            assert ("±" in cell) is (len(row["runs"]) > 1)
+    latex, page = (study.path / "report.tex").read_text(), (study.path / "report.html").read_text()
+    best = ranking[0]
+    assert f"\\textbf{{{best['metrics']['ndcg@20']:.4f}" in latex
+    assert latex.count("\\begin{table}") == latex.count("\\caption{") == latex.count("\\label{tab:benchmark-") >= 6
+    assert len(set(re.findall(r"\\label\{(.+)\}", latex))) == latex.count("\\label{")
+    assert f'<td class="n best">{best["metrics"]["ndcg@20"]:.4f}' in page
+
+
+def ranked_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in report["datasets"][0]["ranking"] if row["rank"] is not None]
+
+
+def test_the_papers_are_those_that_the_table_cites(made: Any) -> None:
+    study, report, _ = made
+    entries = re.findall(r"^@\w+\{(\w+),", (study.path / "references.bib").read_text(), re.MULTILINE)
+    cited = re.findall(r"~\\cite\{([^}]+)\}", (study.path / "report.tex").read_text())
+    assert entries[0] == "du2022hakg"
+    assert sorted(entries) == sorted(cited) == ["du2022hakg", "rendle2009bpr", "steck2019ease"]
+    assert {name: row["citations"] for name, row in rows_of(report).items()} == {
+        "hakg": ["du2022hakg"], "ease": ["steck2019ease"], "bpr-mf": ["rendle2009bpr"], "popularity": [],
+    }  # fmt: skip
+
+
+def test_hours_machine_and_data_sets_are_told(made: Any) -> None:
+    study, report, _ = made
+    for row in ranked_rows(report):
+        results = [
+            json.loads((study.path / "data" / "demo" / row["model"] / run / "result.json").read_text())
+            for run in row["runs"]
+        ]
+        tuning = 0.0 if row["tuning"] is None else row["tuning"]["seconds"]
+        expected = {"tuning": tuning, "training": sum(each["seconds"] for each in results)}
+        assert row["cost"] == pytest.approx(expected)
+    whole = sum(sum(row["cost"].values()) for row in ranked_rows(report))
+    assert report["cost"]["hours"] == pytest.approx(whole / 3600)
+    (machine,) = report["machines"]
+    assert machine["runs"] == 6
+    assert machine["cpu"]
+    assert machine["cores"] >= 1
+    assert machine["versions"]["python"] == platform.python_version()
+    about = report["datasets"][0]["about"]
+    assert about["counts"]["test users"] == len({user for user, _ in DEMO.pairs("test").tolist()})
+    assert about["counts"]["items"] == DEMO.n_items
+    assert about["split"] == "random"
+    for suffix in ("md", "tex", "html"):
+        text = (study.path / f"report.{suffix}").read_text()
+        assert "The study took " in text
+        assert f"6 runs on {machine['cpu'][:3]}" in text
+        assert "Every item is ranked for every user" in text
+        assert report["datasets"][0]["digest"][:12] in text
+
+
 def test_the_page_fetches_nothing(made: Any) -> None:
     pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
     study, _, _ = made
@@ -224,7 +293,7 @@ def test_the_page_fetches_nothing(made: Any) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_two_data_sets_are_ranked_apart_and_by_mean_rank(tmp_path: Path) -> None:
-    report = small_study(tmp_path / "study", ["popularity", "ease", "ease-facts"], [OTHER, DEMO]).run(resamples=100)
+    report = small_study(tmp_path / "study", ["popularity", "ease", "ease-facts"], [OTHER, DEMO]).run(resamples=1000)
     assert [data["name"] for data in report["datasets"]] == [OTHER.name, "demo"]
     ranks = {row["model"]: row["ranks"] for row in report["mean_ranks"]}
     for place, data in enumerate(report["datasets"]):
@@ -235,7 +304,15 @@ def test_two_data_sets_are_ranked_apart_and_by_mean_rank(tmp_path: Path) -> None
     page = (tmp_path / "study" / "report.html").read_text()
     assert "other &lt;b&gt;&amp; 100% $x$" in page
     assert "<b>" not in page
-    assert r"other \textless{}b\textgreater{}\& 100\% \$x\$" in (tmp_path / "study" / "report.tex").read_text()
+    latex = (tmp_path / "study" / "report.tex").read_text()
+    assert r"other \textless{}b\textgreater{}\& 100\% \$x\$" in latex
+    assert r"\multicolumn{2}{c}{other \textless{}b" in latex
+    assert latex.count(r"\cmidrule") == 2
+    assert latex.count(r"\cite{") == 2
+    tests = [p for data in report["datasets"] for row in data["ranking"] for p in row["p"].values()]
+    markdown = (tmp_path / "study" / "report.md").read_text().partition("## Results")[2].partition("## Data")[0]
+    assert markdown.count("† |") == latex.count("$^\\dagger$ &") + latex.count("$^\\dagger$ \\\\")
+    assert 0 < markdown.count("† |") == sum(p < 0.05 for p in tests) < len(tests)
 
 
 @pytest.mark.usefixtures("quick")

@@ -27,6 +27,7 @@ from hakg_dgl.insight.export import export
 from hakg_dgl.models.recommender import ClosedFormRecommender, GradientRecommender
 from hakg_dgl.ranking.evaluation import evaluate
 from hakg_dgl.ranking.fold_in import AboutUsers
+from hakg_dgl.studies.benchmark_references import citation, keys
 from hakg_dgl.training.progress import Progress
 from hakg_dgl.training.trainee import Trainee, build_model
 
@@ -83,6 +84,23 @@ def test_settings_come_back_from_text(name: str) -> None:
     assert set(model.space) <= set(settings.by_section())
     for variant in model.variants:
         assert settings.replace(variant.overrides).kind == name
+
+
+@every_model
+def test_its_paper_can_be_cited_as_its_file_names_it(name: str) -> None:
+    text = citation(name)
+    if name in ("popularity", "facts-profile"):
+        assert text == ""
+        return
+    assert text.count("{") == text.count("}")
+    (key,), (title,) = keys(name), re.findall(r"^  title = \{\{(.+)\}\}", text.replace("\n    ", " "), re.MULTILINE)
+    assert re.fullmatch(r"[a-z]+\d{4}[a-z0-9]+", key)
+    assert key.startswith(text.partition("author = {")[2].partition(" and ")[0].split()[-1].strip("},").lower())
+    source = sys.modules[getattr(model_class(name), "beside", model_class(name)).__module__].__doc__ or ""
+    named = " ".join(source.split()).casefold()
+    if name != "hakg":  # whose file names no title
+        assert title.replace("{\\'e}", "é").casefold() in named
+        assert re.findall(r"\d{4}", key)[0] in named
 
 
 @every_model

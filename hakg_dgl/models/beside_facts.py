@@ -60,6 +60,12 @@ class BesideFacts(Recommender):
     beside: ClassVar[type[Recommender]]
     facts_multiplier: Tensor
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Cite the paper of the model."""
+        super().__init_subclass__(**rest)
+        if "beside" in cls.__dict__:
+            cls.citation = cls.beside.citation
+
     def build(self) -> None:
         """Make the model, with its own parameters and random streams."""
         self.base: Recommender = self.beside(self.graph, self.settings, self.loss, self.run)

@@ -76,6 +76,17 @@ class BPRMF(GradientRecommender):
     """
 
     name = "bpr-mf"
+    citation = r"""
+@inproceedings{rendle2009bpr,
+  author = {Steffen Rendle and Christoph Freudenthaler and Zeno Gantner and Lars Schmidt-Thieme},
+  title = {{BPR: Bayesian Personalized Ranking from Implicit Feedback}},
+  booktitle = {Proceedings of the 25th Conference on Uncertainty in Artificial Intelligence},
+  year = {2009},
+  pages = {452--461},
+  eprint = {1205.2618},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(BPRMFSettings, PairwiseLossSettings, PairwiseTrainingSettings, GradientRunSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},

@@ -86,6 +86,20 @@ class CFKG(GradientRecommender):
     """
 
     name = "cfkg"
+    citation = r"""
+@article{ai2018cfkg,
+  author = {Qingyao Ai and Vahid Azizi and Xu Chen and Yongfeng Zhang},
+  title = {{Learning Heterogeneous Knowledge Base Embeddings for Explainable Recommendation}},
+  journal = {Algorithms},
+  year = {2018},
+  volume = {11},
+  number = {9},
+  pages = {137},
+  doi = {10.3390/a11090137},
+  eprint = {1805.03352},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(CFKGSettings, CFKGLossSettings, CFKGTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

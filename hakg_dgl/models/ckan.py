@@ -128,6 +128,17 @@ class CKAN(DrawnNeighbours):
     """
 
     name = "ckan"
+    citation = r"""
+@inproceedings{wang2020ckan,
+  author = {Ze Wang and Guangyan Lin and Huobin Tan and Qinghong Chen and Xiyang Liu},
+  title = {{CKAN: Collaborative Knowledge-aware Attentive Network for Recommender Systems}},
+  booktitle = {Proceedings of the 43rd International ACM SIGIR Conference on Research and Development in Information
+    Retrieval},
+  year = {2020},
+  pages = {219--228},
+  doi = {10.1145/3397271.3401141}
+}
+"""
     sections = Sections(CKANSettings, PointwiseRankingLossSettings, CKANTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

@@ -85,6 +85,16 @@ class CKE(GradientRecommender):
     """
 
     name = "cke"
+    citation = r"""
+@inproceedings{zhang2016cke,
+  author = {Fuzheng Zhang and Nicholas Jing Yuan and Defu Lian and Xing Xie and Wei-Ying Ma},
+  title = {{Collaborative Knowledge Base Embedding for Recommender Systems}},
+  booktitle = {Proceedings of the 22nd ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year = {2016},
+  pages = {353--362},
+  doi = {10.1145/2939672.2939673}
+}
+"""
     sections = Sections(CKESettings, CKELossSettings, CKETrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

@@ -77,6 +77,18 @@ class EASE(ClosedFormRecommender):
     """
 
     name = "ease"
+    citation = r"""
+@inproceedings{steck2019ease,
+  author = {Harald Steck},
+  title = {{Embarrassingly Shallow Autoencoders for Sparse Data}},
+  booktitle = {The World Wide Web Conference},
+  year = {2019},
+  pages = {3251--3257},
+  doi = {10.1145/3308558.3313710},
+  eprint = {1905.03375},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(EASESettings, NoSettings, SelectionSettings, NumericSettings)
     space: ClassVar[Mapping[str, Any]] = {"ease_l2": {"low": 10.0, "high": 3000.0, "log": True}}
     abilities = Abilities(folds_in_users=True, explains=True)

@@ -65,6 +65,16 @@ class EASEFacts(EASE):
     """
 
     name = "ease-facts"
+    citation = r"""
+@inproceedings{jeunen2020cease,
+  author = {Olivier Jeunen and Jan Van Balen and Bart Goethals},
+  title = {{Closed-Form Models for Collaborative Filtering with Side-Information}},
+  booktitle = {Proceedings of the 14th ACM Conference on Recommender Systems},
+  year = {2020},
+  pages = {651--656},
+  doi = {10.1145/3383313.3418480}
+}
+"""
     sections = Sections(EASEFactsSettings, NoSettings, SelectionSettings, NumericSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "side_information": ["collective", "additive"],

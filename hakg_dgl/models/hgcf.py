@@ -120,6 +120,16 @@ class HGCF(GradientRecommender):
     """
 
     name = "hgcf"
+    citation = r"""
+@inproceedings{sun2021hgcf,
+  author = {Jianing Sun and Zhaoyue Cheng and Saba Zuberi and Felipe P{\'e}rez and Maksims Volkovs},
+  title = {{HGCF: Hyperbolic Graph Convolution Networks for Collaborative Filtering}},
+  booktitle = {Proceedings of the Web Conference 2021},
+  year = {2021},
+  pages = {593--601},
+  doi = {10.1145/3442381.3450101}
+}
+"""
     sections = Sections(HGCFSettings, HGCFLossSettings, HGCFTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

@@ -126,6 +126,16 @@ class HyperKnow(GradientRecommender):
     """
 
     name = "hyper-know"
+    citation = r"""
+@inproceedings{ma2021hyperknow,
+  author = {Chen Ma and Liheng Ma and Yingxue Zhang and Haolun Wu and Xue Liu and Mark Coates},
+  title = {{Knowledge-Enhanced Top-K Recommendation in Poincar{\'e} Ball}},
+  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+  year = {2021},
+  eprint = {2101.04852},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(HyperKnowSettings, HyperKnowLossSettings, HyperKnowTrainingSettings, GradientRunSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "lr": {"low": 3e-4, "high": 1e-2, "log": True},

@@ -111,6 +111,16 @@ class ItemKNN(ClosedFormRecommender):
     """
 
     name = "item-knn"
+    citation = r"""
+@inproceedings{sarwar2001itemknn,
+  author = {Badrul Sarwar and George Karypis and Joseph Konstan and John Riedl},
+  title = {{Item-based Collaborative Filtering Recommendation Algorithms}},
+  booktitle = {Proceedings of the 10th International Conference on World Wide Web},
+  year = {2001},
+  pages = {285--295},
+  doi = {10.1145/371920.372071}
+}
+"""
     sections = Sections(ItemKNNSettings, NoSettings, SelectionSettings, NumericSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "neighbours": {"low": 5, "high": 1000, "log": True},

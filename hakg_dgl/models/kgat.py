@@ -143,6 +143,18 @@ class KGAT(GradientRecommender):
     """
 
     name = "kgat"
+    citation = r"""
+@inproceedings{wang2019kgat,
+  author = {Xiang Wang and Xiangnan He and Yixin Cao and Meng Liu and Tat-Seng Chua},
+  title = {{KGAT: Knowledge Graph Attention Network for Recommendation}},
+  booktitle = {Proceedings of the 25th ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year = {2019},
+  pages = {950--958},
+  doi = {10.1145/3292500.3330989},
+  eprint = {1905.07854},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(KGATSettings, KGATLossSettings, KGATTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

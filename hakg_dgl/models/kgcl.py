@@ -142,6 +142,19 @@ class KGCL(GradientRecommender):
     """
 
     name = "kgcl"
+    citation = r"""
+@inproceedings{yang2022kgcl,
+  author = {Yuhao Yang and Chao Huang and Lianghao Xia and Chenliang Li},
+  title = {{Knowledge Graph Contrastive Learning for Recommendation}},
+  booktitle = {Proceedings of the 45th International ACM SIGIR Conference on Research and Development in Information
+    Retrieval},
+  year = {2022},
+  pages = {1434--1443},
+  doi = {10.1145/3477495.3532009},
+  eprint = {2205.00976},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(KGCLSettings, KGCLLossSettings, KGCLTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

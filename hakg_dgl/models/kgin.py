@@ -204,6 +204,19 @@ class KGIN(GradientRecommender):
     """
 
     name = "kgin"
+    citation = r"""
+@inproceedings{wang2021kgin,
+  author = {Xiang Wang and Tinglin Huang and Dingxian Wang and Yancheng Yuan and Zhenguang Liu and Xiangnan He and
+    Tat-Seng Chua},
+  title = {{Learning Intents behind Interactions with Knowledge Graph for Recommendation}},
+  booktitle = {Proceedings of the Web Conference 2021},
+  year = {2021},
+  pages = {878--887},
+  doi = {10.1145/3442381.3450133},
+  eprint = {2102.07057},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(KGINSettings, KGINLossSettings, KGINTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

@@ -146,6 +146,19 @@ class KGNNLS(DrawnNeighbours):
     """
 
     name = "kgnn-ls"
+    citation = r"""
+@inproceedings{wang2019kgnnls,
+  author = {Hongwei Wang and Fuzheng Zhang and Mengdi Zhang and Jure Leskovec and Miao Zhao and Wenjie Li and
+    Zhongyuan Wang},
+  title = {{Knowledge-aware Graph Neural Networks with Label Smoothness Regularization for Recommender Systems}},
+  booktitle = {Proceedings of the 25th ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year = {2019},
+  pages = {968--977},
+  doi = {10.1145/3292500.3330836},
+  eprint = {1905.04413},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(KGNNLSSettings, KGNNLSLossSettings, KGNNLSTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

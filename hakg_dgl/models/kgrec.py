@@ -148,6 +148,18 @@ class KGRec(GradientRecommender):
     """
 
     name = "kgrec"
+    citation = r"""
+@inproceedings{yang2023kgrec,
+  author = {Yuhao Yang and Chao Huang and Lianghao Xia and Chunzhen Huang},
+  title = {{Knowledge Graph Self-Supervised Rationalization for Recommendation}},
+  booktitle = {Proceedings of the 29th ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
+  year = {2023},
+  pages = {3046--3056},
+  doi = {10.1145/3580305.3599400},
+  eprint = {2307.02759},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(KGRecSettings, KGRecLossSettings, KGRecTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

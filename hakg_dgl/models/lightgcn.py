@@ -80,6 +80,19 @@ class LightGCN(BPRMF):
     """
 
     name = "lightgcn"
+    citation = r"""
+@inproceedings{he2020lightgcn,
+  author = {Xiangnan He and Kuan Deng and Xiang Wang and Yan Li and Yongdong Zhang and Meng Wang},
+  title = {{LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation}},
+  booktitle = {Proceedings of the 43rd International ACM SIGIR Conference on Research and Development in Information
+    Retrieval},
+  year = {2020},
+  pages = {639--648},
+  doi = {10.1145/3397271.3401063},
+  eprint = {2002.02126},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(LightGCNSettings, LightGCNLossSettings, LightGCNTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {**BPRMF.space, "layers": {"low": 1, "high": 4}}

@@ -135,6 +135,18 @@ class LKGR(DrawnNeighbours):
     """
 
     name = "lkgr"
+    citation = r"""
+@inproceedings{chen2022lkgr,
+  author = {Yankai Chen and Menglin Yang and Yingxue Zhang and Mengchen Zhao and Ziqiao Meng and Jianye Hao and Irwin
+    King},
+  title = {{Modeling Scale-free Graphs with Hyperbolic Geometry for Knowledge-aware Recommendation}},
+  booktitle = {Proceedings of the 15th ACM International Conference on Web Search and Data Mining},
+  year = {2022},
+  pages = {94--102},
+  eprint = {2108.06468},
+  archivePrefix = {arXiv}
+}
+"""
     sections = Sections(LKGRSettings, PointwiseRankingLossSettings, LKGRTrainingSettings, GradientRunSettings)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": PUBLISHED}
     space: ClassVar[Mapping[str, Any]] = {

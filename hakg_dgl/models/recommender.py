@@ -215,6 +215,8 @@ class Recommender(nn.Module, ABC):
         What ``--model`` and ``kind`` call it.
     sections
         The classes of its settings.
+    citation
+        The BibTeX entry of its paper, or several; empty without one.
     presets
         Name -> settings, for ``--preset``.
     space
@@ -229,6 +231,7 @@ class Recommender(nn.Module, ABC):
 
     name: ClassVar[str]
     sections: ClassVar[Sections]
+    citation: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Any]] = {}
     variants: ClassVar[tuple[Variant, ...]] = ()

@@ -96,6 +96,17 @@ class RP3Beta(ItemKNN):
     """
 
     name = "rp3beta"
+    citation = r"""
+@article{paudel2017rp3beta,
+  author = {Bibek Paudel and Fabian Christoffel and Chris Newell and Abraham Bernstein},
+  title = {{Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive Applications}},
+  journal = {ACM Transactions on Interactive Intelligent Systems},
+  year = {2017},
+  volume = {7},
+  number = {1},
+  doi = {10.1145/2955101}
+}
+"""
     sections = Sections(RP3BetaSettings, NoSettings, SelectionSettings, NumericSettings)
     space: ClassVar[Mapping[str, Any]] = {
         "neighbours": {"low": 5, "high": 1000, "log": True},

@@ -8,6 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hakg_dgl.studies.benchmark_circumstances import PROTOCOL, data_rows, machine_lines
+from hakg_dgl.studies.benchmark_results import caption, results
 from hakg_dgl.studies.benchmark_text import HOW_TO_READ, TEXT_COLUMNS, given, rank_rows, sections, title
 
 _TEMPLATE = "benchmark.html.jinja"
@@ -28,6 +30,11 @@ def as_html(found: Mapping[str, Any], figure: bytes | None) -> str:
         notes=found["notes"],
         how_to_read=HOW_TO_READ,
         given=given(found),
+        machine=machine_lines(found),
+        results=results(found),
+        caption=caption(found),
+        protocol=PROTOCOL,
+        data_rows=data_rows(found),
         figure=None if figure is None else base64.b64encode(figure).decode("ascii"),
         mean_ranks=rank_rows(found),
         datasets=[(data["name"], list(sections(data))) for data in found["datasets"]],

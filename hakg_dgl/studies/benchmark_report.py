@@ -13,9 +13,11 @@ from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.errors import MissingDependencyError
 from hakg_dgl.ranking.comparison import Comparison, compare
 from hakg_dgl.ranking.evaluation import Evaluation, Evaluator
+from hakg_dgl.studies.benchmark_circumstances import about_data, cost_of, machines_of, whole_cost
 from hakg_dgl.studies.benchmark_figure import benchmark_figure
 from hakg_dgl.studies.benchmark_page import as_html
 from hakg_dgl.studies.benchmark_plan import Budget, Part
+from hakg_dgl.studies.benchmark_references import keys, references
 from hakg_dgl.studies.benchmark_text import as_latex, as_markdown
 from hakg_dgl.studies.benchmark_work import measurement
 from hakg_dgl.studies.drawing import save_figure
@@ -24,10 +26,11 @@ from hakg_dgl.studies.study import PlannedRun
 from hakg_dgl.training.run_folder import RunFolder
 
 METRICS = ("ndcg@20", "recall@20")
+"""What models are ranked by, and what is tested beside it."""
 BEYOND = ("map@20", "auc", "diversity@20", "novelty@20", "coverage@20")
 """Shown beside the ranking, which they do not decide."""
-"""What models are ranked by, and what is tested beside it."""
 FIGURE = "quality_over_time"
+REFERENCES = "references.bib"
 
 
 def summary(
@@ -55,11 +58,14 @@ def summary(
     -------
     dict
         ``budget``, ``seeds``, ``overrides``, ``metrics``, ``notes``, ``mean_ranks`` (over data sets, of the models that
-        are ranked on all), and ``datasets``: for each its ``name``, ``digest``, ``ranking`` (a row for each model, the
-        best first, those without a finished run last and with a ``reason``) and ``comparison`` (a
+        are ranked on all), ``cost`` (seconds of ``tuning`` and ``training`` of what is finished, and ``hours`` of
+        both), ``machines`` (of :func:`~hakg_dgl.studies.benchmark_circumstances.machines_of`), and ``datasets``: for
+        each its ``name``, ``digest``, ``about`` (its size and split), ``ranking`` (a row for each model, the best
+        first, those without a finished run last and with a ``reason``) and ``comparison`` (a
         :class:`~hakg_dgl.Comparison`, None while fewer than two models have a finished run).
     """
     found = [_on_data(of_data, budget, seeds, failures, resamples) for of_data in parts]
+    planned = [run for of_data in parts for part in of_data for run in part.runs(seeds, tuned=budget.tunes)]
     return {
         "budget": {"trials": budget.trials, "seconds": budget.seconds},
         "seeds": seeds,
@@ -67,12 +73,14 @@ def summary(
         "metrics": list(METRICS),
         "notes": _notes(found, budget, seeds),
         "mean_ranks": _mean_ranks(found),
+        "cost": whole_cost(row for data in found for row in data["ranking"]),
+        "machines": machines_of(run for run in planned if run.finished),
         "datasets": found,
     }
 
 
 def write_report(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Write the report of :func:`summary` and its figure to a folder; returns the content of ``report.json``."""
+    """Write the report of :func:`summary`, its figure and the papers; returns the content of ``report.json``."""
     svg = None
     try:
         if any(row["rank"] for data in found["datasets"] for row in data["ranking"]):
@@ -84,6 +92,7 @@ def write_report(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", as_markdown(found, None if svg is None else f"{FIGURE}.png"))
     write_text(folder / "report.tex", as_latex(found))
+    write_text(folder / REFERENCES, references(row["model"] for one in data for row in one["ranking"]))
     write_text(folder / "report.html", as_html(found, None if svg is None else svg.read_bytes()))
     return report
 
@@ -112,7 +121,8 @@ def _on_data(
     for place, row in enumerate(rows, 1):
         row["rank"] = None if row["metrics"] is None else place
         row["p"] = {} if comparison is None else _p_values(comparison, row["model"])
-    return {"name": dataset.name, "digest": dataset.digest, "ranking": rows, "comparison": comparison}
+    about = about_data(dataset)
+    return {"name": dataset.name, "digest": dataset.digest, "about": about, "ranking": rows, "comparison": comparison}
 
 
 def _row(
@@ -131,6 +141,8 @@ def _row(
         "planned": len(planned),
         "reason": reason,
         "tuning": best,
+        "cost": cost_of(best, done),
+        "citations": keys(contender.name),
         "searched": None if contender.space is None or not tuned else contender.space.to_dict(),
         "settings": planned[0].settings.to_dict() if planned else None,
     }

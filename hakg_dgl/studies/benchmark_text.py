@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,11 @@ from hakg_dgl.ranking.comparison_text import (
     markdown_table,
     markdown_text,
 )
+from hakg_dgl.studies.benchmark_circumstances import PROTOCOL, cost_rows, data_rows, machine_lines
+from hakg_dgl.studies.benchmark_results import caption, results, results_latex, results_markdown
 
-TEXT_COLUMNS = ("model", "loss", "group", "metric", "reason", "best settings")
+COST_REMARK = "Of what is finished, added up over processes; training is that of all runs."
+TEXT_COLUMNS = ("model", "loss", "group", "metric", "reason", "best settings", "data", "split", "digest")
 HOW_TO_READ = (
     "In the rankings, p is that of the difference in NDCG@20 from the best model (bootstrap over users, Holm's "
     "correction). Tail is Recall@20 of the rarest items that together have a third of the interactions, cold that of "
@@ -117,13 +121,20 @@ def sections(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[Row]]
         yield "Differences from the best", differences_heading(comparison), differences_rows(comparison)
     if rows := tuning_rows(data):
         yield "Tuning", "The best of many validation metrics flatters; the ranking shows the test split.", rows
+    if rows := cost_rows(data):
+        yield "Cost", COST_REMARK, rows
 
 
 def as_markdown(found: Mapping[str, Any], figure: str | None) -> str:
     """The report for people; ``figure`` is the name of the picture beside it, if there is one."""
     parts = [f"# {markdown_text(title(found))}", *map(markdown_text, [*found["notes"], HOW_TO_READ]), _given(found)]
+    parts += map(markdown_text, machine_lines(found))
+    if (table := results(found)) is not None:
+        marks = "The best of a column is bold, the second in italics"
+        parts += ["## Results", markdown_text(caption(found, marks)), results_markdown(table)]
     if figure is not None:
         parts.append(f"![Quality over training time]({figure})")
+    parts += ["## Data sets and protocol", markdown_text(PROTOCOL), markdown_table(data_rows(found), TEXT_COLUMNS)]
     if found["mean_ranks"]:
         parts += ["## All data sets", markdown_table(rank_rows(found), TEXT_COLUMNS)]
     for data in found["datasets"]:
@@ -134,14 +145,34 @@ def as_markdown(found: Mapping[str, Any], figure: str | None) -> str:
 
 
 def as_latex(found: Mapping[str, Any]) -> str:
-    """The tables for LaTeX (package booktabs)."""
-    parts = ["% needs \\usepackage{booktabs}", *map(latex_text, [*found["notes"], HOW_TO_READ])]
+    """The tables for LaTeX (packages booktabs and adjustbox), with captions and labels; the first is for papers."""
+    parts = ["% needs \\usepackage{booktabs} and \\usepackage{adjustbox}; the papers are in references.bib"]
+    parts += map(latex_text, [*found["notes"], HOW_TO_READ, *machine_lines(found)])
+    if (table := results(found)) is not None:
+        parts.append(_float(latex_text(caption(found)).replace("†", "$^\\dagger$"), "results", results_latex(table)))
+    parts.append(_float(latex_text(f"Data sets. {PROTOCOL}"), "data", latex_table(data_rows(found), TEXT_COLUMNS)))
     if found["mean_ranks"]:
-        parts += [_bold("All data sets"), latex_table(rank_rows(found), TEXT_COLUMNS)]
-    for data in found["datasets"]:
+        parts.append(_float("Ranks on all data sets.", "ranks", latex_table(rank_rows(found), TEXT_COLUMNS)))
+    for place, data in enumerate(found["datasets"], 1):
         for name, remark, rows in sections(data):
-            parts += [_bold(f"{data['name']}: {name}"), latex_text(remark), latex_table(rows, TEXT_COLUMNS)]
+            text = latex_text(f"{data['name']}: {name}. {remark}".rstrip())
+            label = f"{place}-{name.lower().replace(' ', '-')}"
+            parts.append(_float(text, label, _with_room(latex_table(rows, TEXT_COLUMNS), rows)))
     return "\n\n".join(part.replace("–", "--") for part in parts) + "\n"
+
+
+def _float(caption_text: str, label: str, tabular: str) -> str:
+    """A table that LaTeX places, no wider than a line."""
+    lines = ["\\begin{table}[htbp]", "\\centering", f"\\caption{{{caption_text}}}", f"\\label{{tab:benchmark-{label}}}"]
+    lines += ["\\begin{adjustbox}{max width=\\linewidth}", tabular, "\\end{adjustbox}", "\\end{table}"]
+    return "\n".join(lines)
+
+
+def _with_room(tabular: str, rows: Sequence[Row]) -> str:
+    """A table whose last column breaks its lines, if it holds sentences."""
+    if list(rows[0])[-1] not in ("best settings", "reason"):
+        return tabular
+    return re.sub(r"l\}", r"p{0.5\\linewidth}}", tabular, count=1)
 
 
 def title(found: Mapping[str, Any]) -> str:
@@ -160,10 +191,6 @@ def given(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _given(found: Mapping[str, Any]) -> str:
     return "Given: " + markdown_text(", ".join(f"{name} {value}" for name, value in given(found).items())) + "."
-
-
-def _bold(text: str) -> str:
-    return f"\\textbf{{{latex_text(text)}}}"
 
 
 def _spread(comparison: Comparison | None) -> dict[tuple[str, str], str]:

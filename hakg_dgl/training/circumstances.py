@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -42,11 +43,31 @@ def circumstances(
             "digest": dataset.digest,
             "path": None if data_path is None else str(Path(data_path).resolve()),
         },
+        "machine": machine(),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": _peak_memory(device),
         "versions": _versions(),
     }
+
+
+def machine() -> dict[str, Any]:
+    """``cpu`` (the processor's name), ``cores`` that this process may use, ``memory_bytes``; None where not known."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows, and systems that do not tell
+        memory = None
+    return {"cpu": _processor(), "cores": cores, "memory_bytes": memory}
+
+
+def _processor() -> str:
+    """The name of the processor; its architecture where the system tells no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _device_name(device: torch.device) -> str:
