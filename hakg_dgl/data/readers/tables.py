@@ -133,35 +133,25 @@ def read_tables(
     graph = Graph.empty() if triples is None else _triples(triples, of_triples, reading)
     catalogue = None if items is None else read_items(_listed(items), items_id_col, item_col, facts or {}, reading)
     of_links = {"item": link_item_col, "entity": link_entity_col}
-    if links is not None:
-        item_entity = one_to_one(_each(links, lambda source: _links(source, of_links, reading)), reading.report)
-    else:
-        item_entity = _own_entities(frame["item"], catalogue)
+    item_entity = _own_entities(frame["item"], catalogue) if links is None else _linked(links, of_links, reading)
     of_facts = {"user": fact_user_col, "relation": fact_relation_col, "entity": fact_entity_col}
     of_friends = {"user": link_user_col, "other": friend_col}
-    names = None
-    if item_names is not None:
-        names = _each(item_names, lambda source: _names(source, name_item_col, name_col, reading))
-        names = names.drop_duplicates("id").reset_index(drop=True)
-    known_facts, known_links = empty_user_facts(), empty_user_links()
-    if user_facts is not None:
-        known_facts = _each(user_facts, lambda source: _user_facts(source, of_facts, reading))
-    if user_links is not None:
-        known_links = _each(user_links, lambda source: _user_links(source, of_friends, link_relation_col, reading))
     raw = RawData(
         name=name or _name_of(_listed(interactions)),
         interactions=frame,
         triples=graph.triples,
         item_entity=item_entity,
-        items=names,
+        items=None if item_names is None else _named(item_names, name_item_col, name_col, reading),
         entities=graph.entities,
         relations=graph.relations,
+        user_facts=_known(user_facts, lambda source: _user_facts(source, of_facts, reading), empty_user_facts),
+        user_links=_known(
+            user_links, lambda source: _user_links(source, of_friends, link_relation_col, reading), empty_user_links
+        ),
         sources=reading.digests,
         report=reading.report,
-        user_facts=known_facts,
-        user_links=known_links,
-        notes=tuple(reading.notes),
     )
+    raw = replace(raw, notes=tuple(reading.notes))
     if graph.entities is not None:
         raw = _with_labels(raw, graph.entities)
     if users is not None:
@@ -205,6 +195,24 @@ def _listed(files: Files) -> list[Source]:
 def _each(files: Files, read: Callable[[Source], pd.DataFrame]) -> pd.DataFrame:
     """The rows of all files, one after the other."""
     return pd.concat([read(source) for source in _listed(files)], ignore_index=True)
+
+
+def _linked(links: Files, columns: Mapping[str, str], reading: Reading) -> pd.DataFrame:
+    """Items and their entities, each once."""
+    return one_to_one(_each(links, lambda source: _links(source, columns, reading)), reading.report)
+
+
+def _named(files: Files, item: str, name: str, reading: Reading) -> pd.DataFrame:
+    """Items and their names, each item once."""
+    names = _each(files, lambda source: _names(source, item, name, reading))
+    return names.drop_duplicates("id").reset_index(drop=True)
+
+
+def _known(
+    files: Files | None, read: Callable[[Source], pd.DataFrame], none: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """What is known of users; the empty table without files."""
+    return none() if files is None else _each(files, read)
 
 
 def _opened(source: Source, table: str, reading: Reading) -> SourceTable:
