@@ -28,6 +28,7 @@ from hakg_dgl.models.registry import model_names
 from hakg_dgl.ranking.evaluation import ALSO
 from hakg_dgl.studies import benchmark_steps
 from hakg_dgl.studies.benchmark_plan import Budget, chosen_names, contenders
+from hakg_dgl.studies.benchmark_text import space_rows
 from hakg_dgl.studies.pool import Ended
 from hakg_dgl.studies.tuning import Study
 from hakg_dgl.training.run_folder import RunFolder
@@ -249,6 +250,27 @@ def test_the_papers_are_those_that_the_table_cites(made: Any) -> None:
     assert {name: row["citations"] for name, row in rows_of(report).items()} == {
         "hakg": ["du2022hakg"], "ease": ["steck2019ease"], "bpr-mf": ["rendle2009bpr"], "popularity": [],
     }  # fmt: skip
+
+
+def test_what_was_searched_is_told_with_its_ends(made: Any) -> None:
+    study, report, _ = made
+    lines = (study.path / "report.md").read_text().partition("### Search spaces")[2].partition("###")[0].splitlines()
+    cells = [re.split(r" ?\| ?", line.replace("\\", ""))[1:-1] for line in lines if line.startswith("| ")][2:]
+    rows = {(model, setting): rest for model, setting, *rest in cells}
+    expected = {(name, key) for name, row in rows_of(report).items() for key in row["searched"] or ()}
+    assert set(rows) == expected
+    assert rows["ease", "ease_l2"][0] == "10 to 3000, log"
+    searched = {
+        "layers": {"low": 1, "high": 4},
+        "l2": {"low": 1e-4, "high": 1.0, "log": True},
+        "rate": {"low": 0.0, "high": 0.8},
+        "kind": ["a", "b"],
+    }
+    found = ({"layers": 4, "l2": 0.95, "rate": 0.3, "kind": "a"}, {"layers": 2, "l2": 0.5, "rate": 0.001})
+    ranking = [{"model": "m", "searched": searched, "tuning": {"settings": best}} for best in found]
+    data = {"ranking": ranking}
+    assert [row["at an end"] for row in space_rows(data)] == ["yes", "yes", "", "", "", "", "yes", ""]
+    assert [row["best"] for row in space_rows(data)][3::4] == ["a", "–"]
 
 
 def test_hours_machine_and_data_sets_are_told(made: Any) -> None:

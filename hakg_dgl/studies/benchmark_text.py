@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,23 @@ from hakg_dgl.ranking.comparison_text import (
 from hakg_dgl.studies.benchmark_circumstances import PROTOCOL, cost_rows, data_rows, machine_lines
 from hakg_dgl.studies.benchmark_results import caption, results, results_latex, results_markdown
 
+NEAR_AN_END = 0.01
+"""Share of a range within which a best setting counts as at its end."""
+SPACE_REMARK = "Where what was best lies at an end of its range, a wider one may be better still."
 COST_REMARK = "Of what is finished, added up over processes; training is that of all runs."
-TEXT_COLUMNS = ("model", "loss", "group", "metric", "reason", "best settings", "data", "split", "digest")
+TEXT_COLUMNS = (
+    "model",
+    "loss",
+    "group",
+    "metric",
+    "reason",
+    "best settings",
+    "setting",
+    "searched",
+    "data",
+    "split",
+    "digest",
+)
 HOW_TO_READ = (
     "In the rankings, p is that of the difference in NDCG@20 from the best model (bootstrap over users, Holm's "
     "correction). Tail is Recall@20 of the rarest items that together have a third of the interactions, cold that of "
@@ -99,6 +115,41 @@ def tuning_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def space_rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each setting of each model that was searched: its range, what was best, whether at an end of it."""
+    rows = []
+    for row in data["ranking"]:
+        for key, dimension in (row["searched"] or {}).items():
+            best = None if row["tuning"] is None else row["tuning"]["settings"].get(key)
+            rows.append(
+                {
+                    "model": row["model"],
+                    "setting": key,
+                    "searched": _range(dimension),
+                    "best": "–" if best is None else _setting(best),
+                    "at an end": "yes" if _at_an_end(best, dimension) else "",
+                }
+            )
+    return rows
+
+
+def _range(dimension: Any) -> str:
+    """A dimension of a search space: a range, or values."""
+    if not isinstance(dimension, Mapping):
+        return ", ".join(map(_setting, dimension))
+    return f"{_setting(dimension['low'])} to {_setting(dimension['high'])}" + (", log" * bool(dimension.get("log")))
+
+
+def _at_an_end(best: Any, dimension: Any) -> bool:
+    """Whether a number lies within a hundredth of a range, or of its logarithm, from one of its ends."""
+    if not isinstance(dimension, Mapping) or isinstance(best, bool) or not isinstance(best, (int, float)):
+        return False
+    low, best, high = (float(value) for value in (dimension["low"], best, dimension["high"]))
+    if dimension.get("log"):
+        low, best, high = math.log(low), math.log(best), math.log(high)
+    return bool(min(best - low, high - best) <= NEAR_AN_END * (high - low))
+
+
 def rank_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
     """A row for each model that is ranked on all of several data sets: its mean rank, and that on each."""
     return [
@@ -121,6 +172,8 @@ def sections(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[Row]]
         yield "Differences from the best", differences_heading(comparison), differences_rows(comparison)
     if rows := tuning_rows(data):
         yield "Tuning", "The best of many validation metrics flatters; the ranking shows the test split.", rows
+    if rows := space_rows(data):
+        yield "Search spaces", SPACE_REMARK, rows
     if rows := cost_rows(data):
         yield "Cost", COST_REMARK, rows
 
