@@ -89,6 +89,7 @@ def test_settings_come_back_from_text(name: str) -> None:
 @every_model
 def test_its_paper_can_be_cited_as_its_file_names_it(name: str) -> None:
     text = citation(name)
+    assert citation(f"{name}:bpr") == text
     if name in ("popularity", "facts-profile"):
         assert text == ""
         return

@@ -23,7 +23,11 @@ HAKG = r"""
 
 
 def citation(name: str) -> str:
-    """The BibTeX entry or entries of a model's paper, empty for a model without one or one that cannot be used."""
+    """The BibTeX entry or entries of a model's paper, empty for a model without one or one that cannot be used.
+
+    ``name`` may have a loss behind it, as a benchmark's contenders do: ``kgin:bpr``.
+    """
+    name = name.partition(":")[0]
     if name == "hakg":
         return HAKG.strip()
     try:
