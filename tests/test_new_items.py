@@ -17,6 +17,7 @@ from torch import Tensor
 from hakg_dgl import HAKG, Dataset, Recommender, load_model, make_trainer, model_class, model_names, read_new_items
 from hakg_dgl.errors import ConfigError, DataError
 from hakg_dgl.graph.heterograph import build_graph
+from hakg_dgl.insight.explain import Explainer
 from hakg_dgl.models.hakg import HAKGSettings
 from hakg_dgl.training.trainee import build_model
 
@@ -200,6 +201,23 @@ def test_the_order_of_new_items_does_not_matter(name: str) -> None:
     )
     torch.testing.assert_close(one[:, cold[0] :], other[:, cold[0] :].flip(1), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(one[:, : cold[0]], other[:, : cold[0]], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BY_PROPAGATION)
+def test_the_score_of_a_new_item_is_taken_apart_and_one_without_facts_has_a_score(name: str) -> None:
+    small, bare = without_cold(), pd.DataFrame({"item": ["bare"], "title": ["Bare"]})
+    model = drawn_at_random(name, small, sample_size=10)
+    new = read_new_items(pd.concat([catalogue(), bare], ignore_index=True), small)
+    assert new.report["new_items_without_facts"] == 1
+    grown = model.with_new_items(build_graph(new.dataset, ("train",)))
+    explainer, scores = Explainer(grown, new.dataset), scores_of(grown)
+    assert bool(scores.isfinite().all())
+    for item in new.numbers.tolist():
+        explanation = explainer(7, item)
+        assert explanation.score == pytest.approx(float(scores[7, item]), rel=1e-9, abs=1e-12)
+        assert max(map(abs, explanation.rounding.values())) < 1e-9
+        assert (len(explanation.facts) > 0) is (new.dataset.items["original_id"][item] != "bare")
+        assert not len(explanation.users)
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -452,7 +452,7 @@ class _Sums:
             return wide(self.model.entity[entities.to(self.model.device)])
         tails = self.model.tail[entities.to(self.model.device)].cpu()
         own, ends = (self._values(ids, user, layers - 1) for ids in (entities, tails.flatten()))
-        received = (self._shares(entities, user).unsqueeze(2) * ends.view(*tails.shape, -1)).sum(1)
+        received = (self._shares(entities, user).unsqueeze(2) * ends.view(*tails.shape, len(user))).sum(1)
         weight, bias = self.maps[layers - 1]
         return self.model._activated((own + received) @ weight.T + bias, layers - 1)
 
