@@ -232,7 +232,8 @@ def test_the_table_for_papers_marks_the_best_and_what_differs(made: Any) -> None
     latex, page = (study.path / "report.tex").read_text(), (study.path / "report.html").read_text()
     best = ranking[0]
     assert f"\\textbf{{{best['metrics']['ndcg@20']:.4f}" in latex
-    assert latex.count("\\begin{table}") == latex.count("\\caption{") == latex.count("\\label{tab:benchmark-") >= 6
+    captions = latex.count("\\caption{") - latex.count("\\begin{figure}")
+    assert latex.count("\\begin{table}") == captions == latex.count("\\label{tab:benchmark-") >= 6
     assert len(set(re.findall(r"\\label\{(.+)\}", latex))) == latex.count("\\label{")
     assert f'<td class="n best">{best["metrics"]["ndcg@20"]:.4f}' in page
 
@@ -310,7 +311,8 @@ def test_the_page_fetches_nothing(made: Any) -> None:
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:)", page)
     assert "<script" not in page
     assert "data:image/svg+xml;base64," in page
-    assert all((study.path / f"quality_over_time.{suffix}").stat().st_size for suffix in ("png", "svg"))
+    assert all((study.path / f"quality_over_time.{suffix}").stat().st_size for suffix in ("png", "pdf", "svg"))
+    assert "\\includegraphics[width=\\linewidth]{quality_over_time}" in (study.path / "report.tex").read_text()
 
 
 @pytest.mark.usefixtures("quick")

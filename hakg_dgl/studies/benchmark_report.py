@@ -91,7 +91,7 @@ def write_report(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(json.dumps(found | {"datasets": data}, allow_nan=False))
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", as_markdown(found, None if svg is None else f"{FIGURE}.png"))
-    write_text(folder / "report.tex", as_latex(found))
+    write_text(folder / "report.tex", as_latex(found, None if svg is None else FIGURE))
     write_text(folder / REFERENCES, references(row["model"] for one in data for row in one["ranking"]))
     write_text(folder / "report.html", as_html(found, None if svg is None else svg.read_bytes()))
     return report

@@ -21,6 +21,7 @@ from hakg_dgl.ranking.comparison_text import (
 from hakg_dgl.studies.benchmark_circumstances import PROTOCOL, cost_rows, data_rows, machine_lines
 from hakg_dgl.studies.benchmark_results import caption, results, results_latex, results_markdown
 
+FIGURE_CAPTION = "NDCG@20 on the test split over the seconds of one training with the best settings."
 NEAR_AN_END = 0.01
 """Share of a range within which a best setting counts as at its end."""
 SPACE_REMARK = "Where what was best lies at an end of its range, a wider one may be better still."
@@ -197,12 +198,19 @@ def as_markdown(found: Mapping[str, Any], figure: str | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_latex(found: Mapping[str, Any]) -> str:
-    """The tables for LaTeX (packages booktabs and adjustbox), with captions and labels; the first is for papers."""
-    parts = ["% needs \\usepackage{booktabs} and \\usepackage{adjustbox}; the papers are in references.bib"]
+def as_latex(found: Mapping[str, Any], figure: str | None) -> str:
+    """The tables for LaTeX (packages booktabs, adjustbox, graphicx), with captions and labels; the first is for papers.
+
+    ``figure`` is the name of the picture beside it without its ending, if there is one.
+    """
+    parts = ["% needs \\usepackage{booktabs,adjustbox,graphicx}; the papers are in references.bib"]
     parts += map(latex_text, [*found["notes"], HOW_TO_READ, *machine_lines(found)])
     if (table := results(found)) is not None:
         parts.append(_float(latex_text(caption(found)).replace("†", "$^\\dagger$"), "results", results_latex(table)))
+    if figure is not None:
+        lines = ["\\begin{figure}[htbp]", "\\centering", f"\\includegraphics[width=\\linewidth]{{{figure}}}"]
+        lines += [f"\\caption{{{FIGURE_CAPTION}}}", "\\label{fig:benchmark}", "\\end{figure}"]
+        parts.append("\n".join(lines))
     parts.append(_float(latex_text(f"Data sets. {PROTOCOL}"), "data", latex_table(data_rows(found), TEXT_COLUMNS)))
     if found["mean_ranks"]:
         parts.append(_float("Ranks on all data sets.", "ranks", latex_table(rank_rows(found), TEXT_COLUMNS)))

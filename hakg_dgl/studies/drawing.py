@@ -8,7 +8,8 @@ from typing import Any
 from hakg_dgl.atomic_files import replace_file
 from hakg_dgl.errors import MissingDependencyError
 
-SUFFIXES = (".png", ".svg")
+SUFFIXES = (".png", ".pdf", ".svg")
+_UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 BLUE, ORANGE, GREY, PALE, INK = "#2f6ea6", "#d9772b", "#7a7a7a", "#c9c9c9", "#404040"
 
 
@@ -36,15 +37,16 @@ def remove_figure(path: Path) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write ``path`` with the endings of PNG and SVG; the place of the SVG. The same figure gives the same files."""
+    """Write ``path`` as PNG, PDF and SVG; the place of the SVG. The same figure gives the same files."""
     from matplotlib import rc_context
 
+    # A fixed salt, since ids are random; in PDF, fonts that printers take.
+    options: Any = {"svg.hashsalt": "hakg", "svg.fonttype": "none", "pdf.fonttype": 42}
     for suffix in SUFFIXES:
-        undated: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {}
 
-        def write(temporary: Path, suffix: str = suffix, undated: dict[str, Any] = undated) -> None:
-            with rc_context({"svg.hashsalt": "hakg", "svg.fonttype": "none"}):  # a fixed salt, since ids are random
-                figure.savefig(temporary, format=suffix[1:], dpi=160, **undated)
+        def write(temporary: Path, suffix: str = suffix) -> None:
+            with rc_context(options):
+                figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=_UNDATED.get(suffix))
 
         replace_file(path.with_name(path.name + suffix), write)
     return path.with_name(path.name + SUFFIXES[-1])
