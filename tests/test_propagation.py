@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed: python -m pip install 'triton>=3.4'")
 
 from dense import error, odd_graph, on_one_thread
+from gpu_code import CAPABILITIES, compiled
 
 from hakg_dgl.graph.edge_types import INTERACTED_BY, INTERACTS
 from hakg_dgl.kernels.propagation import Chance
@@ -63,7 +62,7 @@ def propagated(model: HAKG, *, trains: bool, all_entities: bool) -> list[torch.T
         pytest.param({"kg_edge_dropout": 0.0, "message_dropout": 0.0}, torch.float64, True, False,
                      marks=pytest.mark.slow),
         pytest.param({"interaction_dropout": 0.0}, torch.float64, True, False, marks=pytest.mark.slow),
-        pytest.param({"dim": 70, "layers": 1}, torch.float32, True, False, marks=pytest.mark.slow),
+        pytest.param({"dim": 130, "layers": 1}, torch.float32, True, False, marks=pytest.mark.slow),
     ],
     ids=str,
 )  # fmt: skip
@@ -148,10 +147,7 @@ def test_layers_of_other_functions_have_no_form() -> None:
 
 COMPILE = """
 import triton.language as tl
-from triton import compile
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from hakg_dgl.kernels.triton_kernels import aggregation, edge_lists, layer_rows, layer_sums
+from hakg_dgl.kernels.triton_kernels import aggregation, edge_lists, layer_rows, layer_sums, products
 
 integers = "tails order counts bounds piece_row cols kinds rows heads outer n_outer first last tail_first"
 types = dict.fromkeys([*integers.split(), "last_first", "flags"], "*i32") | {"words": "*i16"}
@@ -159,40 +155,31 @@ sizes = "n n_interactions n_rows n_sums users entities dim piece n_by_row base_b
 sizes += " n_each n_layers n_heads tail_piece n_tails relation_piece tails_lie n_mixed"
 types |= dict.fromkeys(sizes.split(), "i32")
 types |= dict.fromkeys("interaction_words fact_words user_words item_words entity_words".split(), "i64")
-tile = aggregation.tile_of_messages(64, 20)
+DIM = 128
+tile = aggregation.tile_of_messages(DIM, 20)
 messages = dict(WIDEN=True, CURVATURE=1.0, PAPER=True, FLAT=False, LIMIT=0.996, ROWS=tile.rows)
-rows = dict(ROWS=16, SCALED=True, ABOVE=True, BELOW=True, COPIED=True, DROPS=True)
+shape = products.tile_shape(DIM, 1024)
+rows = dict(ROWS=shape.rows, SCALED=True, ABOVE=True, BELOW=True, COPIED=True, DROPS=True)
 edges = dict(INTERACTIONS=0, FACTS=0, BLOCK=1024)
 
-def build(kernel, warps, **constants):
-    constants = {"DIMS": 64, "SUM": tl.float32, "LIMIT": -9} | constants
-    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    signature = {n: "constexpr" if n in constants else types.get(n, "*fp32") for n in kernel.arg_names}
-    source = ASTSource(kernel, signature=signature, constexprs=constants)
-    for capability in (80, 90):
-        built = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
-        print(kernel.__name__, "cubin" in built.asm)
+def compile(kernel, warps, **constants):
+    build(kernel, types, warps=warps, **{"DIMS": DIM, "SUM": tl.float32, "LIMIT": -9} | constants)
 
 for kernel in (edge_lists._mark_kernel, edge_lists._move_kernel):
-    build(kernel, 4, **edges)
+    compile(kernel, 4, **edges)
 for kernel in (layer_rows.finish_kernel, layer_rows.collect_kernel, layer_rows.piece_kernel, layer_sums.copy_kernel,
                layer_sums.relation_kernel):
-    build(kernel, 4, **rows)
-for kernel in (layer_rows.gate_kernel, layer_rows.gate_gradient_kernel):
-    build(kernel, 8, ROWS=16)
+    compile(kernel, 4, **rows)
 for kernel in (layer_sums.head_kernel, layer_sums.outer_head_kernel, layer_sums.head_gradient_kernel,
                layer_sums.outer_head_gradient_kernel, layer_sums.share_kernel):
-    build(kernel, tile.warps, **messages)
+    compile(kernel, tile.warps, **messages)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda", reason="the other tests compile")
-def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    lines = [line for line in run.stdout.splitlines() if "_kernel " in line]
-    assert len(lines) == 2 * 14
-    assert all(line.endswith("True") for line in lines)
+def test_kernels_compile_for_a_gpu_that_is_not_there_and_fit_into_registers(tmp_path: Path) -> None:
+    found = compiled(COMPILE, tmp_path)
+    assert len(found) == 12 * len(CAPABILITIES)
+    in_float64 = "outer_head_gradient_kernel"  # of the few heads near the edge of the ball; its formulas are long
+    assert {each.kernel for each in found if each.stack} <= {in_float64}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed: python -m pip install 'triton>=3.4'")
 
 from dense import error, gradients, make_rule, odd_graph, on_one_thread
-from test_triton_backend import DEVICE, TORCH, TRITON, run_without_interpreter, table
+from gpu_code import CAPABILITIES, compiled
+from test_triton_backend import DEVICE, TORCH, TRITON, table
 
 from hakg_dgl.kernels.interface import LossBackend
 from hakg_dgl.kernels.triton_kernels import contrastive, products
@@ -43,18 +45,21 @@ def compare(ours: torch.Tensor, theirs: torch.Tensor, mine: Any, other: Any, clo
 
 
 ANGLES = [
-    ("released", "poincare", 0.5, "both", True), ("paper", "poincare", 2.0, "both", True),
-    ("paper", "poincare", 1.0, "attribute", False), ("paper", "euclidean", 1.0, "both", False),
+    ("released", "poincare", 0.5, "both", True, 5), ("paper", "poincare", 2.0, "both", True, 5),
+    ("paper", "poincare", 1.0, "attribute", False, 5), ("paper", "euclidean", 1.0, "both", False, 5),
+    ("released", "poincare", 1.0, "both", True, 96), ("paper", "poincare", 1.0, "both", False, 128),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("formulation", "geometry", "c", "direction", "masked"), ANGLES)
-def test_the_angle_loss_is_pytorchs(formulation: str, geometry: str, c: float, direction: Any, masked: bool) -> None:
+@pytest.mark.parametrize(("formulation", "geometry", "c", "direction", "masked", "dim"), ANGLES)
+def test_the_angle_loss_is_pytorchs(
+    formulation: str, geometry: str, c: float, direction: Any, masked: bool, dim: int
+) -> None:
     graph = odd_graph(n_triples=40)
     knowledge = graph.packed(str(DEVICE)).knowledge
     pairs = item_attribute_pairs(knowledge, graph.n_items)
     loss = AngleLoss(pairs, make_rule(formulation, geometry, c, torch.float32), direction)
-    entity = (table(graph.n_entities, 5, torch.float32) * 0.3).requires_grad_()
+    entity = (table(graph.n_entities, dim, torch.float32) * (0.6 / dim**0.5)).requires_grad_()
     with torch.no_grad():
         entity[0] = 0.0  # guards are the same
         entity[1] *= 20.0
@@ -81,9 +86,9 @@ def test_entities_in_many_pairs_are_cut(monkeypatch: pytest.MonkeyPatch) -> None
 # --- contrastive --------------------------------------------------------------------------------------------------
 
 
-def contrast(n_pairs: int, n_negatives: int, dual: bool) -> Any:
+def contrast(n_pairs: int, n_negatives: int, dual: bool, dim: int = 12) -> Any:
     """Tables of rows of any length, one of them zero, and a batch in which users and items repeat."""
-    tables = [(table(n, 12, torch.float32, n) * 0.7).requires_grad_() for n in (7, 20, 20)]
+    tables = [(table(n, dim, torch.float32, n) * 0.7).requires_grad_() for n in (7, 20, 20)]
     with torch.no_grad():
         tables[0][2], tables[1][3] = 0.0, 0.0
     draw = torch.Generator().manual_seed(1)
@@ -96,9 +101,12 @@ def embedded(tables: list[torch.Tensor]) -> Embeddings:
     return Embeddings(tables[0], tables[1], tables[2] if len(tables) > 2 else None)
 
 
-@pytest.mark.parametrize(("margin", "dual"), [(0.1, True), (0.1, False), (-1.5, True), (2.0, True)])
-def test_the_contrastive_loss_is_pytorchs(margin: float, dual: bool) -> None:
-    tables, batch = contrast(9, 35, dual)
+CONTRASTS = [(0.1, True, 12), (0.1, False, 12), (-1.5, True, 12), (2.0, True, 12), (0.05, True, 96), (0.05, True, 128)]
+
+
+@pytest.mark.parametrize(("margin", "dual", "dim"), CONTRASTS)
+def test_the_contrastive_loss_is_pytorchs(margin: float, dual: bool, dim: int) -> None:
+    tables, batch = contrast(9, 35, dual, dim)
     reference = in_float64(*tables)
     ours = contrastive_loss(TRITON, embedded(tables), *batch, margin)
     compare(ours, contrastive_loss(TORCH, embedded(reference), *batch, margin), tables, reference)
@@ -122,9 +130,12 @@ def test_squares_are_summed_at_once() -> None:
 # --- softmax ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n_items", "n_candidates"), [(30, None), (30, 9), (300, None), (60, 40)])
-def test_the_softmax_is_pytorchs(n_items: int, n_candidates: int | None) -> None:
-    user, item = ((table(n, 12, torch.float32, n)).requires_grad_() for n in (5, n_items))
+SOFTMAX = [(30, None, 12), (30, 9, 12), (300, None, 12), (60, 40, 12), (130, 90, 96), (20, None, 128), (70, 66, 200)]
+
+
+@pytest.mark.parametrize(("n_items", "n_candidates", "dim"), SOFTMAX)
+def test_the_softmax_is_pytorchs(n_items: int, n_candidates: int | None, dim: int) -> None:
+    user, item = ((table(n, dim, torch.float32, n)).requires_grad_() for n in (5, n_items))
     draw = torch.Generator().manual_seed(2)
     has = torch.rand(5, n_items, generator=draw) < 0.3
     has[1] = True  # knows all
@@ -145,9 +156,9 @@ def test_the_softmax_is_pytorchs(n_items: int, n_candidates: int | None) -> None
 def test_losses_in_float64_and_of_wide_tables_are_pytorchs_operators() -> None:
     assert isinstance(TRITON, LossBackend)
     assert not isinstance(TORCH, LossBackend)
-    assert TRITON.computes_losses_of(torch.ones(1, 64))
-    assert not TRITON.computes_losses_of(torch.ones(1, 65))
-    assert not TRITON.computes_losses_of(torch.ones(1, 64, dtype=torch.float64))
+    assert TRITON.computes_losses_of(torch.ones(1, 256))
+    assert not TRITON.computes_losses_of(torch.ones(1, 257))
+    assert not TRITON.computes_losses_of(torch.ones(1, 256, dtype=torch.float64))
 
 
 # --- negatives ----------------------------------------------------------------------------------------------------
@@ -174,55 +185,51 @@ def test_the_same_negatives_are_picked(n_users: int) -> None:
 # --- compiled -----------------------------------------------------------------------------------------------------
 
 COMPILE = """
-import triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
 from hakg_dgl.kernels.triton_kernels import angle, candidates, contrastive, grouped_rows, searching
+from hakg_dgl.kernels.triton_kernels.products import tile_shape
 
-def build(kernel, types, warps, **constants):
-    names = [name for name in kernel.arg_names if name not in constants]
-    signature = {**dict(zip(names, types.split(), strict=True)), **dict.fromkeys(constants, "constexpr")}
-    source = ASTSource(kernel, signature=signature, constexprs=constants)
-    for capability in (80, 90):
-        built = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": 2})
-        print(kernel.__name__, capability, "cubin" in built.asm)
+DIM = 128
+small, usual, large = tile_shape(DIM, 512), tile_shape(DIM), tile_shape(DIM, 2048)
 
-tile = {"ROWS": 16, "DIMS": 64}
-build(grouped_rows._rows_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32", 1, ROWS=8, DIMS=64)
+def tile(shape):
+    return {"ROWS": shape.rows, "DIMS": shape.dims}
+
+build(grouped_rows._rows_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32", warps=small.warps, **tile(small))
+build(angle._gram_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32 i32", warps=usual.warps, DROPOUT=0.5, MASKED=True,
+      **tile(usual))
+build(angle._ends_kernel, "*i64 *i64 *i64 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *i64 i32 i32 i32", warps=usual.warps,
+      DROPOUT=0.5, MASKED=True, PIECE=256, **tile(usual))
+for shape in (tile_shape(64, 2048), large):
+    build(contrastive._contrast_kernel, "*fp32 *fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *i8 *fp32 i32 i32 fp32",
+          warps=4 * shape.warps, MARGIN=0.7, COUNT_FLOOR=1e-5, TABLES=2, **tile(shape))
+build(contrastive._items_kernel, "*i64 *i64 *i32 *fp32 *i8 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32",
+      warps=2 * small.warps, TABLES=2, PIECE=256, **tile(small))
+build(contrastive._finish_kernel, "*fp32 *fp32 *i64 *fp32 *fp32 *fp32 i32 i32 i32", warps=1, PIECE=256, DIMS=DIM)
+for dims in (64, DIM):
+    scores = {"SAMPLED": True, "CHUNK": candidates.CHUNK, "DIMS": dims}
+    scores |= {"warps": candidates.WARPS, "stages": candidates.STAGES}
+    build(candidates._scored_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 fp32",
+          PAIRS=candidates.OWN, ITEMS=candidates.OTHER, **scores)
+    build(candidates._candidates_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 fp32",
+          PAIRS=candidates.OTHER, ITEMS=candidates.OWN, **scores)
+build(candidates._joined_kernel, "*fp32 *fp32 *i64 *i64 " + 7 * "*fp32 " + "i32 i32 fp32 fp32 fp32", warps=1,
+      PARTS=candidates.PARTS, DIMS=DIM)
+build(candidates._items_kernel, "*fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *fp32 *fp32 i32 i32 fp32", warps=small.warps,
+      SAMPLED=True, STEPS=15, **tile(small))
 for flat, mapped in ((False, True), (False, False), (True, False)):
-    build(angle._slopes_kernel, "*fp32 *fp32 i32 fp32", 4, CURVATURE=1.0, LIMIT=0.996,
+    build(angle._slopes_kernel, "*fp32 *fp32 i32 fp32", warps=4, CURVATURE=1.0, LIMIT=0.996,
           APERTURE=0.1, FLAT=flat, MAPPED=mapped, BOTH=True, PAIRS=128)
-build(angle._gram_kernel, "*i64 *i64 *fp32 *fp32 *fp32 i32 i32", 1, DROPOUT=0.5, MASKED=True, **tile)
-build(angle._ends_kernel, "*i64 *i64 *i64 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *i64 i32 i32 i32", 1,
-      DROPOUT=0.5, MASKED=True, PIECE=256, **tile)
-build(contrastive._contrast_kernel, "*fp32 *fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *i8 *fp32 i32 i32 fp32", 4,
-      MARGIN=0.7, COUNT_FLOOR=1e-5, TABLES=2, ROWS=32, DIMS=64)
-build(contrastive._items_kernel, "*i64 *i64 *i32 *fp32 *i8 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32", 2,
-      TABLES=2, PIECE=256, **tile)
-build(contrastive._finish_kernel, "*fp32 *fp32 *i64 *fp32 *fp32 *fp32 i32 i32 i32", 1, PIECE=256, DIMS=64)
-build(searching._pick_kernel, "*i64 *i32 *i32 *i64 *u8 *i64 *i64 *i64 *i64 *i64 i32 i32 i32 i32", 4,
+build(searching._pick_kernel, "*i64 *i32 *i32 *i64 *u8 *i64 *i64 *i64 *i64 *i64 i32 i32 i32 i32", warps=4,
       FOLD=(1 << 27) - 1, FOLDED=True, STEPS=21, BLOCK=256)
-build(candidates._known_kernel, "*i64 *i64 *i64 *i64 *i32 i32 i32", 4, SAMPLED=True, STEPS=15, BLOCK=64)
-tile = {"SAMPLED": True, "PAIRS": candidates._PAIRS, "ITEMS": candidates._ITEMS}
-build(candidates._scored_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 fp32",
-      candidates._WARPS, DIMS=64, **tile)
-build(candidates._candidates_kernel, "*fp32 *fp32 *i64 *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 i32 fp32",
-      candidates._WARPS, DIMS=64, **tile)
-joined = "*fp32 *fp32 *i64 *i64 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 i32 i32 fp32 fp32 fp32"
-build(candidates._joined_kernel, joined,
-      1, PARTS=8, DIMS=64)
-build(candidates._items_kernel, "*fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *fp32 *fp32 i32 i32 fp32", 1,
-      SAMPLED=True, STEPS=15, ROWS=8, DIMS=64)
+build(candidates._known_kernel, "*i64 *i64 *i64 *i64 *i32 i32 i32", warps=4, SAMPLED=True, STEPS=15, BLOCK=64)
 """
 
 
 @pytest.mark.slow
-def test_losses_compile_for_a_gpu_without_one() -> None:
-    result = run_without_interpreter(COMPILE)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if "_kernel " in line]
-    assert len(lines) == 2 * 15
-    assert all(line.endswith("True") for line in lines)
+def test_losses_compile_for_a_gpu_without_one_and_fit_into_registers(tmp_path: Path) -> None:
+    found = compiled(COMPILE, tmp_path)
+    assert len(found) == 18 * len(CAPABILITIES)
+    assert [each for each in found if each.stack] == []
 
 
 def test_pieces_are_those_of_the_other_sums() -> None:

@@ -13,8 +13,8 @@ from hakg_dgl.graph.packed import SparsePattern
 from hakg_dgl.kernels.interface import Taken
 from hakg_dgl.kernels.triton_kernels import angle, candidates, contrastive, grouped_rows, searching
 
-WIDEST = 64
-"""Largest d: the softmax holds rows of both of its tables in registers."""
+WIDEST = 256
+"""Largest d: what has a row at a time holds all of it in registers."""
 
 
 class TritonLosses:

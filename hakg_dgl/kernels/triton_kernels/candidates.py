@@ -4,7 +4,8 @@ Dao et al., "FlashAttention", 2022 (arXiv 2205.14135), section 3.1. A program sc
 against one tile of candidates after the other, and keeps the largest score so far, the sum of exponentials relative
 to it, and the sum of the candidates' rows by these, which is the gradient of the user up to a factor. The candidates
 are cut into parts so that a GPU is busy, and the parts are put together by a second kernel. The gradient of the
-candidates is a pass of its own, in which scores are computed again. Items that a user is known to have are bits of
+candidates is a pass of its own, in which scores are computed again. Inner products run over the coordinates a few at a
+time, so that registers hold a tile whatever d is. Items that a user is known to have are bits of
 words, a row a pair.
 
 Products are of three TF32 ones each, which have float32's precision and a GPU's speed for them.
@@ -27,8 +28,14 @@ PARTS = 8
 """Of the candidates, in which scores are summed."""
 _LOWEST = tl.constexpr(-1e30)
 """Log-sum of the scores of a user who knows all candidates; finite, so that no NaN arises."""
-_PAIRS, _ITEMS, _WARPS, _STAGES = 32, 32, 4, 2
-"""Of a tile of scores; with 64 of either, the parts of TF32 products do not fit into registers."""
+OWN, OTHER, CHUNK, WARPS, STAGES = 32, 64, 16, 8, 2
+"""Of a tile of scores: rows of its own, others, coordinates that a product takes at once.
+
+With fewer of its own than others, each warp has columns of its own in both products; with as many, warps compute the
+same. With more of any, the parts of TF32 products do not fit into registers.
+"""
+WIDEST = 128
+"""Columns of a program's gradients; further ones are another program's, which computes the scores once more."""
 _KNOWN = 64
 """Known items that a program takes at once."""
 
@@ -84,21 +91,32 @@ def _known_kernel(
 
 
 @triton.jit
-def _tile(table, ids, live, dim, DIMS: tl.constexpr):
-    dims = tl.arange(0, DIMS)
-    inside = live[:, None] & (dims[None, :] < dim)
-    return tl.load(table + ids[:, None] * dim + dims[None, :], mask=inside, other=0.0)
+def _tile(table, ids, live, columns, dim):
+    inside = live[:, None] & (columns < dim)[None, :]
+    return tl.load(table + ids[:, None] * dim + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _dots(x, own, own_live, z, other, other_live, dim, OWN: tl.constexpr, OTHER: tl.constexpr, CHUNK: tl.constexpr):
+    """Inner products of rows of x with rows of z, ``[OWN, OTHER]``, a few coordinates after the other."""
+    total = tl.zeros([OWN, OTHER], dtype=tl.float32)
+    for start in range(0, dim, CHUNK):
+        chunk = start + tl.arange(0, CHUNK)
+        rows, others = _tile(x, own, own_live, chunk, dim), _tile(z, other, other_live, chunk, dim)
+        total = tl.dot(rows, tl.trans(others), total, input_precision="tf32x3")
+    return total
 
 
 @triton.jit
 def _scored_kernel(
     user, item, users, candidates, words, best, total, pulled, n_pairs, n_candidates, n_words, dim, tiles, per_score,
-    SAMPLED: tl.constexpr, PAIRS: tl.constexpr, ITEMS: tl.constexpr, DIMS: tl.constexpr,
+    SAMPLED: tl.constexpr, PAIRS: tl.constexpr, ITEMS: tl.constexpr, CHUNK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """A tile of pairs and a part of the candidates: largest score, sum of exponentials, and of rows by these."""
     pair, part = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS), tl.program_id(1)
+    columns = tl.program_id(2) * DIMS + tl.arange(0, DIMS)
     live = pair < n_pairs
-    x = _tile(user, tl.load(users + pair, mask=live, other=0), live, dim, DIMS) * per_score
+    own = tl.load(users + pair, mask=live, other=0)
     most = tl.full([PAIRS], _LOWEST, tl.float32)
     mass = tl.zeros([PAIRS], dtype=tl.float32)
     rows = tl.zeros([PAIRS, DIMS], dtype=tl.float32)
@@ -109,22 +127,23 @@ def _scored_kernel(
         ids = slot.to(tl.int64)
         if SAMPLED:
             ids = tl.load(candidates + slot, mask=inside, other=0)
-        z = _tile(item, ids, inside, dim, DIMS)
+        score = _dots(user, own, live, item, ids, inside, dim, PAIRS, ITEMS, CHUNK) * per_score
         both = live[:, None] & inside[None, :]
         word = tl.load(words + pair[:, None] * n_words + (slot // 32)[None, :], mask=both, other=-1)
         rival = both & (((word >> (slot % 32)[None, :]) & 1) == 0)
-        score = tl.where(rival, tl.dot(x, tl.trans(z), input_precision="tf32x3"), _LOWEST)
+        score = tl.where(rival, score, _LOWEST)
         higher = tl.maximum(most, tl.max(score, 1))
         decay = tl.exp(most - higher)
         share = tl.where(rival, tl.exp(score - higher[:, None]), 0.0)
         mass = mass * decay + tl.sum(share, 1)
+        z = _tile(item, ids, inside, columns, dim)
         rows = rows * decay[:, None] + tl.dot(share, z, input_precision="tf32x3")
         most = higher
     place = part * n_pairs + pair
-    tl.store(best + place, most, mask=live)
-    tl.store(total + place, mass, mask=live)
-    dims = tl.arange(0, DIMS)
-    tl.store(pulled + place[:, None] * dim + dims[None, :], rows, mask=live[:, None] & (dims[None, :] < dim))
+    if tl.program_id(2) == 0:
+        tl.store(best + place, most, mask=live)
+        tl.store(total + place, mass, mask=live)
+    tl.store(pulled + place[:, None] * dim + columns[None, :], rows, mask=live[:, None] & (columns < dim)[None, :])
 
 
 @triton.jit
@@ -168,29 +187,29 @@ def _joined_kernel(
 @triton.jit
 def _candidates_kernel(
     user, item, users, candidates, words, log_sum, pull, grad, n_pairs, n_candidates, n_words, dim, per_score,
-    SAMPLED: tl.constexpr, PAIRS: tl.constexpr, ITEMS: tl.constexpr, DIMS: tl.constexpr,
+    SAMPLED: tl.constexpr, PAIRS: tl.constexpr, ITEMS: tl.constexpr, CHUNK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """A tile of candidates: the gradients of their rows as rivals."""
     slot = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
+    columns = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
     inside = slot < n_candidates
     ids = slot
     if SAMPLED:
         ids = tl.load(candidates + slot, mask=inside, other=0)
-    z = _tile(item, ids, inside, dim, DIMS)
     rows = tl.zeros([ITEMS, DIMS], dtype=tl.float32)
     for start in range(0, n_pairs, PAIRS):
         pair = start + tl.arange(0, PAIRS).to(tl.int64)
         live = pair < n_pairs
-        x = _tile(user, tl.load(users + pair, mask=live, other=0), live, dim, DIMS) * per_score
+        own = tl.load(users + pair, mask=live, other=0)
+        score = _dots(item, ids, inside, user, own, live, dim, ITEMS, PAIRS, CHUNK) * per_score
         both = inside[:, None] & live[None, :]
         word = tl.load(words + pair[None, :] * n_words + (slot // 32)[:, None], mask=both, other=-1)
         rival = both & (((word >> (slot % 32).to(tl.int32)[:, None]) & 1) == 0)
-        score = tl.dot(z, tl.trans(x), input_precision="tf32x3")
         score -= tl.load(log_sum + pair, mask=live, other=0.0)[None, :]
         share = tl.exp(tl.where(rival, score, _LOWEST)) * tl.load(pull + pair, mask=live, other=0.0)[None, :]
-        rows += tl.dot(share, x, input_precision="tf32x3")
-    dims = tl.arange(0, DIMS)
-    tl.store(grad + slot[:, None] * dim + dims[None, :], rows, mask=inside[:, None] & (dims[None, :] < dim))
+        rows += tl.dot(share, _tile(user, own, live, columns, dim), input_precision="tf32x3")
+    place = slot[:, None] * dim + columns[None, :]
+    tl.store(grad + place, rows * per_score, mask=inside[:, None] & (columns < dim)[None, :])
 
 
 @triton.jit
@@ -207,7 +226,7 @@ def _items_kernel(
         at = start + tl.arange(0, ROWS)
         live = at < tl.load(indptr + item + 1)
         pair = tl.load(order + at, mask=live, other=0)
-        x = _tile(user, tl.load(users + pair, mask=live, other=0), live, dim, DIMS)
+        x = _tile(user, tl.load(users + pair, mask=live, other=0), live, dims, dim)
         total += tl.load(pull + pair, mask=live, other=0.0)[:, None] * x
     slot = item
     rival = item >= 0
@@ -219,11 +238,15 @@ def _items_kernel(
     tl.store(out + item * dim + dims, (rows - tl.sum(total, 0) * per_score) * tl.load(upstream), mask=within)
 
 
+def _columns(dim: int) -> int:
+    return min(WIDEST, max(16, int(triton.next_power_of_2(dim))))
+
+
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: Competition, user: Tensor, item: Tensor) -> Tensor:
         user, item = user.contiguous(), item.contiguous()
-        n_pairs, dim, dims = len(step.users), user.shape[1], max(16, triton.next_power_of_2(user.shape[1]))
+        n_pairs, dim = len(step.users), user.shape[1]
         sampled, n_candidates = step.candidates is not None, len(item if step.candidates is None else step.candidates)
         candidates = step.users if step.candidates is None else step.candidates
         n_words, per_score = triton.cdiv(n_candidates, 32), 1.0 / step.temperature
@@ -232,19 +255,20 @@ class _Softmax(torch.autograd.Function):
             step.users, step.indptr, step.known, candidates, words, n_candidates, n_words,
             SAMPLED=sampled, STEPS=n_candidates.bit_length(), BLOCK=_KNOWN,
         )  # fmt: skip
-        tiles = triton.cdiv(n_candidates, _ITEMS * PARTS)
-        parts = triton.cdiv(n_candidates, _ITEMS * tiles)
+        tiles = triton.cdiv(n_candidates, OTHER * PARTS)
+        parts = triton.cdiv(n_candidates, OTHER * tiles)
         best, total = user.new_empty(parts, n_pairs), user.new_empty(parts, n_pairs)
         pulled, grad = user.new_empty(parts, n_pairs, dim), user.new_empty(n_pairs, dim)
-        _scored_kernel[(triton.cdiv(n_pairs, _PAIRS), parts)](
+        _scored_kernel[(triton.cdiv(n_pairs, OWN), parts, triton.cdiv(dim, WIDEST))](
             user, item, step.users, candidates, words, best, total, pulled,
             n_pairs, n_candidates, n_words, dim, tiles, per_score,
-            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS, num_stages=_STAGES,
+            SAMPLED=sampled, PAIRS=OWN, ITEMS=OTHER, CHUNK=CHUNK, DIMS=_columns(dim),
+            num_warps=WARPS, num_stages=STAGES,
         )  # fmt: skip
         loss, log_sum, pull = (user.new_empty(n_pairs) for _ in range(3))
         _joined_kernel[(n_pairs,)](
             user, item, step.users, step.positives, best, total, pulled, loss, log_sum, pull, grad, n_pairs, dim,
-            per_score, step.log_scale, 1.0 / n_pairs, PARTS=parts, DIMS=dims, num_warps=1,
+            per_score, step.log_scale, 1.0 / n_pairs, PARTS=parts, DIMS=triton.next_power_of_2(dim), num_warps=1,
         )  # fmt: skip
         ctx.step, ctx.sampled, ctx.n_candidates = step, sampled, n_candidates
         ctx.save_for_backward(user, item, candidates, words, log_sum, pull, grad)
@@ -255,12 +279,13 @@ class _Softmax(torch.autograd.Function):
         user, item, candidates, words, log_sum, pull, grad = ctx.saved_tensors
         step: Competition = ctx.step
         n_candidates, sampled, dim = ctx.n_candidates, ctx.sampled, user.shape[1]
-        dims, per_score = max(16, triton.next_power_of_2(dim)), 1.0 / step.temperature
+        per_score = 1.0 / step.temperature
         rivals, out, tile = user.new_empty(n_candidates, dim), torch.empty_like(item), tile_shape(dim, 512)
-        _candidates_kernel[(triton.cdiv(n_candidates, _ITEMS),)](
+        _candidates_kernel[(triton.cdiv(n_candidates, OWN), triton.cdiv(dim, WIDEST))](
             user, item, step.users, candidates, words, log_sum, pull, rivals,
             len(step.users), n_candidates, words.shape[1], dim, per_score,
-            SAMPLED=sampled, PAIRS=_PAIRS, ITEMS=_ITEMS, DIMS=dims, num_warps=_WARPS, num_stages=_STAGES,
+            SAMPLED=sampled, PAIRS=OTHER, ITEMS=OWN, CHUNK=CHUNK, DIMS=_columns(dim),
+            num_warps=WARPS, num_stages=STAGES,
         )  # fmt: skip
         _items_kernel[(len(item),)](
             user, step.users, candidates, step.by_item.indptr, step.by_item.order, pull, rivals, upstream, out,

@@ -188,7 +188,7 @@ class _Contrastive(torch.autograd.Function):
         _contrast_kernel[(n_pairs,)](
             user, tables[0], tables[-1], batch.users, batch.drawn, loss, unit, pulled, active, share,
             width - 1, dim, 1.0 / n_pairs, MARGIN=hinge.margin, COUNT_FLOOR=hinge.count_floor, TABLES=len(tables),
-            ROWS=tile.rows, DIMS=tile.dims, num_warps=2 * tile.warps,
+            ROWS=tile.rows, DIMS=tile.dims, num_warps=4 * tile.warps,
         )  # fmt: skip
         ctx.batch = batch
         ctx.save_for_backward(unit, pulled, active, share, *tables)
@@ -199,7 +199,7 @@ class _Contrastive(torch.autograd.Function):
         unit, pulled, active, share, *tables = ctx.saved_tensors
         batch: Batch = ctx.batch
         (n_items, dim), (n_pairs, width), by_item = tables[0].shape, batch.drawn.shape, batch.by_item
-        tile, n_blocks = tile_shape(dim), triton.cdiv(n_pairs * width, PIECE)
+        tile, n_blocks = tile_shape(dim, 512), triton.cdiv(n_pairs * width, PIECE)
         out = unit.new_empty(len(tables), n_items, dim)
         extra = unit.new_empty(len(tables), n_blocks, dim)
         _items_kernel[(n_items + n_blocks, len(tables))](

@@ -1,97 +1,167 @@
-"""The gate of the items, which mixes both of their embeddings, in one pass."""
+"""The gate of the items, which mixes both of their embeddings, in one pass each way.
+
+A program has a tile of rows and up to :data:`WIDEST` of their columns. Products run over the coordinates a few at a
+time, so that registers hold them whatever d is. The way there writes the opened gate as well: a number of each
+coordinate is cheaper to read again than two products of d numbers are to compute.
+
+Products are of three TF32 ones each, which have float32's precision and a GPU's speed for them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-GATE_DIMS = 64
-"""Largest d of the fused gate: both of its matrices lie in shared memory."""
-GATE_ROWS, GATE_WARPS = 16, 8
-"""Of each program; with more rows, or fewer warps, its products do not fit into registers."""
+from hakg_dgl.kernels.triton_kernels.products import add_pieces
+
+WIDEST = 128
+"""Columns of a program; further ones are another program's."""
+ROWS, CHUNK = 32, 16
+"""Rows of a program and coordinates that a product takes at once; with more of either, registers do not hold them."""
+
+
+class GateTile(NamedTuple):
+    """Columns of a program of the gate, how many programs share the columns of a row, and the warps of each."""
+
+    dims: int
+    programs: int
+    warps: int
+
+    @classmethod
+    def of(cls, dim: int) -> GateTile:
+        """A warp for 16 columns."""
+        dims = min(WIDEST, max(16, triton.next_power_of_2(dim)))
+        return cls(dims, triton.cdiv(dim, dims), dims // 16)
 
 
 @triton.jit
-def gate(v, e, a, b):
-    """sigmoid(v A^T + e B^T); IEEE products, since TF32 would keep three digits."""
-    score = tl.dot(v, tl.trans(a), input_precision="ieee") + tl.dot(e, tl.trans(b), input_precision="ieee")
-    return 1.0 / (1.0 + tl.exp(-score))
+def _block(table, row, column, live, dim):
+    inside = live[:, None] & (column < dim)[None, :]
+    return tl.load(table + row[:, None] * dim + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def gate_gradients(upstream, v, e, a, b):
-    """Of what the sigmoid is taken of, of v and of e, where ``upstream`` is that of the mixture."""
-    g = gate(v, e, a, b)
-    score = upstream * (v - e) * g * (1.0 - g)
-    of_v = upstream * g + tl.dot(score, a, input_precision="ieee")
-    of_e = upstream * (1.0 - g) + tl.dot(score, b, input_precision="ieee")
-    return score, of_v, of_e
+def _block_of_matrix(matrix, row, column, dim):
+    inside = (row < dim)[:, None] & (column < dim)[None, :]
+    return tl.load(matrix + row[:, None] * dim + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def square(matrix, dim, DIMS: tl.constexpr):
-    """A matrix of the gate, ``[DIMS, DIMS]``, zero beyond ``dim``."""
-    dims = tl.arange(0, DIMS)
-    inside = (dims[:, None] < dim) & (dims[None, :] < dim)
-    return tl.load(matrix + dims[:, None] * dim + dims[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _gate_kernel(item, entity, gate_item, gate_entity, out, n_rows, dim, ROWS: tl.constexpr, DIMS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    dims = tl.arange(0, DIMS)
-    inside = (row[:, None] < n_rows) & (dims[None, :] < dim)
-    place = row[:, None] * dim + dims[None, :]
-    v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    g = gate(v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS))
-    tl.store(out + place, e + g * (v - e), mask=inside)
-
-
-@triton.jit
-def _gate_backward_kernel(
-    item, entity, gate_item, gate_entity, grad, d_item, d_entity, d_score, n_rows, dim,
-    ROWS: tl.constexpr, DIMS: tl.constexpr,
+def gate_kernel(
+    item, entity, gate_item, gate_entity, sent, out, opened, n_rows, dim,
+    SCALED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
+    """g v + (1 - g) e with the gate g, and g itself; the former times ``sent``, a number of each row, if ``SCALED``."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    dims = tl.arange(0, DIMS)
-    inside = (row[:, None] < n_rows) & (dims[None, :] < dim)
-    place = row[:, None] * dim + dims[None, :]
-    v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    upstream = tl.load(grad + place, mask=inside, other=0.0)
-    score, of_v, of_e = gate_gradients(
-        upstream, v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS)
+    live = row < n_rows
+    column = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
+    score = tl.zeros([ROWS, DIMS], dtype=tl.float32)
+    for start in range(0, dim, CHUNK):
+        chunk = start + tl.arange(0, CHUNK)
+        of_item = tl.trans(_block_of_matrix(gate_item, column, chunk, dim))
+        score = tl.dot(_block(item, row, chunk, live, dim), of_item, score, input_precision="tf32x3")
+        of_entity = tl.trans(_block_of_matrix(gate_entity, column, chunk, dim))
+        score = tl.dot(_block(entity, row, chunk, live, dim), of_entity, score, input_precision="tf32x3")
+    g = 1.0 / (1.0 + tl.exp(-score))
+    v, e = _block(item, row, column, live, dim), _block(entity, row, column, live, dim)
+    mixed = e + g * (v - e)
+    if SCALED:
+        mixed *= tl.load(sent + row, mask=live, other=0.0)[:, None]
+    inside, place = live[:, None] & (column < dim)[None, :], row[:, None] * dim + column[None, :]
+    tl.store(opened + place, g, mask=inside)
+    tl.store(out + place, mixed, mask=inside)
+
+
+@triton.jit
+def _upstream(grad, first, sent, row, column, live, dim, PIECED: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The gradient of the mixture, or the sum of its pieces times ``sent`` if it lies in such."""
+    if PIECED:
+        begin, end = tl.load(first + row, mask=live, other=0), tl.load(first + row + 1, mask=live, other=0)
+        total = add_pieces(tl.zeros([ROWS, COLS], dtype=tl.float32), grad, begin, end, column, column < dim, dim)
+        total *= tl.load(sent + row, mask=live, other=0.0)[:, None]
+    else:
+        total = _block(grad, row, column, live, dim)
+    return total
+
+
+@triton.jit
+def gate_gradient_kernel(
+    item, entity, opened, gate_item, gate_entity, sent, grad, first, d_item, d_entity, d_score, n_rows, dim,
+    PIECED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, DIMS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of v, of e and of what the gate's sigmoid is taken of, from that of the mixture or its pieces."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = row < n_rows
+    column = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
+    of_v = tl.zeros([ROWS, DIMS], dtype=tl.float32)
+    of_e = tl.zeros([ROWS, DIMS], dtype=tl.float32)
+    for start in range(0, dim, CHUNK):
+        chunk = start + tl.arange(0, CHUNK)
+        g = _block(opened, row, chunk, live, dim)
+        apart = _block(item, row, chunk, live, dim) - _block(entity, row, chunk, live, dim)
+        score = _upstream(grad, first, sent, row, chunk, live, dim, PIECED, ROWS, CHUNK) * apart * g * (1.0 - g)
+        if tl.program_id(1) == 0:
+            inside = live[:, None] & (chunk < dim)[None, :]
+            tl.store(d_score + row[:, None] * dim + chunk[None, :], score, mask=inside)
+        of_v = tl.dot(score, _block_of_matrix(gate_item, chunk, column, dim), of_v, input_precision="tf32x3")
+        of_e = tl.dot(score, _block_of_matrix(gate_entity, chunk, column, dim), of_e, input_precision="tf32x3")
+    upstream = _upstream(grad, first, sent, row, column, live, dim, PIECED, ROWS, DIMS)
+    g = _block(opened, row, column, live, dim)
+    inside, place = live[:, None] & (column < dim)[None, :], row[:, None] * dim + column[None, :]
+    tl.store(d_item + place, of_v + upstream * g, mask=inside)
+    tl.store(d_entity + place, of_e + upstream * (1.0 - g), mask=inside)
+
+
+def mix(item: Tensor, entity: Tensor, gate: tuple[Tensor, Tensor], sent: Tensor | None, out: Tensor) -> Tensor:
+    """Write the mixture, times ``sent`` if there is such, to ``out``; the opened gate, ``[n, d]``.
+
+    All are contiguous and float32, and there is a row.
+    """
+    (n_rows, dim), opened = item.shape, torch.empty_like(item)
+    tile = GateTile.of(dim)
+    gate_kernel[(triton.cdiv(n_rows, ROWS), tile.programs)](
+        item, entity, *gate, item if sent is None else sent, out, opened, n_rows, dim,
+        SCALED=sent is not None, ROWS=ROWS, CHUNK=CHUNK, DIMS=tile.dims, num_warps=tile.warps,
     )  # fmt: skip
-    tl.store(d_score + place, score, mask=inside)
-    tl.store(d_item + place, of_v, mask=inside)
-    tl.store(d_entity + place, of_e, mask=inside)
+    return opened
+
+
+def mix_gradients(
+    item: Tensor, entity: Tensor, opened: Tensor, gate: tuple[Tensor, Tensor], grad: Tensor,
+    pieces: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of both embeddings, ``[2, n, d]``, and of what the sigmoid was taken of, ``[n, d]``.
+
+    ``grad`` is that of what :func:`mix` wrote, or lies in ``pieces``: the bounds of each row's, and ``sent``.
+    """
+    n_rows, dim = item.shape
+    tile, both, score = GateTile.of(dim), item.new_empty(2, n_rows, dim), torch.empty_like(item)
+    first, sent = (item, item) if pieces is None else pieces
+    gate_gradient_kernel[(triton.cdiv(n_rows, ROWS), tile.programs)](
+        item, entity, opened, *gate, sent, grad, first, *both.unbind(), score, n_rows, dim,
+        PIECED=pieces is not None, ROWS=ROWS, CHUNK=CHUNK, DIMS=tile.dims, num_warps=tile.warps,
+    )  # fmt: skip
+    return both, score
 
 
 class _GatedItems(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
-        tensors = [x.contiguous() for x in (item, entity, gate_item, gate_entity)]
-        n_rows, dim = item.shape
-        out, dims = torch.empty_like(tensors[0]), max(16, triton.next_power_of_2(dim))
-        _gate_kernel[(triton.cdiv(n_rows, GATE_ROWS),)](
-            *tensors, out, n_rows, dim, ROWS=GATE_ROWS, DIMS=dims, num_warps=GATE_WARPS
-        )
-        ctx.save_for_backward(*tensors)
+        item, entity, gate_item, gate_entity = (x.contiguous() for x in (item, entity, gate_item, gate_entity))
+        out = torch.empty_like(item)
+        opened = mix(item, entity, (gate_item, gate_entity), None, out)
+        ctx.save_for_backward(item, entity, gate_item, gate_entity, opened)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        item, entity, gate_item, gate_entity = ctx.saved_tensors
-        n_rows, dim = item.shape
-        d_item, d_entity, d_score = (torch.empty_like(item) for _ in range(3))
-        _gate_backward_kernel[(triton.cdiv(n_rows, GATE_ROWS),)](
-            item, entity, gate_item, gate_entity, grad.contiguous(), d_item, d_entity, d_score, n_rows, dim,
-            ROWS=GATE_ROWS, DIMS=max(16, triton.next_power_of_2(dim)), num_warps=GATE_WARPS,
-        )  # fmt: skip
-        return d_item, d_entity, d_score.T @ item, d_score.T @ entity
+        item, entity, gate_item, gate_entity, opened = ctx.saved_tensors
+        both, score = mix_gradients(item, entity, opened, (gate_item, gate_entity), grad.contiguous())
+        return both[0], both[1], score.T @ item, score.T @ entity
 
 
 def gated_items(item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Tensor) -> Tensor:
@@ -107,10 +177,9 @@ def gated_items(item: Tensor, entity: Tensor, gate_item: Tensor, gate_entity: Te
     Returns
     -------
     Tensor
-        ``[n_items, d]``, differentiable in all four. PyTorch's operators compute it in float64, for d above
-        :data:`GATE_DIMS`, and for no items.
+        ``[n_items, d]``, differentiable in all four. PyTorch's operators compute it in float64, and for no items.
     """
-    if item.dtype != torch.float32 or item.shape[1] > GATE_DIMS or len(item) == 0:
+    if item.dtype != torch.float32 or len(item) == 0:
         return torch.lerp(entity, item, torch.sigmoid(item @ gate_item.T + entity @ gate_entity.T))
     result: Tensor = _GatedItems.apply(item, entity, gate_item, gate_entity)
     return result

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="no-untyped-def,no-untyped-call,misc"
-"""What a layer does row by row, between its sums: put pieces together, drop, normalise, add, mix; and back.
+"""What a layer does row by row, between its sums: put pieces together, drop, normalise, add; and back.
 
 The rows of users, of items and of entities lie one after the other in one table, so that each of these is one launch
 for all three. Entities begin at row ``entities``. The pieces of a row are ``first`` to ``last``.
@@ -12,19 +12,9 @@ import triton.language as tl
 
 from hakg_dgl.geometry import guards
 from hakg_dgl.kernels.triton_kernels.edge_lists import kept_before
-from hakg_dgl.kernels.triton_kernels.gate import gate, gate_gradients, square
+from hakg_dgl.kernels.triton_kernels.products import add_pieces
 
 _FLOOR = tl.constexpr(guards.ROW_NORM_FLOOR)
-
-
-@triton.jit
-def _add_pieces(total, table, begin, end, dims, within, dim):
-    """To each row the rows ``begin`` to ``end`` of a table, in order."""
-    for k in range(0, tl.max(end - begin, 0)):
-        number = begin + k
-        place = table + number.to(tl.int64)[:, None] * dim + dims[None, :]
-        total += tl.load(place, mask=(number < end)[:, None] & within[None, :], other=0.0)
-    return total
 
 
 @triton.jit
@@ -60,7 +50,7 @@ def finish_kernel(
     within = dims < dim
     inside = live[:, None] & within[None, :]
     begin, end = tl.load(first + row, mask=live, other=0), tl.load(last + row, mask=live, other=0)
-    x = _add_pieces(tl.zeros([ROWS, DIMS], dtype=SUM), pieces, begin, end, dims, within, dim)
+    x = add_pieces(tl.zeros([ROWS, DIMS], dtype=SUM), pieces, begin, end, dims, within, dim)
     x *= _scale_of(row, live, first, last, bounds, counts, scale, entities, SUM)[:, None]
     if DROPS:
         kept = _is_kept(words, row, inside, dims, dim, users, entities, user_words, item_words, entity_words, LIMIT)
@@ -102,12 +92,12 @@ def collect_kernel(
     if ABOVE:
         own = (is_user & COPIED) | (is_entity & (row < entities + n_heads))
         begin, end = tl.load(first + row, mask=own, other=0), tl.load(last + row, mask=own, other=0)
-        total = _add_pieces(total, pieces, begin, end, dims, within, dim)
+        total = add_pieces(total, pieces, begin, end, dims, within, dim)
         total *= tl.load(sent + row, mask=live, other=0.0)[:, None]
         entity = row - entities
         begin = tl.load(tail_first + entity, mask=is_entity, other=0) - tails_lie
         end = tl.load(tail_first + entity + 1, mask=is_entity, other=0) - tails_lie
-        total = _add_pieces(total, pieces, begin, end, dims, within, dim)
+        total = add_pieces(total, pieces, begin, end, dims, within, dim)
         mixes = inside & ((row >= users) & (row < users + n_mixed))[:, None]
         total += tl.load(mixed + item_place, mask=mixes, other=0.0)
     total += tl.load(user_grad + place, mask=is_user[:, None] & within[None, :], other=0.0)
@@ -127,45 +117,6 @@ def collect_kernel(
 
 
 @triton.jit
-def gate_kernel(
-    item, entity, gate_item, gate_entity, sent, out, n_rows, dim, ROWS: tl.constexpr, DIMS: tl.constexpr
-):  # fmt: skip
-    """What items send to users, g v + (1 - g) e with the gate g, times ``sent``."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    dims = tl.arange(0, DIMS)
-    inside = (row[:, None] < n_rows) & (dims[None, :] < dim)
-    place = row[:, None] * dim + dims[None, :]
-    v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    g = gate(v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS))
-    share = tl.load(sent + row, mask=row < n_rows, other=0.0)
-    tl.store(out + place, (e + g * (v - e)) * share[:, None], mask=inside)
-
-
-@triton.jit
-def gate_gradient_kernel(
-    item, entity, gate_item, gate_entity, sent, pieces, first, d_item, d_entity, d_score, n_rows, dim,
-    ROWS: tl.constexpr, DIMS: tl.constexpr,
-):  # fmt: skip
-    """Gradients of v, e and of what the gate's sigmoid is taken of, from the pieces of what users made of it."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    live = row < n_rows
-    dims = tl.arange(0, DIMS)
-    within = dims < dim
-    inside = live[:, None] & within[None, :]
-    place = row[:, None] * dim + dims[None, :]
-    begin, end = tl.load(first + row, mask=live, other=0), tl.load(first + row + 1, mask=live, other=0)
-    upstream = _add_pieces(tl.zeros([ROWS, DIMS], dtype=tl.float32), pieces, begin, end, dims, within, dim)
-    upstream *= tl.load(sent + row, mask=live, other=0.0)[:, None]
-    v, e = tl.load(item + place, mask=inside, other=0.0), tl.load(entity + place, mask=inside, other=0.0)
-    score, of_v, of_e = gate_gradients(
-        upstream, v, e, square(gate_item, dim, DIMS), square(gate_entity, dim, DIMS)
-    )  # fmt: skip
-    tl.store(d_score + place, score, mask=inside)
-    tl.store(d_item + place, of_v, mask=inside)
-    tl.store(d_entity + place, of_e, mask=inside)
-
-
-@triton.jit
 def piece_kernel(
     pieces, first, sent, out, n_rows, dim, ROWS: tl.constexpr, DIMS: tl.constexpr, SUM: tl.constexpr
 ):  # fmt: skip
@@ -175,6 +126,6 @@ def piece_kernel(
     dims = tl.arange(0, DIMS)
     within = dims < dim
     begin, end = tl.load(first + row, mask=live, other=0), tl.load(first + row + 1, mask=live, other=0)
-    total = _add_pieces(tl.zeros([ROWS, DIMS], dtype=SUM), pieces, begin, end, dims, within, dim)
+    total = add_pieces(tl.zeros([ROWS, DIMS], dtype=SUM), pieces, begin, end, dims, within, dim)
     total *= tl.load(sent + row, mask=live, other=0.0)[:, None]
     tl.store(out + row.to(tl.int64)[:, None] * dim + dims[None, :], total, mask=live[:, None] & within[None, :])

@@ -127,6 +127,16 @@ def _sum_kernel(
 
 
 @triton.jit
+def add_pieces(total, table, begin, end, dims, within, dim):
+    """To each row of a tile the rows ``begin`` to ``end`` of a table, in order."""
+    for k in range(0, tl.max(end - begin, 0)):
+        number = begin + k
+        place = table + number.to(tl.int64)[:, None] * dim + dims[None, :]
+        total += tl.load(place, mask=(number < end)[:, None] & within[None, :], other=0.0)
+    return total
+
+
+@triton.jit
 def combine_kernel(out, extra, first, dim, DIMS: tl.constexpr):
     """A program a row: add the sums of the row's further pieces (:class:`Pieces`) to its first."""
     row = tl.program_id(0).to(tl.int64)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.kernels.propagation import Chance, Propagation, Start, Weights
+from hakg_dgl.kernels.triton_kernels import gate as fused_gate
 from hakg_dgl.kernels.triton_kernels import layer_rows, layer_sums
 from hakg_dgl.kernels.triton_kernels.aggregation import OUTER_PROGRAMS, SHARES, tile_of_messages
 from hakg_dgl.kernels.triton_kernels.edge_lists import MOST_EDGES, EdgeLists, Group, n_places
-from hakg_dgl.kernels.triton_kernels.gate import GATE_DIMS, GATE_ROWS, GATE_WARPS
 from hakg_dgl.kernels.triton_kernels.products import accumulator, tile_shape
 
 _NO_CHANCE = -(1 << 15)
@@ -162,25 +162,22 @@ def _step_of(
         {"ROWS": tile.rows, "DIMS": tile.dims, "SUM": total, "num_warps": min(8, max(1, tile.rows * tile.dims // 256))},
         {"CURVATURE": float(rule.curvature), "PAPER": rule.formulation == "paper", "FLAT": flat, "LIMIT": limit},
         {"ROWS": message_tile.rows, "DIMS": message_tile.dims, "SUM": total, "num_warps": message_tile.warps},
-        gated and like.dtype == torch.float32 and dim <= GATE_DIMS,
+        gated and like.dtype == torch.float32,
     )  # fmt: skip
 
 
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
-def _mix(step: _Step, table: Tensor, gate: tuple[Tensor, Tensor] | None) -> None:
-    """What items send to users, behind the other rows of the table."""
+def _mix(step: _Step, table: Tensor, gate: tuple[Tensor, Tensor] | None) -> Tensor | None:
+    """Write what items send to users behind the other rows of the table; the gate as it was opened, if it is kept."""
     layout = step.layout
     _, item, entity, out = layout.views(table)
-    entity, sent, n_items = entity[: layout.n_items], layout.item_sent, layout.n_items
+    entity, sent = entity[: layout.n_items], layout.item_sent
     if gate is not None and step.fused_gate:
-        layer_rows.gate_kernel[(triton.cdiv(n_items, GATE_ROWS),)](
-            item, entity, *gate, sent, out, n_items, table.shape[1],
-            ROWS=GATE_ROWS, DIMS=_gate_dims(table), num_warps=GATE_WARPS,
-        )  # fmt: skip
-    else:
-        torch.mul(_mixed(layout, item, entity, gate), sent.unsqueeze(1), out=out)
+        return fused_gate.mix(item, entity, gate, sent, out)
+    torch.mul(_mixed(layout, item, entity, gate), sent.unsqueeze(1), out=out)
+    return None
 
 
 def _mixed(layout: Layout, item: Tensor, entity: Tensor, gate: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -195,21 +192,37 @@ def _open(item: Tensor, entity: Tensor, gate: tuple[Tensor, Tensor]) -> Tensor:
     return torch.sigmoid(torch.addmm(item @ gate[0].T, entity, gate[1].T))
 
 
-def _gate_dims(table: Tensor) -> int:
-    return max(16, int(triton.next_power_of_2(table.shape[1])))
+class _Left(NamedTuple):
+    """What a layer leaves.
+
+    Attributes
+    ----------
+    table, inverse
+        What enters the next one, and one over the lengths of its rows before they were normalised.
+    outer, n_outer
+        The list of outer pieces.
+    opened
+        The gate, if kernels open it.
+    """
+
+    table: Tensor
+    inverse: Tensor
+    outer: Tensor
+    n_outer: Tensor
+    opened: Tensor | None
 
 
 def _forward_layer(
     step: _Step, layer: int, table: Tensor, relation: Tensor, gate: tuple[Tensor, Tensor] | None,
-    sums: Tensor, new_sums: Tensor, outer: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The next layer's table, and one over the lengths of its rows before they were normalised."""
+    sums: Tensor, new_sums: Tensor, n_outer: Tensor,
+) -> _Left:  # fmt: skip
     layout, lists, dim = step.layout, step.lists, table.shape[1]
     rows, cols, _, tails, kinds = layout.edges
-    _mix(step, table, gate)
+    outer = n_outer.new_empty(step.head_pieces(layer) if step.widens else 0)
+    opened = _mix(step, table, gate)
     pieces = table.new_empty(lists.heads.stop, dim)
     entity = layout.views(table)[2]
-    arguments = (*step.edges(), lists.row, tails, kinds, entity, relation, pieces, *outer)
+    arguments = (*step.edges(), lists.row, tails, kinds, entity, relation, pieces, outer, n_outer)
     n_pieces = step.head_pieces(layer)
     options = {**step.messages, **step.message_tile}
     if n_pieces:
@@ -227,7 +240,7 @@ def _forward_layer(
         pieces, layout.first, layout.last, lists.bounds, lists.counts, step.scale, words, sums, out, inverse, new_sums,
         n_rows, step.n_sums, layout.users, layout.entities, *starts, dim, **dropout, **step.rows,
     )  # fmt: skip
-    return out, inverse
+    return _Left(out, inverse, outer, n_outer, opened)
 
 
 # --- backward --------------------------------------------------------------------------------------------------------
@@ -235,11 +248,11 @@ def _forward_layer(
 
 def _collect(
     step: _Step, layer: int, grads: Sequence[Tensor], above: tuple[Tensor, Tensor] | None,
-    left: tuple[Tensor, Tensor] | None,
+    left: _Left | None,
 ) -> Tensor:  # fmt: skip
     """Gradient of the sums of a layer, or of what enters the first one if ``left`` is None.
 
-    ``above`` are pieces and mixtures of the layer above, ``left`` the table that the layer left, and its lengths.
+    ``above`` are pieces and mixtures of the layer above, ``left`` what the layer left.
     """
     layout, lists = step.layout, step.lists
     like, dim = grads[0], grads[0].shape[1]
@@ -247,7 +260,7 @@ def _collect(
     out = like.new_empty(n_rows, dim)
     words, starts, dropout = step.dropout(layer if left is not None else None)
     pieces, mixed = (like, like) if above is None else above
-    unit, inverse = (like, like) if left is None else left
+    unit, inverse = (like, like) if left is None else left[:2]
     tails, _ = step.tails(layer + 1)
     layer_rows.collect_kernel[step.grid(n_rows)](
         pieces, layout.first, layout.last, tails.first, lists.bounds, lists.counts, mixed, layout.sent, step.scale,
@@ -259,36 +272,32 @@ def _collect(
 
 
 def _mix_gradients(
-    step: _Step, table: Tensor, gate: tuple[Tensor, Tensor] | None, pieces: Tensor
+    step: _Step, table: Tensor, gate: tuple[Tensor, Tensor] | None, opened: Tensor | None, pieces: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Gradients of items and their entities as they were mixed, one after the other, and of the gate matrices."""
     layout, dim, n_items = step.layout, table.shape[1], step.layout.n_items
     _, item, entity, _ = layout.views(table)
     entity, first, sent = entity[:n_items], step.lists.items.first, layout.item_sent
-    if gate is not None and step.fused_gate:
-        mixed, score = table.new_empty(2 * n_items, dim), table.new_empty(n_items, dim)
-        layer_rows.gate_gradient_kernel[(triton.cdiv(n_items, GATE_ROWS),)](
-            item, entity, *gate, sent, pieces, first, mixed, mixed[n_items:], score, n_items, dim,
-            ROWS=GATE_ROWS, DIMS=_gate_dims(table), num_warps=GATE_WARPS,
-        )  # fmt: skip
+    if gate is not None and opened is not None:
+        mixed, score = fused_gate.mix_gradients(item, entity, opened, gate, pieces, (first, sent))
         both = table[layout.users : layout.users + 2 * n_items].view(2, n_items, dim)  # items, then their entities
         of_item, of_entity = torch.bmm(score.T.expand(2, dim, n_items), both).unbind()
-        return mixed, (of_item, of_entity)
+        return mixed.view(2 * n_items, dim), (of_item, of_entity)
     upstream = table.new_empty(n_items, dim)
     layer_rows.piece_kernel[step.grid(n_items)](pieces, first, sent, upstream, n_items, dim, **step.rows)
     if not layout.dual:
         return upstream, None
     if gate is None:
         return torch.cat([upstream / 2.0, upstream / 2.0]), None
-    opened = _open(item, entity, gate)
-    score = upstream * (item - entity) * opened * (1.0 - opened)
-    mixed = torch.cat([upstream * opened + score @ gate[0], upstream * (1.0 - opened) + score @ gate[1]])
+    g = _open(item, entity, gate)
+    score = upstream * (item - entity) * g * (1.0 - g)
+    mixed = torch.cat([upstream * g + score @ gate[0], upstream * (1.0 - g) + score @ gate[1]])
     return mixed, (score.T @ item, score.T @ entity)
 
 
 def _backward_layer(
     step: _Step, layer: int, table: Tensor, relation: Tensor, gate: tuple[Tensor, Tensor] | None, grad: Tensor,
-    outer: tuple[Tensor, Tensor], of_relations: Tensor,
+    left: _Left, of_relations: Tensor,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:  # fmt: skip
     """Pieces of the gradients of what entered a layer and its mixtures, and gradients of the gate matrices.
 
@@ -303,7 +312,7 @@ def _backward_layer(
         *step.edges(), rows, cols, grad, layout.sent, pieces, begin, lists.users.stop, layout.users, 0, dim,
         SCALED=False, **step.rows,
     )  # fmt: skip
-    mixed, of_gate = _mix_gradients(step, table, gate, pieces)
+    mixed, of_gate = _mix_gradients(step, table, gate, left.opened, pieces)
     entity, upstream, n_pieces = layout.views(table)[2], grad[layout.entities :], step.head_pieces(layer)
     if n_pieces == 0:
         of_relations.zero_()
@@ -313,7 +322,9 @@ def _backward_layer(
     options = {**step.messages, **step.message_tile}
     layer_sums.head_gradient_kernel[(n_pieces,)](*arguments, lists.heads.start, dim, WIDEN=step.widens, **options)
     if step.widens:
-        layer_sums.outer_head_gradient_kernel[(min(n_pieces, OUTER_PROGRAMS),)](*arguments, *outer, dim, **options)
+        layer_sums.outer_head_gradient_kernel[(min(n_pieces, OUTER_PROGRAMS),)](
+            *arguments, left.outer, left.n_outer, dim, **options
+        )
     options = {"FLAT": step.messages["FLAT"], **step.message_tile}
     n_tails, n_relations = tails.stop - tails.start, relations.stop - relations.start
     layer_sums.share_kernel[(n_tails + n_relations,)](
@@ -335,34 +346,29 @@ def _sum_relations(step: _Step, pieces: Tensor, like: Tensor) -> Tensor:
     return out
 
 
-class _Run(NamedTuple):
-    """What the way back needs of the way there: tables and lengths of each layer, and the lists of outer pieces."""
-
-    tables: list[Tensor]
-    inverse: list[Tensor]
-    outer: list[tuple[Tensor, Tensor]]
-
-
 def _forward(
     step: _Step, start: list[Tensor], relation: Tensor, gates: Sequence[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, _Run]:
+) -> tuple[Tensor, Tensor, list[_Left]]:
+    """The running sums, the table that enters the first layer, and what each layer left."""
     layout, dim = step.layout, relation.shape[1]
     table = relation.new_empty(layout.n_rows + layout.n_items, dim)
     torch.cat(start, out=table[: layout.n_rows])
-    sums, run = relation.new_empty(step.n_sums, dim), _Run([table], [], [])
+    sums, left = relation.new_empty(step.n_sums, dim), list[_Left]()
     counters = torch.zeros(step.n_layers, 1, dtype=torch.int32, device=table.device)
     for layer, counter in enumerate(counters):
-        outer = counter.new_empty(step.head_pieces(layer) if step.widens else 0), counter
-        before, gate = table if layer == 0 else sums, gates[layer] if gates else None
-        table, inverse = _forward_layer(step, layer, table, relation, gate, before, sums, outer)
-        run.tables.append(table)
-        run.inverse.append(inverse)
-        run.outer.append(outer)
-    return sums, run
+        entered, before = (left[-1].table, sums) if left else (table, table)
+        gate = gates[layer] if gates else None
+        left.append(_forward_layer(step, layer, entered, relation, gate, before, sums, counter))
+    return sums, table, left
 
 
 def _backward(
-    step: _Step, run: _Run, relation: Tensor, gates: Sequence[tuple[Tensor, Tensor]], grads: Sequence[Tensor]
+    step: _Step,
+    start: Tensor,
+    left: Sequence[_Left],
+    relation: Tensor,
+    gates: Sequence[tuple[Tensor, Tensor]],
+    grads: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of all rows, of relations and of the gate matrices."""
     n_each = [relations.stop - relations.start for _, relations in map(step.tails, range(step.n_layers))]
@@ -370,10 +376,10 @@ def _backward(
     above: tuple[Tensor, Tensor] | None = None
     of_gates: list[Tensor] = []
     for layer in reversed(range(step.n_layers)):
-        grad = _collect(step, layer, grads, above, (run.tables[layer + 1], run.inverse[layer]))
+        grad, entered = _collect(step, layer, grads, above, left[layer]), left[layer - 1].table if layer else start
         begin = sum(n_each[:layer])
         above, of_gate = _backward_layer(
-            step, layer, run.tables[layer], relation, gates[layer] if gates else None, grad, run.outer[layer],
+            step, layer, entered, relation, gates[layer] if gates else None, grad, left[layer],
             of_relations[begin : begin + n_each[layer]],
         )  # fmt: skip
         of_gates[:0] = of_gate or ()
@@ -387,23 +393,23 @@ class _Propagate(torch.autograd.Function):
         relation, *tensors = (x.contiguous() for x in (relation, *tensors))  # type: ignore[assignment]
         gates = list(zip(tensors[0:n_gates:2], tensors[1:n_gates:2], strict=True))
         with torch.cuda.device_of(relation):
-            sums, run = _forward(step, list(tensors[n_gates:]), relation, gates)
+            sums, start, left = _forward(step, list(tensors[n_gates:]), relation, gates)
         ctx.step, ctx.n_gates, ctx.sizes = step, n_gates, [len(x) for x in tensors[n_gates:]]
-        outer = [x for pair in run.outer for x in pair]
-        ctx.save_for_backward(relation, *tensors[:n_gates], *run.tables, *run.inverse, *outer)
+        ctx.save_for_backward(relation, *tensors[:n_gates], start, *(x for each in left for x in each))
         layout = step.layout
         return sums[: layout.users], sums[layout.users : layout.entities], sums[layout.entities :]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         step, (relation, *saved) = ctx.step, ctx.saved_tensors
-        n = step.n_layers
         matrices, saved = saved[: ctx.n_gates], saved[ctx.n_gates :]
         gates = list(zip(matrices[0::2], matrices[1::2], strict=True))
-        outer = list(zip(saved[2 * n + 1 :: 2], saved[2 * n + 2 :: 2], strict=True))
-        run = _Run(saved[: n + 1], saved[n + 1 : 2 * n + 1], outer)
+        n = len(_Left._fields)
+        left = [_Left(*each) for each in zip(*(saved[1 + i :: n] for i in range(n)), strict=True)]
         with torch.cuda.device_of(relation):
-            rows, of_relations, of_gates = _backward(step, run, relation, gates, [x.contiguous() for x in grads])
+            rows, of_relations, of_gates = _backward(
+                step, saved[0], left, relation, gates, [x.contiguous() for x in grads]
+            )
         return None, of_relations, None, *of_gates, *torch.split(rows, ctx.sizes)
 
 
