@@ -10,9 +10,12 @@ killed again; after ``--each`` kills it is let come to its end. Then its metrics
 weights must equal, bit by bit, those of a run without a kill, and no temporary file may be left. Exit code 1 if one
 differs.
 
-    python benchmarks/kill_resume.py --processes 2 --kills 0 --fresh 10 --models lightgcn
+    python benchmarks/kill_resume.py --processes 2 --kills 50 --models hakg lightgcn bpr-mf --json kill_resume.json
 
-trains by several processes, and kills one of them, or the command that started them, at any time after they are there.
+trains by several processes, and kills one of them, or the command that started them: with ``--kills`` in a chosen phase
+(``killed_ranks.py``), with ``--fresh`` new interpreters at any time. All of them have to end within a minute, with one
+message. Every kill is told when it is made, and the file of results is written then, so that it has what was done when
+this is stopped; results of other numbers of processes in it stay.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import multiprocessing
+import json
 import os
 import random
 import signal
@@ -35,8 +38,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import killed_ranks
 import torch
-from measure import describe_machine, machine_facts, markdown, write_results
+from killed_ranks import PROCESSES, Aim, Phases, means
+from measure import RESULTS, describe_machine, machine_facts, markdown, write_results
 
 from hakg_dgl import RunFolder, Settings
 from hakg_dgl.training.loop import EpochSteps
@@ -48,17 +53,6 @@ PHASES = ("starting", "beginning a run", "steps", "evaluation", "checkpoint", "l
 AIMED = PHASES[1:7]
 """Phases that kills wait for; the others are met by chance."""
 SMALL = ["epochs=6", "patience=6", "refit=true", "dim=8", "layers=1", "negatives=10", "batch_size=160", "lr=0.01"]
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.training.trainer"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Aim:
-    """When to kill: ``delay`` seconds (a share of the phase's mean time) after the ``nth`` entry into a phase."""
-
-    phase: str
-    nth: int
-    share: float
 
 
 def command(data: Path, run: Path, kind: str, settings: list[str], processes: int = 0) -> list[str]:
@@ -75,33 +69,12 @@ def _train(arguments: list[str], phase: Any, refit: Any, seconds: Any, aim: Aim 
 
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is for several processes, and a kill would leave it behind
-    entries: Counter[str] = Counter()
-
-    def tell(owner: type, name: str, number: int) -> None:
-        inner: Callable[..., Any] = getattr(owner, name)
-
-        def outer(self: Any, *args: Any, **options: Any) -> Any:
-            before, phase.value, began = phase.value, number, time.perf_counter()
-            session = self if isinstance(self, Session) else getattr(self, "session", None)
-            if session is not None:
-                refit.value = session.standing.refit_from is not None
-            entries[PHASES[number]] += 1
-            if aim is not None and (PHASES[number], entries[PHASES[number]]) == (aim.phase, aim.nth):
-                reached.send(None)
-            try:
-                return inner(self, *args, **options)
-            finally:
-                seconds[number] += time.perf_counter() - began
-                seconds[len(PHASES) + number] += 1
-                phase.value = before
-
-        setattr(owner, name, outer)
-
+    phases = Phases(PHASES, phase, refit, seconds, aim, reached)
     hooks = ((RunFolder, "create"), (EpochSteps, "over"), (Session, "measure"),
              (RunFolder, "save_tensors"), (RunFolder, "append_metrics"), (Trainer, "_finish"))  # fmt: skip
     for (owner, name), which in zip(hooks, AIMED, strict=True):
-        tell(owner, name, PHASES.index(which))
-    phase.value = PHASES.index("between")
+        phases.within(owner, name, which)
+    phases.begin()
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
         import_module("hakg_dgl.cli").main(arguments, prog_name="hakg")
 
@@ -117,9 +90,9 @@ class Attempt:
     seconds: dict[str, float]
 
 
-def attempt(arguments: list[str], aim: Aim | None = None, means: dict[str, float] | None = None) -> Attempt:
+def attempt(arguments: list[str], aim: Aim | None = None, known: dict[str, float] | None = None) -> Attempt:
     """Train in a forked process; with an aim, kill it then, unless it comes to its end before."""
-    phase, refit = PROCESSES.Value("i", 0, lock=False), PROCESSES.Value("b", 0, lock=False)
+    phase, refit = PROCESSES.Array("i", 1, lock=False), PROCESSES.Array("b", 1, lock=False)
     seconds = PROCESSES.Array("d", 2 * len(PHASES), lock=False)
     hears, reached = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=_train, args=(arguments, phase, refit, seconds, aim, reached))
@@ -128,12 +101,11 @@ def attempt(arguments: list[str], aim: Aim | None = None, means: dict[str, float
     if aim is not None:
         with contextlib.suppress(EOFError):  # it came to its end
             hears.recv()
-            time.sleep(aim.share * (means or {}).get(aim.phase, 0.0))
+            time.sleep(aim.share * (known or {}).get(aim.phase, 0.0))
             process.kill()
     process.join()
-    counts = {name: seconds[len(PHASES) + i] for i, name in enumerate(PHASES)}
-    mean = {name: seconds[i] / counts[name] for i, name in enumerate(PHASES) if counts[name]}
-    return Attempt(process.exitcode == -9, PHASES[phase.value], bool(refit.value), process.exitcode, mean)
+    found = means(PHASES, seconds[:])
+    return Attempt(process.exitcode == -9, PHASES[phase[0]], bool(refit[0]), process.exitcode, found)
 
 
 def processes_of(number: int) -> list[int]:
@@ -205,27 +177,29 @@ class Campaign:
         Of the moments.
     processes
         That train together; 0 for one, without ``--processes``.
+    tell
+        Called after every kill and every end of a run.
     """
 
-    def __init__(self, data: Path, folder: Path, kind: str, settings: list[str], seed: int, processes: int = 0) -> None:
-        self.processes = processes
+    def __init__(
+        self, data: Path, folder: Path, kind: str, settings: list[str], seed: int, processes: int = 0,
+        tell: Callable[[Campaign, str], None] = lambda campaign, text: None,
+    ) -> None:  # fmt: skip
+        self.processes, self.tell = processes, tell
         self.data, self.folder, self.kind, self.settings = data, folder, kind, settings
         self.chance, self.runs = random.Random(f"{seed} {kind}"), 0
-        self.expected = folder / f"{kind}-whole"
-        whole = self.attempt(self.expected)
-        if whole.code:
-            raise SystemExit(f"training {kind} without a kill ended with exit code {whole.code}")
-        self.means, self.wrong = whole.seconds, list[str]()
         self.phases: Counter[str] = Counter()
+        self.victims: Counter[str] = Counter()
+        self.longest, self.wrong = 0.0, list[str]()
+        self.expected = folder / f"{kind}-whole"
+        self.means = self._end(self.expected)
+        if self.wrong:
+            raise SystemExit(f"training {kind} without a kill: {self.wrong[0]}")
         self.epochs = len(RunFolder(self.expected).metrics)
 
-    def attempt(self, run: Path) -> Attempt:
-        """Train to the end."""
-        arguments = command(self.data, run, self.kind, self.settings, self.processes)
-        if not self.processes:
-            return attempt(arguments)
-        attempt_fresh(arguments, None)
-        return Attempt(False, "end", False, 0, {})
+    def arguments(self, run: Path) -> list[str]:
+        """Of ``hakg``, to begin or continue a run."""
+        return command(self.data, run, self.kind, self.settings, self.processes)
 
     def next_run(self) -> Path:
         self.runs += 1
@@ -233,8 +207,10 @@ class Campaign:
 
     def aim(self) -> Aim:
         """A phase, an entry into it that a resumed run may still come to, and a share of its mean time."""
-        phase = self.chance.choice(AIMED)
-        most = {"beginning a run": 1, "end": 1, "checkpoint": self.epochs}.get(phase, max(1, self.epochs // 2))
+        phase = self.chance.choice(killed_ranks.AIMED if self.processes else AIMED)
+        once = ("beginning a run", "end", "leaving")
+        often = ("checkpoint", "writing a state")
+        most = 1 if phase in once else self.epochs if phase in often else max(1, self.epochs // 2)
         return Aim(phase, self.chance.randint(1, most), self.chance.random())
 
     def kill(self, kills: int, each: int) -> None:
@@ -243,45 +219,84 @@ class Campaign:
             run, todo, tries = self.next_run(), min(each, kills), 0
             while todo and tries < 10 * each:
                 tries += 1
-                end = attempt(command(self.data, run, self.kind, self.settings), self.aim(), self.means)
-                if end.killed:
-                    self.phases[f"{end.phase}, refit" if end.refit else end.phase] += 1
-                    todo, kills = todo - 1, kills - 1
-                elif end.code:
-                    self.wrong.append(f"{run.name}: exit code {end.code}")
-                    kills -= todo
+                phase = self._kill_in_process(run) if not self.processes else self._kill_one_of_several(run)
+                if not phase:  # it came to its end before the moment aimed at
                     break
-                else:  # it came to its end before the moment aimed at
-                    break
+                self._count(phase, run)
+                todo, kills = todo - 1, kills - 1
             self._finish(run)
+
+    def _kill_in_process(self, run: Path) -> str:
+        """Kill a training by one process; the phase in which it was, or nothing."""
+        end = attempt(self.arguments(run), self.aim(), self.means)
+        if end.killed:
+            return f"{end.phase}, refit" if end.refit else end.phase
+        self.wrong += [f"{run.name}: exit code {end.code}"] if end.code else []
+        return ""
+
+    def _kill_one_of_several(self, run: Path) -> str:
+        """Kill one of several processes, or once in eight times the command; the phase in which it was, or nothing."""
+        n = self.processes
+        victim = n if self.chance.random() < 0.125 else self.chance.randrange(n)
+        end = killed_ranks.train(self.arguments(run), n, self.folder / "log", self.aim(), victim, self.means)
+        self.wrong += [f"{run.name}, {end.who} in {end.phase}: {what}" for what in end.wrong]
+        if not end.killed:
+            return ""
+        self.victims[end.who] += 1
+        self.longest = max(self.longest, end.seconds)
+        return end.phase
 
     def kill_fresh(self, kills: int, each: int) -> None:
         """Make this many kills of new interpreters."""
-        whole = self.folder / f"{self.kind}-fresh"
-        _, seconds = attempt_fresh(command(self.data, whole, self.kind, self.settings, self.processes), None)
+        if not kills:
+            return
+        _, seconds = attempt_fresh(self.arguments(self.folder / f"{self.kind}-fresh"), None)
         while kills:
             run = self.next_run()
             for _ in range(min(each, kills)):
                 delay, victim = self.chance.uniform(0.2, seconds), self.chance.random() if self.processes else None
-                arguments = command(self.data, run, self.kind, self.settings, self.processes)
-                killed, _ = attempt_fresh(arguments, delay, victim)
+                killed, _ = attempt_fresh(self.arguments(run), delay, victim)
                 if not killed:
                     break
-                self.phases["any, new interpreter"] += 1
                 kills -= 1
+                self._count("any, new interpreter", run)
             self._finish(run)
 
+    def _count(self, phase: str, run: Path) -> None:
+        self.phases[phase] += 1
+        self.tell(self, f"{self.kind}, kill {self.phases.total()}, of {run.name}: {phase}")
+
+    def _end(self, run: Path) -> dict[str, float]:
+        """Train to the end; mean seconds of phases."""
+        if self.processes:
+            ended = killed_ranks.train(self.arguments(run), self.processes, self.folder / "log")
+            self.wrong += [f"{run.name}: {what}" for what in ended.wrong]
+            return ended.means
+        end = attempt(self.arguments(run))
+        self.wrong += [f"{run.name}: exit code {end.code}"] if end.code else []
+        return end.seconds
+
     def _finish(self, run: Path) -> None:
-        end = self.attempt(run)
-        found = [f"exit code {end.code}"] if end.code else differences(run, self.expected)
-        self.wrong += [f"{run.name}: {what}" for what in found]
+        before = len(self.wrong)
+        self._end(run)
+        if len(self.wrong) == before:
+            self.wrong += [f"{run.name}: {what}" for what in differences(run, self.expected)]
+        what = "; ".join(self.wrong[before:]) or "as the one without a kill"
+        self.tell(self, f"{self.kind}, {run.name} ended: {what}")
+
+    def numbers(self) -> dict[str, Any]:
+        """For the file of results."""
+        found = {"runs": self.runs, "kills": dict(self.phases), "wrong": self.wrong}
+        if self.processes:
+            found |= {"killed": dict(self.victims), "most_seconds_to_end": self.longest}
+        return found
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="in chosen phases, over all models")
     parser.add_argument("--fresh", type=int, default=0, help="further ones, of new interpreters")
-    parser.add_argument("--processes", type=int, default=0, help="train by so many; kills are --fresh ones then")
+    parser.add_argument("--processes", type=int, default=0, help="train by so many")
     parser.add_argument("--each", type=int, default=4, help="kills of a run before it is let come to its end")
     parser.add_argument("--data", type=Path, help="folder made by hakg preprocess; the demo by default")
     parser.add_argument("--models", nargs="+", default=["hakg", "lightgcn"], choices=["hakg", "bpr-mf", "lightgcn"])
@@ -290,28 +305,55 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the numbers (a bare name: into benchmarks/results)")
     given = parser.parse_args(arguments)
     began, n = time.perf_counter(), len(given.models)
+    done: dict[str, Campaign] = {}
+
+    def tell(campaign: Campaign, text: str) -> None:
+        print(f"{time.perf_counter() - began:7.1f} s  {text}", file=sys.stderr, flush=True)
+        done[campaign.kind] = campaign
+        if given.json is not None:
+            write(given, list(done.values()))
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = given.data or demo(folder / "data")
-        done = []
         for place, kind in enumerate(given.models):
             small = [setting for setting in SMALL if setting.partition("=")[0] in Settings(kind).by_section()]
-            campaign = Campaign(data, folder, kind, [*small, *given.overrides], given.seed, given.processes)
+            settings = [*small, *given.overrides]
+            campaign = Campaign(data, folder, kind, settings, given.seed, given.processes, tell)
             campaign.kill(given.kills // n + (place < given.kills % n), given.each)
             campaign.kill_fresh(given.fresh // n + (place < given.fresh % n), given.each)
-            done.append(campaign)
+    print(table(list(done.values())), *(what for campaign in done.values() for what in campaign.wrong), sep="\n")
+    print(f"\n{time.perf_counter() - began:,.0f} s; {describe_machine(machine_facts(torch.device('cpu')))}")
+    return 1 if any(campaign.wrong for campaign in done.values()) else 0
+
+
+def table(done: list[Campaign]) -> str:
+    """Kills by phase, runs, and what went wrong, as Markdown."""
     phases = list(dict.fromkeys(phase for campaign in done for phase in sorted(campaign.phases)))
     rows = [[phase, *(str(campaign.phases[phase]) for campaign in done)] for phase in phases]
     rows.append(["all", *(str(campaign.phases.total()) for campaign in done)])
     rows.append(["runs", *(str(campaign.runs) for campaign in done)])
     rows.append(["runs that ended otherwise", *(str(len({w.partition(":")[0] for w in c.wrong})) for c in done)])
-    device, wrong = torch.device("cpu"), [what for campaign in done for what in campaign.wrong]
-    print(markdown(["killed in", *given.models], rows), *wrong, sep="\n")
-    print(f"\n{time.perf_counter() - began:,.0f} s; {describe_machine(machine_facts(device))}")
-    if given.json is not None:
-        numbers = {c.kind: {"runs": c.runs, "kills": dict(c.phases), "wrong": c.wrong} for c in done}
-        write_results(given.json, {"models": numbers, "settings": [*SMALL, *given.overrides]}, device)
-    return 1 if wrong else 0
+    victims = sorted({victim for campaign in done for victim in campaign.victims})
+    rows += [[f"of these, {victim}", *(str(campaign.victims[victim]) for campaign in done)] for victim in victims]
+    if victims:
+        rows.append(["seconds until all had ended, at most", *(f"{campaign.longest:.1f}" for campaign in done)])
+    return markdown(["killed in", *(campaign.kind for campaign in done)], rows)
+
+
+def write(given: argparse.Namespace, done: list[Campaign]) -> None:
+    """Write the file of results; of several processes, beside those of other numbers of processes."""
+    file = RESULTS / given.json if given.json.parent == Path() else given.json
+    found = json.loads(file.read_text()) if file.exists() else {}
+    values: dict[str, Any] = {"models": {campaign.kind: campaign.numbers() for campaign in done}}
+    values["settings"] = [*SMALL, *given.overrides]
+    device, several = torch.device("cpu"), found.get("several", {})
+    if not given.processes:
+        write_results(given.json, values | ({"several": several} if several else {}), device)
+        return
+    line = " ".join(["python benchmarks/kill_resume.py", *sys.argv[1:]])
+    several[str(given.processes)] = {"command": line, "machine": machine_facts(device), **values}
+    file.write_text(json.dumps(found | {"several": several}, indent=1) + "\n")
 
 
 def demo(path: Path) -> Path:

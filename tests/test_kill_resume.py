@@ -54,3 +54,15 @@ def test_a_run_that_ends_otherwise_is_found(campaign: kill_resume.Campaign) -> N
     assert kill_resume.differences(run, campaign.expected) == [
         "metrics.jsonl", "best_epoch of result.json", "weights", "left: .state.safetensors.1234abcd.tmp",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_killed_and_the_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    told: list[str] = []
+    data, small = kill_resume.demo(tmp_path / "data"), ["epochs=2", "dim=8", "eval_every=1", "batch_size=160"]
+    campaign = kill_resume.Campaign(data, tmp_path, "bpr-mf", small, 1, 2, lambda _, text: told.append(text))
+    campaign.kill(1, each=1)
+    assert campaign.wrong == []
+    assert campaign.victims.total() == 1
+    assert campaign.longest < 60
+    assert [text.rpartition(": ")[0] for text in told][-1] == f"bpr-mf, bpr-mf-{campaign.runs} ended"

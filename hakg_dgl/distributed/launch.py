@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from hakg_dgl.distributed.lost import LOST_EXIT
 from hakg_dgl.distributed.watch import STARTED_BY
@@ -47,14 +48,17 @@ class Launched:
         for rank in range(size):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             if rank == 0:
-                self.processes.append(subprocess.Popen(command, env=own, start_new_session=True))
+                self.processes.append(self.start(command, own, None))
                 continue
             with self._log(rank).open("wb") as log:
-                self.processes.append(
-                    subprocess.Popen(
-                        command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                    )
-                )
+                self.processes.append(self.start(command, own, log))
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes] | None
+    ) -> subprocess.Popen[bytes]:
+        """Start one process, which writes to ``log``, or to what this one writes to."""
+        where: dict[str, Any] = {} if log is None else {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(command, env=environment, start_new_session=True, **where)
 
     def _log(self, rank: int) -> Path:
         return Path(self._logs.name) / f"{rank}.log"
