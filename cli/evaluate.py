@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .runs import OpenedRun, device_option, list_length, open_run
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
+    from hakg_dgl.ranking.topk import Scorer
 
 
 _FORMS = ("delimiter", "encoding", "no_header", "decimal")
@@ -29,6 +31,7 @@ _FORMS = ("delimiter", "encoding", "no_header", "decimal")
     epilog="\b\nExamples:\n"
     "  hakg evaluate runs/demo\n"
     "  hakg evaluate runs/demo --k 10 --k 50 --no-groups --json metrics.json --per-user users.csv\n"
+    "  hakg evaluate runs/last-fm --processes 4\n"
     "  hakg evaluate runs/demo --also map --also auc --also coverage\n"
     "  hakg evaluate runs/shop --interactions next-week.csv --user-col customer --item-col sku\n",
 )
@@ -84,11 +87,19 @@ _FORMS = ("delimiter", "encoding", "no_header", "decimal")
 @click.option(
     "--rating-col", metavar="COLUMN", help="Later log: column of the rating, where the data set has a threshold."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Rank by N processes of this machine, on the CPU; the numbers are those of one.",
+)
 @device_option
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
     among: str, groups: bool, also: tuple[str, ...], sampled: int | None, interactions: tuple[Path, ...],
-    user_col: str, item_col: str, rating_col: str | None, device: str, **form: Any,
+    user_col: str, item_col: str, rating_col: str | None, processes: int, device: str, **form: Any,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
@@ -101,9 +112,12 @@ def evaluate_command(
     """
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.ranking.evaluation import Evaluator, cold_items
+    from hakg_dgl.ranking.together import Together
     from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
+    from hakg_dgl.training.loading import open_scorer
 
     _refuse_idle_options(interactions, split)
+    device = _one_device(processes, device)
     with stages(3) as begin:
         begin("loading")
         opened = open_run(run, data, instead=_INSTEAD)
@@ -117,16 +131,13 @@ def evaluate_command(
             also=also, sampled=sampled, sample_seed=seed, keep_overlap=opened.folder.settings.training.keep_overlap,
         )  # fmt: skip
         begin("model")
-        trained = opened.load(device)
-        if split in trained.splits:
-            raise ConfigError(
-                f"{run}: its model was trained again on train and validation (refit); evaluate the test split, "
-                "or read the validation metrics of the selection in result.json"
-            )
-        results = {"model": evaluator(trained.model.scorer())}
-        begin("yardsticks")
-        results["popularity"] = evaluator(PopularityScorer(dataset, evaluator.mask))
-        results["random"] = evaluator(RandomScorer(dataset.n_users, dataset.n_items, seed))
+        with Together(evaluator, processes, partial(open_scorer, run, opened.data_path)) as ranked:
+            results = {"model": ranked(_scorer(opened, device, split))}
+            begin("yardsticks")
+            results["popularity"] = ranked(PopularityScorer(dataset, evaluator.mask))
+            results["random"] = ranked(RandomScorer(dataset.n_users, dataset.n_items, seed))
+    for why in ranked.lost:
+        click.echo(f"Note: {why}", err=True)
     if later is not None:
         split = "later"
         results = {name: replace(result, split=split) for name, result in results.items()}
@@ -141,6 +152,26 @@ def evaluate_command(
         notes = [*opened.notes, *([] if later is None else ["\n".join(_remarks(later, dataset, rating_col))])]
         notes += [SAMPLED.format(n=sampled)] if sampled is not None else []
         click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold"), *results_notes]))
+
+
+def _one_device(processes: int, device: str) -> str:
+    """The CPU for several processes; UsageError if a GPU is asked for."""
+    if processes > 1 and device == "cuda":
+        raise click.UsageError("--processes rank on the CPU, a GPU ranks by one process: leave one of them out")
+    return "cpu" if processes > 1 else device
+
+
+def _scorer(opened: OpenedRun, device: str, split: str) -> Scorer:
+    """What the model of the run ranks by; the model itself is let go."""
+    from hakg_dgl.errors import ConfigError
+
+    trained = opened.load(device)
+    if split in trained.splits:
+        raise ConfigError(
+            f"{opened.folder.path}: its model was trained again on train and validation (refit); evaluate the test "
+            "split, or read the validation metrics of the selection in result.json"
+        )
+    return trained.model.scorer()
 
 
 _INSTEAD = "'hakg evaluate RUN --interactions FILE' measures the run on a later log."

@@ -20,6 +20,7 @@ class OpenedRun:
 
     folder: RunFolder
     dataset: Dataset
+    data_path: Path
 
     @property
     def protocol(self) -> str:
@@ -77,7 +78,7 @@ def open_run(path: Path, data: Path | None, instead: str = "") -> OpenedRun:
     dataset = load_dataset(place)
     if instead:
         folder.check_dataset(dataset, f"{WITH_ITS_DATA} {instead}")
-    return OpenedRun(folder, dataset)
+    return OpenedRun(folder, dataset, place)
 
 
 def protocol_notes(note: str | None) -> list[str]:

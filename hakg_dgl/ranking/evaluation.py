@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,29 @@ class Evaluation:
         if self.groups is not None:
             out["groups"] = self.groups
         return out
+
+
+class Wanted(NamedTuple):
+    """What the lists of an evaluation depend on beside the scorer, int64.
+
+    Attributes
+    ----------
+    users
+        Whose lists, ``[n]``.
+    seen_indptr, seen_items
+        What no list of a user may hold, packed by all users; None for nothing.
+    candidates
+        Items that are ranked; None for all.
+    relevant_indptr, relevant_items
+        Relevant items, packed by place among ``users``.
+    """
+
+    users: Tensor
+    seen_indptr: Tensor | None
+    seen_items: Tensor | None
+    candidates: Tensor | None
+    relevant_indptr: Tensor
+    relevant_items: Tensor
 
 
 class Evaluator:
@@ -235,12 +258,7 @@ class Evaluator:
         NumericalError
             If a score is NaN.
         """
-        if (scorer.n_users, scorer.n_items) != (self.n_users, self.n_items):
-            raise DataError(
-                f"the scorer has {scorer.n_users} users and {scorer.n_items} items, "
-                f"the data set {self.n_users} and {self.n_items}",
-                remedy="use the data set that the model was trained on",
-            )
+        self.require_fits(scorer)
         if self.sampled is not None:
             scorer = self._among_sampled(scorer, self.sampled)
         pairs = RankedPairs(self.users, self._relevant_indptr, self._relevant_item) if AUC in self.also else None
@@ -248,6 +266,21 @@ class Evaluator:
         if self._seen is not None:  # stay on the scorer's device, for the next call
             self._seen = self._seen[0].to(items.device), self._seen[1].to(items.device)
         return self.of_lists(items.cpu(), pairs)
+
+    def require_fits(self, scorer: Scorer) -> None:
+        """Raise DataError unless the scorer has the users and items of the data set."""
+        if (scorer.n_users, scorer.n_items) != (self.n_users, self.n_items):
+            raise DataError(
+                f"the scorer has {scorer.n_users} users and {scorer.n_items} items, "
+                f"the data set {self.n_users} and {self.n_items}",
+                remedy="use the data set that the model was trained on",
+            )
+
+    def wanted(self) -> Wanted:
+        """What ranks the lists that :meth:`of_lists` measures."""
+        indptr, items = self._seen or (None, None)
+        relevant = torch.from_numpy(self._relevant_indptr), torch.from_numpy(self._relevant_item)
+        return Wanted(torch.from_numpy(self.users), indptr, items, self.candidates, relevant[0], relevant[1])
 
     @property
     def longest(self) -> int:

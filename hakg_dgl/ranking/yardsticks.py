@@ -86,6 +86,7 @@ class RandomScorer:
             raise ConfigError(f"seed is {seed}; it must be 0 to 2^63 - 1")
         self.n_users: int = n_users
         self.n_items: int = n_items
+        self.seed: int = seed
         draw = torch.Generator().manual_seed(seed)
         self._user_keys, self._item_keys = (
             torch.randint(-(1 << 31), 1 << 31, (n,), generator=draw).int() for n in (n_users, n_items)

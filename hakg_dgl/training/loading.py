@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hakg_dgl.data.dataset import Dataset
+from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.new_items import NewItems
 from hakg_dgl.errors import CheckpointError, ConfigError
 from hakg_dgl.graph.heterograph import build_graph
@@ -102,6 +102,11 @@ def load_scorer(
 ) -> Scorer:
     """The best model of a run, as a scorer; parameters and errors are those of :func:`load_model`."""
     return load_model(run, dataset, device=device, new_items=new_items).scorer()
+
+
+def open_scorer(run: str | Path, data: str | Path) -> Scorer:
+    """The best model of a run as a scorer on the CPU, by the places of both; errors as :func:`load_model`."""
+    return load_scorer(run, load_dataset(data))
 
 
 def load_fold_in(
