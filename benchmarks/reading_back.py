@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from measure import describe_machine, duration, gigabytes, machine_facts, markdown, write_results
 
-from hakg_dgl.data.dataset import Dataset, load_dataset
+from hakg_dgl.data.dataset import load_dataset
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.models.recommender import GradientRecommender
@@ -40,20 +41,20 @@ PAUSE = 0.05
 """Seconds between two looks at the processes."""
 
 
-def make_runs(dataset: Dataset, data: Path, settings: Settings, folder: Path, n_files: int) -> dict[str, Path]:
-    """A run as one file and one as several files, with the tensors of an untrained model."""
+def make_runs(arguments: argparse.Namespace, settings: Settings, folder: Path) -> None:
+    """A data set, and a run as one file and one as several files, with the tensors of an untrained model."""
+    preprocess(generate_like(arguments.like, arguments.scale), PreprocessOptions()).save(folder / "data")
+    dataset = load_dataset(folder / "data")
     model = build_model(dataset, settings, torch.device("cpu"), ("train", "valid"))
     assert isinstance(model, GradientRecommender)
     about = {"epoch": 1, "settings": settings.to_dict(), "splits": ["train", "valid"]}
-    runs = {"one file": folder / "one", f"{n_files} files": folder / "several"}
-    for path in runs.values():
-        RunFolder(path).create(settings, dataset, data)
-    one, several = map(RunFolder, runs.values())
+    one, several = RunFolder(folder / "one"), RunFolder(folder / "several")
+    for each in (one, several):
+        each.create(settings, dataset, folder / "data")
     tensors = model.tensors()
     save_model(one, tensors, about)
-    save_in_files(several, tensors, {name for name, axes in model.axes().items() if isinstance(axes[0], str)}, about,
-                  n_files)  # fmt: skip
-    return runs
+    tables = {name for name, axes in model.axes().items() if isinstance(axes[0], str)}
+    save_in_files(several, tensors, tables, about, arguments.files)
 
 
 def save_in_files(
@@ -147,10 +148,13 @@ def main(given: Sequence[str] | None = None) -> None:
     settings = Settings.resolve(overrides=[f"kind={arguments.model}", *arguments.overrides]).replace(fixed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        preprocess(generate_like(arguments.like, arguments.scale), PreprocessOptions()).save(folder / "data")
-        dataset = load_dataset(folder / "data")
-        runs = make_runs(dataset, folder / "data", settings, folder, arguments.files)
-        del dataset
+        # In a process of its own: what this one holds would count as memory of those that it starts.
+        maker = multiprocessing.get_context("spawn").Process(target=make_runs, args=(arguments, settings, folder))
+        maker.start()
+        maker.join()
+        if maker.exitcode:
+            raise SystemExit("the runs could not be made")
+        runs = {"one file": folder / "one", f"{arguments.files} files": folder / "several"}
         for command, (form, run), n in itertools.product(arguments.commands, runs.items(), arguments.processes):
             if command == "export" and n > 1:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from .preprocess import copied_options
 from .progress import bar, stages
 from .report import counted, number_of, shown, table
 from .runs import OpenedRun, device_option, list_length, open_run
-from .several import KeepsArguments, helpers, still_wanted
+from .several import KeepsArguments, given_scorer, helpers, shared_vectors, still_wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ _TEXT = ("user", "item", "similar", "name")
     default=1,
     show_default=True,
     metavar="P",
-    help="Make the shards by P processes, each of which loads the run.",
+    help="Make the shards by P processes; the vectors of the run are in memory once.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="List items that the user is known to have (in any split) too.")
@@ -143,7 +144,10 @@ def recommend_command(
         return
     length = min(k, lists.scorer.n_items if lists.candidates is None else len(lists.candidates))
     if shards is not None and out is not None:
-        with helpers(processes):
+        with ExitStack() as held:
+            scorer, shared = held.enter_context(shared_vectors(lists.scorer, processes))
+            lists = _replace(lists, scorer=scorer)  # lets go of those that were loaded
+            held.enter_context(helpers(processes, shared))
             _write_shards(lists, length, out, shards, include_seen, opened)
         return
     waiting = lists.waiting()
@@ -316,15 +320,14 @@ def _lists(
     dataset = opened.dataset if items is None else items.dataset
     if similar_to_user:
         users = _numbers(dataset.users["original_id"].to_numpy(), dataset.users["name"], similar_to_user, hint="")
-        trained, _ = load_with(opened, items, device)
-        scorer = Similarity(trained.model).user_scorer
+        scorer = given_scorer() or Similarity(load_with(opened, items, device)[0].model).user_scorer
         ids = dataset.users["original_id"].to_numpy()
         return _Lists(ids, users, oneself(len(ids)), scorer, dataset.users, "user", "similar", notes=notes)
     candidates, limits = filters.candidates(dataset, new, notes), filters.limits(dataset)
     if similar_to:
         asked = np.array([known_items(dataset, [item])[0] for item in dict.fromkeys(similar_to)])
-        trained, _ = load_with(opened, items, device)
-        scorer, ids = Similarity(trained.model).item_scorer, dataset.items["original_id"].to_numpy()
+        scorer = given_scorer() or Similarity(load_with(opened, items, device)[0].model).item_scorer
+        ids = dataset.items["original_id"].to_numpy()
         found = _Lists(ids, asked, oneself(len(ids)), scorer, dataset.items, "item", "similar", notes=notes)
     else:
         ids, users, seen, scorer, more = _users(opened, dataset, items, user_ids, new, device)
@@ -351,6 +354,9 @@ def _users(
         return _folded_users(opened, dataset, items, wanted, new, device)
     ids = dataset.users["original_id"].to_numpy()
     users = _numbers(ids, dataset.users["name"], wanted)
+    shared = given_scorer()
+    if shared is not None:
+        return ids, users, dataset.positives(), shared, []
     trained, _ = load_with(opened, items, device)
     known = np.diff(dataset.positives(*trained.splits)[0])[users]
     untrained = int((known == 0).sum())

@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from hakg_dgl.ranking.topk import Scorer
 
 _ARGUMENTS = "hakg_dgl.arguments"
 _STARTER = "HAKG_STARTED_BY"
 """Environment variable with the id of the process that started this one."""
+
+
+_VECTORS = "HAKG_SHARED_VECTORS"
+"""Environment variable with the folder of the vectors that the process that started this one ranks by."""
 
 
 class KeepsArguments(click.Command):
@@ -26,7 +35,33 @@ class KeepsArguments(click.Command):
 
 
 @contextmanager
-def helpers(processes: int) -> Iterator[None]:
+def shared_vectors(scorer: Scorer, processes: int) -> Iterator[tuple[Scorer, dict[str, str]]]:
+    """The scorer, and the environment that :func:`helpers` need for the same one, whose vectors are there once.
+
+    Of a scorer without vectors of users there is nothing to share: each process makes its own.
+    """
+    from tempfile import TemporaryDirectory
+
+    from hakg_dgl.ranking.shared_vectors import has_vectors, mapped_scorer, save_vectors
+
+    if processes == 1 or not has_vectors(scorer):
+        yield scorer, {}
+        return
+    with TemporaryDirectory(prefix="hakg-vectors-") as folder:
+        save_vectors(Path(folder), scorer)  # type: ignore[arg-type]
+        yield mapped_scorer(Path(folder)), {_VECTORS: folder}
+
+
+def given_scorer() -> Scorer | None:
+    """The scorer of the process that started this one, if it shares it."""
+    from hakg_dgl.ranking.shared_vectors import mapped_scorer
+
+    folder = os.environ.get(_VECTORS)
+    return None if folder is None else mapped_scorer(Path(folder))
+
+
+@contextmanager
+def helpers(processes: int, shared: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     """Have ``processes - 1`` others run the same command until the end of the block; they share the processors.
 
     They must divide the work among themselves and with this process, by files. One that fails costs only its help: a
@@ -43,7 +78,7 @@ def helpers(processes: int) -> Iterator[None]:
     threads = max(1, before // processes)
     ctx = click.get_current_context()
     command = [sys.executable, "-m", "hakg_dgl.cli", str(ctx.command.name), *ctx.meta[_ARGUMENTS], "--processes", "1"]
-    environment = {**os.environ, _STARTER: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **shared, _STARTER: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
     started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     with ExitStack() as held:
         held.callback(torch.set_num_threads, before)

@@ -19,6 +19,7 @@ from small_demo import small_demo, small_settings
 from hakg_dgl.errors import DataError
 from hakg_dgl.ranking import topk
 from hakg_dgl.ranking.evaluation import Evaluator, cold_items
+from hakg_dgl.ranking.shared_vectors import mapped_scorer, save_vectors
 from hakg_dgl.ranking.together import Together, _Work
 from hakg_dgl.ranking.topk import EmbeddingScorer
 from hakg_dgl.ranking.yardsticks import PopularityScorer, RandomScorer
@@ -129,3 +130,21 @@ def test_the_command_prints_and_writes_the_same(trained: Path, tmp_path: Path) -
     wrong = CliRunner().invoke(commands, ["evaluate", str(trained / "bpr-mf"), "--processes", "2", "--device", "cuda"])
     assert wrong.exit_code == 2
     assert "--processes rank on the CPU" in wrong.output
+
+
+def test_lists_are_by_the_vectors_that_another_process_shares(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = scorer()
+    save_vectors(tmp_path, shared)
+    mapped = mapped_scorer(tmp_path)
+    assert torch.equal(mapped.user_vectors, shared.user_vectors)
+    mapped.user_vectors[3] = 0.0  # of this process alone
+    assert torch.equal(mapped_scorer(tmp_path).user_vectors, shared.user_vectors)
+    monkeypatch.setenv("HAKG_SHARED_VECTORS", str(tmp_path))
+    user = small_demo().users["original_id"][4]
+    line = ["recommend", str(trained / "bpr-mf"), "--user", user, "--k", "3", "--include-seen", "--json"]
+    done = CliRunner().invoke(commands, line)
+    assert done.exit_code == 0, done.output
+    best = (shared.user_vectors[4] @ shared.item_vectors.T).sort(descending=True).values[:3]
+    assert [json.loads(row)["score"] for row in done.stdout.splitlines()] == pytest.approx(best.tolist(), rel=1e-5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,19 +15,32 @@ from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 
 
 def save_array(folder: Path, name: str, values: Tensor) -> None:
-    """Write a tensor to ``folder/NAME.npy``."""
+    """Write a tensor to ``folder/NAME.bin``, and what it is to ``folder/NAME.json``."""
+    array = values.detach().cpu().contiguous().numpy()
     try:
-        np.save(folder / f"{name}.npy", values.detach().cpu().contiguous().numpy(), allow_pickle=False)
+        array.tofile(_file(folder, name))
+        about = {"dtype": array.dtype.name, "shape": array.shape}
+        (folder / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"what the processes share cannot be written: {error.strerror}", path=folder,
+            f"what the processes share cannot be written: {error.strerror or error}", path=folder,
             remedy="Have TMPDIR name a folder on a disk with more room, or leave --processes out.",
         ) from error  # fmt: skip
 
 
 def mapped_array(folder: Path, name: str) -> Tensor:
     """A tensor that :func:`save_array` wrote. Of its rows those are read that are used; the file is never changed."""
-    return torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False))
+    about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, about["dtype"])
+    if 0 in about["shape"]:
+        return torch.empty(about["shape"], dtype=dtype)
+    with _file(folder, name).open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(pages, dtype=dtype).view(about["shape"])
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
 
 
 def save_vectors(folder: Path, scorer: EmbeddingScorer) -> None:
@@ -54,4 +68,4 @@ def save_arrays(folder: Path, arrays: Mapping[str, Tensor | None]) -> None:
 
 def mapped_arrays(folder: Path, *names: str) -> dict[str, Tensor | None]:
     """The tensors with these names; None for those that were not there."""
-    return {name: mapped_array(folder, name) if (folder / f"{name}.npy").exists() else None for name in names}
+    return {name: mapped_array(folder, name) if _file(folder, name).exists() else None for name in names}

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -270,12 +269,13 @@ class _Work:
 
     def found(self) -> tuple[Tensor, RankedPairs | None]:
         """The lists of all users, and what their whole rankings were like if that is asked for."""
-        lists = np.fromfile(self.folder / _LISTS, dtype=np.int64).reshape(self.about["n"], self.about["k"])
+        lists = torch.frombuffer(bytearray((self.folder / _LISTS).read_bytes()), dtype=torch.int64)
         pairs = None
         if self.about["auc"]:
             pairs = RankedPairs(*(part.numpy() for part in (self.users, *self.relevant)))
-            pairs.values = torch.from_numpy(np.fromfile(self.folder / _VALUES, dtype=np.float64))
-        return torch.from_numpy(lists), pairs
+            values = bytearray((self.folder / _VALUES).read_bytes())
+            pairs.values = torch.frombuffer(values, dtype=torch.float64)
+        return lists.view(self.about["n"], self.about["k"]), pairs
 
     def _is_done(self, place: int) -> bool:
         with (self.folder / _DONE).open("rb") as file:

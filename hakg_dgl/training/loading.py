@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hakg_dgl.data.dataset import Dataset, load_dataset
 from hakg_dgl.data.new_items import NewItems
@@ -18,7 +17,7 @@ from hakg_dgl.models.registry import models_that
 from hakg_dgl.models.settings import Settings
 from hakg_dgl.ranking.fold_in import FoldIn
 from hakg_dgl.ranking.topk import Scorer
-from hakg_dgl.training.model_file import load_model_metadata, load_model_tensors
+from hakg_dgl.training.model_file import ModelFiles, load_model_metadata, read_model
 from hakg_dgl.training.run_folder import RunFolder, damaged, settings_differences
 from hakg_dgl.training.trainee import build_model
 
@@ -57,15 +56,17 @@ def load_trained(
     folder = RunFolder(run)
     folder.check_dataset(dataset)
     settings = folder.settings
-    tensors, about = load_model_tensors(folder)
-    _refuse_changed(folder, settings, about)
-    splits = _splits(folder, about)
-    model = build_model(dataset, settings, torch.device(device), splits)
-    _fill(model, tensors, folder)
-    if new_items is not None:
-        model = _with_new_items(model, new_items, splits, folder)
-    epoch = about.get("epoch")
-    return TrainedModel(model, splits, epoch if isinstance(epoch, int) else None, settings)
+
+    def made(files: ModelFiles) -> TrainedModel:
+        _refuse_changed(folder, settings, files.about)
+        splits, epoch = _splits(folder, files.about), files.about.get("epoch")
+        model = build_model(dataset, settings, torch.device(device), splits)
+        _fill(model, files, folder)
+        if new_items is not None:
+            model = _with_new_items(model, new_items, splits, folder)
+        return TrainedModel(model, splits, epoch if isinstance(epoch, int) else None, settings)
+
+    return read_model(folder, made)
 
 
 def load_model(
@@ -187,10 +188,13 @@ def _refuse_changed(folder: RunFolder, settings: Settings, about: dict[str, Any]
         )
 
 
-def _fill(model: Recommender, tensors: dict[str, Tensor], folder: RunFolder) -> None:
+def _fill(model: Recommender, files: ModelFiles, folder: RunFolder) -> None:
     """Give a model its trained tensors, and make it ready to rank; CheckpointError if they do not fit."""
     try:
-        model.load_tensors(tensors)
+        if type(model).load_tensors is Recommender.load_tensors:
+            files.fill(model.tensors())
+        else:
+            model.load_tensors(files.tensors())
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{folder.model_place}: does not fit {folder.config_file}: {error}; train again, or restore it"

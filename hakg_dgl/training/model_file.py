@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from hakg_dgl.errors import CheckpointError
-from hakg_dgl.training.run_folder import RunFolder, damaged
+from hakg_dgl.training.run_folder import RunFolder, TensorFile, damaged
 from hakg_dgl.training.sharded_state import refuse_newer, require_digest, require_names, shards_in
 
 FORMAT, FORMAT_VERSION = "hakg-sharded-model", 1
 _TRIES = 5
 """Openings of a model that another process replaces again and again."""
 
+T = TypeVar("T")
 Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -86,8 +88,61 @@ def save_model_index(
     remove_model_shards(folder, keep=files)
 
 
-def load_model_tensors(folder: RunFolder) -> Loaded:
-    """Tensors and metadata of the model of a run, all of one version.
+class ModelFiles:
+    """The files of a model, open: tensors are read one by one, so that none is held twice.
+
+    Attributes
+    ----------
+    about
+        The metadata of the model.
+    """
+
+    def __init__(self, files: Sequence[TensorFile], about: dict[str, Any], tables: Mapping[str, Sequence[str]]) -> None:
+        self.about: dict[str, Any] = about
+        self._holder = {name: file for file in files for name in file.names}
+        self._tables = tables
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them."""
+        pieces = {piece for names in self._tables.values() for piece in names}
+        found = {name: file.read(name) for name, file in self._holder.items() if name not in pieces}
+        return found | {table: torch.cat(list(self._pieces(table))) for table in self._tables}
+
+    def fill(self, state: Mapping[str, Tensor]) -> None:
+        """Copy them into tensors with their names, shapes and types; ValueError if these are others."""
+        wanted = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+        found = self._kinds()
+        wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} tensors are missing, too many, or of another shape or type, such as {wrong[0]!r}"
+            )
+        for name, value in state.items():
+            if name not in self._tables:
+                value.copy_(self._holder[name].read(name))
+                continue
+            first = 0
+            for piece in self._pieces(name):
+                value[first : first + len(piece)].copy_(piece)
+                first += len(piece)
+
+    def _pieces(self, table: str) -> Iterator[Tensor]:
+        return (self._holder[piece].read(piece) for piece in self._tables[table])
+
+    def _kinds(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name -> shape and type, of tables as a whole; ValueError if pieces of one do not go together."""
+        kinds = {name: file.kind(name) for name, file in self._holder.items()}
+        for table, names in self._tables.items():
+            pieces = [kinds.pop(name) for name in names]
+            if len({(shape[1:], dtype) for shape, dtype in pieces}) != 1:
+                raise ValueError(f"the pieces of {table!r} have other widths or types")
+            (shape, dtype), n = pieces[0], sum(shape[0] for shape, _ in pieces)
+            kinds[table] = (n, *shape[1:]), dtype
+        return kinds
+
+
+def read_model(folder: RunFolder, use: Callable[[ModelFiles], T]) -> T:
+    """What ``use`` makes of the model of a run, all of one version; it may be called again, if that is replaced.
 
     Raises
     ------
@@ -97,11 +152,16 @@ def load_model_tensors(folder: RunFolder) -> Loaded:
     for _ in range(_TRIES - 1):
         before = _version(folder)
         try:
-            return _load(folder)
+            return _read(folder, use)
         except CheckpointError:
             if _version(folder) == before:  # else it was replaced meanwhile
                 raise
-    return _load(folder)
+    return _read(folder, use)
+
+
+def load_model_tensors(folder: RunFolder) -> Loaded:
+    """Tensors and metadata of the model of a run; errors are those of :func:`read_model`."""
+    return read_model(folder, lambda files: (files.tensors(), files.about))
 
 
 def load_model_metadata(folder: RunFolder) -> dict[str, Any]:
@@ -128,20 +188,21 @@ def _version(folder: RunFolder) -> tuple[bytes | None, bool]:
         return None, folder.model_file.exists()
 
 
-def _load(folder: RunFolder) -> Loaded:
-    file = folder.model_index_file
-    if not file.exists():
-        return folder.load_tensors(folder.model_file)
-    index = _index(folder)
-    metadata, pieces = index["metadata"], dict[str, Tensor]()
-    for name, digest in metadata["files"].items():
-        tensors, _ = folder.load_tensors(folder.path / name)
-        require_digest(file, folder.path / name, digest)
-        pieces |= tensors
-    if pieces.keys() != index["weight_map"].keys():
-        raise damaged(file, "its files have other tensors than it says")
-    tables = {name: torch.cat([pieces.pop(piece) for piece in names]) for name, names in metadata["tables"].items()}
-    return {**pieces, **tables}, dict(metadata["hakg"])
+def _read(folder: RunFolder, use: Callable[[ModelFiles], T]) -> T:
+    index_file = folder.model_index_file
+    with ExitStack() as held:
+        if not index_file.exists():
+            file = held.enter_context(folder.open_tensors(folder.model_file))
+            return use(ModelFiles([file], file.metadata(), {}))
+        index = _index(folder)
+        metadata, files = index["metadata"], list[TensorFile]()
+        for name, digest in metadata["files"].items():
+            files.append(held.enter_context(folder.open_tensors(folder.path / name)))
+            require_digest(index_file, folder.path / name, digest)
+        names = [name for file in files for name in file.names]
+        if sorted(names) != sorted(index["weight_map"]):
+            raise damaged(index_file, "its files have other tensors than it says")
+        return use(ModelFiles(files, dict(metadata["hakg"]), metadata["tables"]))
 
 
 def _index(folder: RunFolder) -> dict[str, Any]:

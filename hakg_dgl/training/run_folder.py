@@ -41,6 +41,11 @@ _TEMPORARY = re.compile(
 )
 
 
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Types of numbers in safetensors files."""
 WITH_ITS_DATA = "Give the data set it was trained on (--data DATA), or train again on this one."
 """What to do about a run of another data set."""
 
@@ -272,21 +277,24 @@ class RunFolder:
             replace_file(file, lambda temporary: save_file(contiguous, temporary, metadata=header))
 
     def load_tensors(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a safetensors file written by :meth:`save_tensors`, both of the same version.
+        """Tensors and metadata of a safetensors file written by :meth:`save_tensors`, both of the same version."""
+        with self.open_tensors(file) as opened:
+            return {name: opened.read(name) for name in opened.names}, opened.metadata()
+
+    @contextmanager
+    def open_tensors(self, file: Path) -> Iterator[TensorFile]:
+        """A safetensors file written by :meth:`save_tensors`, whose tensors are read one by one, all of one version.
 
         The file is opened once: a trainer may replace it at any moment. For PyTorch safetensors would open it again for
         the values, so they are read as arrays, which have no bfloat16; nothing here saves such.
         """
         self._require(file)
         try:
-            with safe_open(file, framework="np") as handle:
-                # Copies: what safetensors gives may be mapped from the file.
-                tensors = {name: torch.tensor(handle.get_tensor(name)) for name in handle.keys()}  # noqa: SIM118
-                metadata = _metadata(handle)
-        # Types of numbers that NumPy does not have end in an AttributeError or a TypeError.
-        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+            handle = safe_open(file, framework="np")
+        except (SafetensorError, OSError) as error:
             raise damaged(file, error) from error
-        return tensors, metadata
+        with handle as opened:
+            yield TensorFile(file, opened)
 
     def load_metadata(self, file: Path) -> dict[str, Any]:
         """The metadata, without tensors, of a safetensors file written by :meth:`save_tensors`."""
@@ -344,6 +352,38 @@ class RunFolder:
         if not isinstance(value, dict):
             raise damaged(file, "not a JSON object")
         return value
+
+
+class TensorFile:
+    """An open safetensors file; what is wrong with it raises CheckpointError."""
+
+    def __init__(self, file: Path, handle: Any) -> None:
+        self._file, self._handle = file, handle
+        self.names: list[str] = list(handle.keys())
+
+    def read(self, name: str) -> Tensor:
+        """A copy of a tensor: what safetensors gives may be mapped from the file."""
+        with self._reading():
+            return torch.tensor(self._handle.get_tensor(name))
+
+    def kind(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of a tensor, which is not read; a type that nothing here saves is an error."""
+        with self._reading():
+            found = self._handle.get_slice(name)
+            return tuple(found.get_shape()), _TYPES[found.get_dtype()]
+
+    def metadata(self) -> dict[str, Any]:
+        """The JSON metadata."""
+        with self._reading():
+            return _metadata(self._handle)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        # Types of numbers that NumPy does not have end in an AttributeError or a TypeError.
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+            raise damaged(self._file, error) from error
 
 
 def _metadata(handle: Any) -> dict[str, Any]:
