@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,9 +37,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hinge": ("hakg", {"layers": 3, "ranking_loss": "hinge", "angle_weight": 0.1, "gate_l2": 0.01, **DROPOUT}),
     "paper": ("hakg", {"layers": 2, "ranking_loss": "hinge", "formulation": "paper"}),
     "without items of their own": ("hakg", {"layers": 2, "dual_item_embeddings": False}),
+    "facts of users": ("hakg", {"layers": 2, "candidates": 20, **DROPOUT}),
+    "links of users": ("hakg", {"layers": 2, "formulation": "paper", "angle_weight": 0.1}),
     "lightgcn": ("lightgcn", {"layers": 2}),
     "bpr-mf": ("bpr-mf", {}),
 }
+
+
+def data_of(case: str) -> Dataset:
+    """The demo, with facts and links of a few users where the case is about them: some parts have none."""
+    data = small_demo()
+    if "of users" not in case:
+        return data
+    facts = [(user, 0, 60 + user % 3) for user in range(0, 60, 7)] if "facts" in case else []
+    links = [(user, 1, (user * 3 + 1) % 60) for user in range(50, 60)]
+    return dataclasses.replace(
+        data,
+        user_facts=pd.DataFrame(facts, columns=["user", "relation", "entity"], dtype=np.int64),
+        user_links=pd.DataFrame(links, columns=["user", "relation", "other"], dtype=np.int64),
+        user_relations=pd.DataFrame({"original_id": ["lives", "knows"], "name": ["lives in", "knows"]}),
+    )
 
 
 def settings_of(case: str) -> Settings:
@@ -45,8 +64,8 @@ def settings_of(case: str) -> Settings:
     return small_settings(kind, dtype="float64", **values)
 
 
-def model_of(settings: Settings) -> GradientRecommender:
-    model = build_model(small_demo(), settings, torch.device("cpu"), ("train",))
+def model_of(settings: Settings, dataset: Dataset | None = None) -> GradientRecommender:
+    model = build_model(dataset or small_demo(), settings, torch.device("cpu"), ("train",))
     assert isinstance(model, GradientRecommender)
     return model
 
@@ -68,10 +87,12 @@ class ByEnds(CounterStream):
     def __init__(self, seed: int, model: GradientRecommender) -> None:
         super().__init__(seed, "dropout")
         packed = model.graph.packed
-        pairs, facts = packed.interactions, packed.knowledge
+        pairs, types = packed.interactions, (*model.graph.relation_types, *model.graph.user_types)
+        facts = model.graph.joined(types, one_table=True).pattern if types else packed.knowledge
+        n = facts.pairs.n_rows
         self.edges = [
             pairs.rows * packed.n_items + pairs.cols,
-            (facts.relation * packed.n_entities + facts.pairs.rows) * packed.n_entities + facts.pairs.cols,
+            (facts.relation * n + facts.pairs.rows) * n + facts.pairs.cols,
         ]
 
     def keep(self, ids: torch.Tensor, levels: int) -> torch.Tensor:
@@ -84,7 +105,7 @@ class ByEnds(CounterStream):
 def of_one_process(case: str) -> dict[str, torch.Tensor]:
     """Loss and gradients as the model computes them by itself, with the masks drawn by counters."""
     settings = settings_of(case)
-    model = model_of(settings)
+    model = model_of(settings, data_of(case))
     random = chance(settings, model)
     counters = ByEnds(settings.run.seed, model)
     counters.begin(STEP)
@@ -107,14 +128,14 @@ def scattered(dataset: Dataset, size: int) -> Owners:
 
 def steps_of_all(rank: int, folder: Path, cases: list[str], kind: str) -> None:
     """Write loss and gradients, put together from all processes."""
-    ranks, dataset = Ranks(), small_demo()
-    sizes = dataset.n_users, dataset.n_items, dataset.n_entities
-    owners = equal_owners(*sizes, ranks.size) if kind == "ranges" else scattered(dataset, ranks.size)
-    ownership = Ownership.of(owners, dataset.n_items)
+    ranks = Ranks()
     for case in cases:
-        settings = settings_of(case)
+        dataset, settings = data_of(case), settings_of(case)
+        sizes = dataset.n_users, dataset.n_items, dataset.n_entities
+        owners = equal_owners(*sizes, ranks.size) if kind == "ranges" else scattered(dataset, ranks.size)
+        ownership = Ownership.of(owners, dataset.n_items)
         part = part_of(dataset, owners, rank)
-        model = own_model(part, settings, torch.device("cpu"), ("train",), ownership)
+        model = own_model(part, settings, torch.device("cpu"), ("train",), ownership, ranks)
         random = chance(settings, model)
         training = settings.training
         batches = SharedBatches(

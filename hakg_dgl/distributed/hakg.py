@@ -56,9 +56,8 @@ class HAKGShard(Shard):
         return cast(Network, self.model)
 
     @classmethod
-    def refuse(cls, settings: Settings, counts: Mapping[str, int]) -> None:
-        """Raise ConfigError for masks an edge, bfloat16 and facts of users."""
-        super().refuse(settings, counts)
+    def refuse(cls, settings: Settings) -> None:
+        """Raise ConfigError for masks an edge and bfloat16."""
         s, loss = settings.model, settings.loss
         if s.precision == "bf16":
             raise ConfigError("precision = 'bf16' does not run in several processes yet; set precision = 'float32'")
@@ -83,17 +82,14 @@ class HAKGShard(Shard):
     def prepare(self) -> None:
         """Edges that end at own nodes, candidates and what users have of them, and own pairs of the angle loss."""
         network, packed = self.network, self.network.packed
-        n_items, n_entities = packed.n_items, packed.n_entities
+        n_items = packed.n_items
         kernels = network.settings.kernels
         self.backend: SparseBackend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
         users, items = ("user", packed.interactions.rows), ("item", packed.interactions.cols)
-        heads, tails = ("entity", packed.knowledge.pairs.rows), ("entity", packed.knowledge.pairs.cols)
         pair = users[1] * n_items + items[1]
-        fact = (packed.knowledge.relation * n_entities + heads[1]) * n_entities + tails[1]
         self.to_users: ReceivedEdges = received_edges(self.ranks, self.ownership, users, items, pair)
         self.to_items: ReceivedEdges = received_edges(self.ranks, self.ownership, items, users, pair)
-        self.to_entities: ReceivedEdges = received_edges(self.ranks, self.ownership, heads, tails, fact)
-        self.knowledge: KnowledgePattern = knowledge_of(self.to_entities, packed.knowledge)
+        self._prepare_facts()
         self.sent: list[Tensor | None] = [
             None if share is None else share[self.own[name]].unsqueeze(1)
             for name, share in (("user", network.share(packed.interactions.row_degree)),
@@ -104,6 +100,20 @@ class HAKGShard(Shard):
         self._prepare_candidates(packed.interactions)
         self.row_degree: Tensor = packed.interactions.row_degree[self.own["user"]]
         self._prepare_angle(self._angle_pairs())
+
+    def _prepare_facts(self) -> None:
+        """The edges of facts, and of facts and links of users: all between nodes of one table, own ones the first."""
+        types, whole = self.network.relation_types, self.network.packed.knowledge
+        self.fact_ends: tuple[str, ...] = ("entity",)
+        if types:
+            joined = self.network.graph.joined(types, one_table=True)
+            self.fact_ends, whole = joined.receivers, joined.pattern
+        node_type, n = self.ownership.join(self.fact_ends), whole.pairs.n_rows
+        heads, tails = whole.pairs.rows, whole.pairs.cols
+        number = (whole.relation * n + heads) * n + tails
+        ends = (node_type, heads), (node_type, tails)
+        self.to_entities: ReceivedEdges = received_edges(self.ranks, self.ownership, *ends, number)
+        self.knowledge: KnowledgePattern = knowledge_of(self.to_entities, whole)
 
     def _prepare_candidates(self, interactions: SparsePattern) -> None:
         """The items that positives compete with, and which of the own ones users have."""
@@ -328,10 +338,19 @@ class HAKGShard(Shard):
             new_item = new_item * self.mean_of_items if s.formulation == "paper" else new_item
         if not network.relation_types:
             return new_user, torch.zeros_like(entity[:n_heads]), new_item
-        pattern = self.knowledge
-        if relations is not None or n_heads != pattern.pairs.n_rows:
-            pattern = pattern.keep(relations, n_heads)
-        table = self.to_entities.halo.table(entity)
-        return new_user, relation_transitive_mean(
-            self.backend, pattern, table, network.relation, network.rule
-        ), new_item  # fmt: skip
+        means = self._means_over_facts({"user": user, "entity": entity}, n_heads, relations)
+        if "user" in means:
+            new_user = new_user + means["user"]
+        return new_user, means.get("entity", torch.zeros_like(entity))[:n_heads], new_item
+
+    def _means_over_facts(self, values: Mapping[str, Tensor], n_heads: int, mask: Tensor | None) -> dict[str, Tensor]:
+        """Means of the messages along facts: of entities (the first ``n_heads`` own ones), and of users with facts."""
+        network, pattern, ends = self.network, self.knowledge, self.fact_ends
+        n_rows = n_heads if ends == ("entity",) else pattern.pairs.n_rows
+        if mask is not None or n_rows != pattern.pairs.n_rows:
+            pattern = pattern.keep(mask, n_rows)
+        own = values[ends[0]] if len(ends) == 1 else torch.cat([values[end] for end in ends])
+        table = self.to_entities.halo.table(own)
+        means = relation_transitive_mean(self.backend, pattern, table, network.relation, network.rule)
+        sizes = [n_rows] if len(ends) == 1 else [len(values[end]) for end in ends]
+        return dict(zip(ends, torch.split(means, sizes), strict=True))

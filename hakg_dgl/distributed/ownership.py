@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -56,15 +56,23 @@ class Ownership:
     @cached_property
     def places(self) -> dict[str, Tensor]:
         """Node type -> the place of each node among those of its owner, in the order of ids; int64 ``[n_nodes]``."""
-        found = {}
-        for name, owner in self.owners.items():
-            order = owner.argsort(stable=True)
-            counts = owner.bincount(minlength=self.size)
-            first = counts.cumsum(0) - counts
-            places = torch.empty_like(owner)
-            places[order] = torch.arange(len(owner), device=owner.device) - first.index_select(0, owner[order])
-            found[name] = places
-        return found
+        return {name: self._places(owner) for name, owner in self.owners.items()}
+
+    def _places(self, owner: Tensor) -> Tensor:
+        order = owner.argsort(stable=True)
+        counts = owner.bincount(minlength=self.size)
+        first = counts.cumsum(0) - counts
+        places = torch.empty_like(owner)
+        places[order] = torch.arange(len(owner), device=owner.device) - first.index_select(0, owner[order])
+        return places
+
+    def join(self, node_types: Sequence[str]) -> str:
+        """The name of a node type that has the nodes of several, those of one after those of the other."""
+        name = "+".join(node_types)
+        if name not in self.owners:
+            self.owners[name] = torch.cat([self.owners[each] for each in node_types])
+            self.places[name] = self._places(self.owners[name])
+        return name
 
     def rows(self, node_type: str, rank: int) -> Tensor:
         """The nodes of a process, ascending, int64."""

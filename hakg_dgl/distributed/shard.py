@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hakg_dgl.distributed.ownership import Ownership
 from hakg_dgl.distributed.ranks import Ranks, sum_over_ranks
-from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import INTERACTED_BY, INTERACTS, HeteroGraph
 from hakg_dgl.models.recommender import NODE_TYPES, GradientRecommender
 from hakg_dgl.models.settings import Settings
@@ -72,24 +71,9 @@ class Shard(ABC):
         self.let_go()
 
     @classmethod
-    def refuse(cls, settings: Settings, counts: Mapping[str, int]) -> None:
-        """Raise ConfigError for what does not run in several processes.
-
-        Parameters
-        ----------
-        settings
-            Of the training.
-        counts
-            Of the data set.
-        """
-        if not settings.model_class.abilities.facts:
-            return
-        for table, what in (("user_facts", "facts"), ("user_links", "links")):
-            if counts.get(table, 0):
-                raise ConfigError(
-                    f"the data set has {counts[table]:,} {what} of users, and several processes train on interactions "
-                    "and facts of items alone; train in one process, without --processes"
-                )
+    def refuse(cls, settings: Settings) -> None:
+        """Raise ConfigError for settings that do not run in several processes."""
+        return
 
     @property
     def row_types(self) -> Mapping[str, str]:

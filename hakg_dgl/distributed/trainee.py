@@ -78,7 +78,7 @@ class DistributedTrainee(Trainee):
 
     def make_model(self, dataset: Dataset) -> GradientRecommender:
         """Own rows, and the edges of the part."""
-        return own_model(self.part, self.settings, self.device, self.splits, self.ownership)
+        return own_model(self.part, self.settings, self.device, self.splits, self.ownership, self.ranks)
 
     def prepare(self) -> None:
         """What is solved for comes after the rest, since it takes all processes."""

@@ -57,7 +57,7 @@ class DistributedTrainer(Trainer):
         on_progress: OnProgress | None = None,
         owners: Owners | None = None,
     ) -> None:
-        shard_class(settings.kind).refuse(settings, dataset.counts)
+        shard_class(settings.kind).refuse(settings)
         if settings.values().get("cuda_graphs") is True:
             raise ConfigError("cuda_graphs = true, but steps of several processes are not recorded; set it to auto")
         self.ranks: Ranks = Ranks()
