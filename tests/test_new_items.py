@@ -237,7 +237,7 @@ def test_new_items_are_ranked_among_themselves_better_than_by_chance(name: str, 
     """How often an item that a user has comes before one that the user does not have, of items that nobody had."""
     cold = range(DEMO.n_items - 15, DEMO.n_items)
     small = without_cold(cold)
-    make_trainer(small, small_settings(name, epochs=10, lr=0.03), run=tmp_path / "run").fit()
+    make_trainer(small, small_settings(name, epochs=6, lr=0.05), run=tmp_path / "run").fit()
     grown = load_model(tmp_path / "run", small, new_items=read_new_items(catalogue(cold), small))
     scores, has = scores_of(grown), torch.zeros(DEMO.n_users, DEMO.n_items, dtype=torch.bool)
     has[tuple(DEMO.pairs("train", "valid", "test").T)] = True
