@@ -119,6 +119,7 @@ def test_a_model_is_named_with_another_loss_than_its_default() -> None:
     assert "ranking_loss" not in space.dimensions
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_model_with_two_losses_has_two_rows_and_two_folders(tmp_path: Path) -> None:
     settings = {"epochs": 1, "dim": 4, "device": "cpu"}
     report = small_study(tmp_path / "study", ["kgin", "kgin:bpr"], overrides=settings).run(resamples=100)
