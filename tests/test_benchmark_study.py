@@ -212,6 +212,7 @@ def test_every_format_has_the_models_and_their_losses(made: Any) -> None:
     assert any("different ranking losses" in note for note in report["notes"])
     assert all(report["notes"][0] in text for text in texts.values())
     assert "\\toprule" in texts["tex"]
+    assert "-{}-set ranking\\_loss=softmax" in texts["tex"], "LaTeX makes a dash of two hyphens"
 
 
 def test_the_table_for_papers_marks_the_best_and_what_differs(made: Any) -> None:

@@ -103,7 +103,7 @@ def markdown_text(text: str) -> str:
 
 def latex_text(text: str) -> str:
     """Text that LaTeX shows as it is."""
-    return _escaped(text, _LATEX)
+    return _escaped(text, _LATEX).replace("--", "-{}-")  # which would be a dash
 
 
 def markdown_table(rows: Sequence[Row], text_columns: Collection[str] = _TEXT_COLUMNS) -> str:

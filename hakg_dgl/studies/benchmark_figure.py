@@ -37,6 +37,8 @@ def benchmark_figure(datasets: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _panel(axes: Any, data: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     rows = [row for row in data["ranking"] if row["rank"] is not None]
     places = [(max(row["seconds"], 1e-3), row["metrics"][METRIC]) for row in rows]
     heights = _apart([height for _, height in places])
@@ -48,6 +50,9 @@ def _panel(axes: Any, data: Mapping[str, Any]) -> None:
             arrowprops={"arrowstyle": "-", "color": _PALE, "linewidth": 0.7, "shrinkB": 4}, zorder=2,
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.08, y=0.08)
     axes.set_title(_plain(data["name"]), fontsize=11, loc="left")
     axes.set_xlabel("seconds to train", fontsize=9)
