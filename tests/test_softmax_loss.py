@@ -15,7 +15,7 @@ from small_demo import small_demo, small_settings
 from torch import Tensor
 
 from hakg_dgl.graph.packed import SparsePattern
-from hakg_dgl.layers import item_item, losses
+from hakg_dgl.layers import losses, spectrum
 from hakg_dgl.layers.item_item import fact_spectrum, item_item_factors
 from hakg_dgl.layers.losses import softmax_loss
 from hakg_dgl.models.ease import ease_weights
@@ -146,10 +146,14 @@ def test_a_climb_ends_at_the_top_from_either_side(start: float, expected: float)
     assert len(seen) == len(set(seen))
 
 
-def test_the_leading_singular_vectors_are_the_same_by_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arpack_up_to", [2e9, 0.0], ids=["arpack", "blocks"])
+def test_the_leading_singular_vectors_are_the_same_by_all_ways(
+    arpack_up_to: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     has = torch.rand(60, 50, generator=torch.Generator().manual_seed(3)) < 0.2
     left, right = item_item_factors(pattern(has), 5.0, 8)
-    monkeypatch.setattr(item_item, "DENSE_UP_TO", 10)
+    monkeypatch.setattr(spectrum, "DENSE_UP_TO", 10)
+    monkeypatch.setattr(spectrum, "ARPACK_UP_TO", arpack_up_to)
     other_left, other_right = item_item_factors(pattern(has), 5.0, 8)
     torch.testing.assert_close(left @ right.T, other_left @ other_right.T, rtol=1e-6, atol=1e-9)
 

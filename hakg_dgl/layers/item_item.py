@@ -7,23 +7,13 @@ become inner products of short vectors here, so that a score stays the inner pro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from hakg_dgl.graph.packed import SparsePattern
-
-FloatArray = NDArray[np.float64]
-DENSE_UP_TO = 2048
-"""Users or items, whichever are fewer, up to which all singular vectors are computed at once; beyond, by Lanczos."""
-SUBSPACE_STEPS = 12
-"""Products with a matrix whose rank is below that asked for, which Lanczos cannot do."""
+from hakg_dgl.layers.spectrum import Matrix, leading
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,77 +83,31 @@ def item_item_factors(
 
 def interaction_spectrum(interactions: SparsePattern, rank: int, exponent: float = 0.0) -> Spectrum:
     """Of the interactions, users x items, on the pattern's device; r = min(rank, n_users, n_items)."""
-    pattern = interactions
+    pattern = _distinct(interactions)
     n_users, n_items = pattern.n_rows, pattern.n_cols
-    indptr, cols = pattern.by_row.indptr.cpu().numpy(), pattern.cols.cpu().numpy()
-    matrix = sparse.csr_matrix((np.ones(len(cols)), cols, indptr), (n_users, n_items))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    r, device = min(rank, n_users, n_items), pattern.cols.device
-    if exponent == 0.0 or not matrix.nnz:
-        return _spectrum(matrix, r, device)
-    quiet, sent = (np.maximum(matrix.sum(axis), 1.0).A1 ** -exponent for axis in (1, 0))
-    sent *= matrix.nnz / float(matrix.sum(0).A1 @ sent)
-    evened = (sparse.diags(quiet) @ matrix @ sparse.diags(sent)).tocsr()
-    evened *= np.sqrt(matrix.nnz / np.square(evened.data).sum())
-    found = _spectrum(evened, r, device)
-    return Spectrum(found.squared, found.vectors, torch.from_numpy(sent).to(device))
+    values, r = (
+        torch.ones(pattern.n_edges, dtype=torch.float64, device=pattern.cols.device),
+        min(rank, n_users, n_items),
+    )
+    if exponent == 0.0 or not pattern.n_edges:
+        return Spectrum(*leading(Matrix(pattern, values), r))
+    quiet, count = pattern.row_degree.double().clamp(min=1.0) ** -exponent, pattern.col_degree.double()
+    sent = count.clamp(min=1.0) ** -exponent
+    sent *= pattern.n_edges / (count @ sent)
+    values = quiet[pattern.rows] * sent[pattern.cols]
+    values *= (pattern.n_edges / values.square().sum()).sqrt()
+    return Spectrum(*leading(Matrix(pattern, values), r), sent)
+
+
+def _distinct(pattern: SparsePattern) -> SparsePattern:
+    """Each pair of a pattern once."""
+    names = pattern.rows * pattern.n_cols + pattern.cols
+    if bool((names.diff() > 0).all()):
+        return pattern
+    names = torch.unique(names)
+    return SparsePattern.from_pairs(names // pattern.n_cols, names % pattern.n_cols, pattern.n_rows, pattern.n_cols)
 
 
 def fact_spectrum(facts: sparse.csr_matrix, rank: int, device: torch.device) -> Spectrum:
     """Of :func:`~hakg_dgl.graph.matrices.fact_matrix` ``[n_items, n_facts]``; r = min(rank, n_items, n_facts)."""
-    return _spectrum(facts.T.tocsr(), min(rank, *facts.shape), device)
-
-
-def _spectrum(matrix: sparse.csr_matrix, r: int, device: torch.device) -> Spectrum:
-    squared, vectors = _leading(matrix, r)
-    return Spectrum(torch.from_numpy(squared.copy()).to(device), torch.from_numpy(vectors.copy()).to(device))
-
-
-def _leading(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
-    """The ``r`` largest squared singular values and their right vectors ``[n_cols, r]``, float64."""
-    n_rows, n_cols = matrix.shape
-    if not matrix.nnz:
-        return np.zeros(r), np.zeros((n_cols, r))
-    if min(n_rows, n_cols) > max(DENSE_UP_TO, r):
-        return _by_lanczos(matrix, r)
-    wide = n_rows < n_cols
-    squared, vectors = np.linalg.eigh((matrix @ matrix.T if wide else matrix.T @ matrix).toarray())
-    squared, vectors = squared[::-1][:r].clip(min=0.0), vectors[:, ::-1][:, :r]
-    return squared, np.ascontiguousarray(_right(matrix, squared, vectors) if wide else vectors)
-
-
-def _by_lanczos(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
-    """As :func:`_leading`, by ARPACK; where it would have to restart by chance, by subspace iteration."""
-    n_rows, n_cols = matrix.shape
-    wide = n_rows < n_cols
-    short = matrix if wide else matrix.T.tocsr()
-    long, n = short.T.tocsr(), min(n_rows, n_cols)
-    gram = LinearOperator((n, n), matvec=lambda x: short @ (long @ x), dtype=np.float64)
-    try:
-        values, found = eigsh(gram, k=r, v0=np.ones(n), **_DRAWS)
-    except ArpackError:  # there are fewer than r directions
-        return _by_subspace_iteration(matrix, r)
-    squared, vectors = values[::-1].clip(min=0.0), found[:, ::-1]
-    return squared, np.ascontiguousarray(_right(matrix, squared, vectors) if wide else vectors)
-
-
-def _right(matrix: sparse.csr_matrix, squared: FloatArray, left: FloatArray) -> FloatArray:
-    """Right singular vectors from the left ones; those of zero values do not matter."""
-    scale = np.sqrt(squared)
-    right: FloatArray = (matrix.T @ left) / np.where(scale > 1e-7 * scale.max(), scale, np.inf)
-    return right
-
-
-_DRAWS: dict[str, Any] = {"rng": 0} if "rng" in signature(eigsh).parameters else {}
-"""ARPACK draws a vector of its own where singular values repeat; older SciPy takes no generator for it."""
-
-
-def _by_subspace_iteration(matrix: sparse.csr_matrix, r: int) -> tuple[FloatArray, FloatArray]:
-    """As :func:`_leading`, of a matrix of any rank (Halko et al. 2011, arXiv 0909.4061, algorithm 4.4)."""
-    basis = np.random.default_rng(0).standard_normal((matrix.shape[1], r))
-    for _ in range(SUBSPACE_STEPS):
-        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
-    image = matrix @ basis
-    squared, turn = np.linalg.eigh(image.T @ image)
-    return squared[::-1].clip(min=0.0), np.ascontiguousarray(basis @ turn[:, ::-1])
+    return Spectrum(*leading(Matrix.of(facts.T.tocsr(), device), min(rank, *facts.shape)))
