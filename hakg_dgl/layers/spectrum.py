@@ -134,7 +134,8 @@ def _by_arpack(matrix: Matrix, r: int) -> tuple[Tensor, Tensor]:
     long, n = short.T.tocsr(), min(plain.shape)
     gram = LinearOperator((n, n), matvec=lambda x: short @ (long @ x), dtype=np.float64)
     try:
-        return _descending(*eigsh(gram, k=r, v0=np.ones(n), **_DRAWS), r)
+        values, vectors = eigsh(gram, k=r, v0=np.ones(n), **_DRAWS)
+        return _descending(values, vectors, r)
     except ArpackError:  # there are fewer than r directions
         return _by_blocks(matrix, r)
 
