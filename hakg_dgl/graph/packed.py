@@ -298,14 +298,23 @@ def join_edges(
     cols = torch.cat([source + starts[etype[0]] for etype, (source, _) in edges.items()])
     sizes = [len(source) for source, _ in edges.values()]
     numbers = torch.cat([torch.full_like(source, number) for number, (source, _) in enumerate(edges.values())])
-    order = torch.argsort((rows * len(edge_types) + numbers) * n_cols + cols, stable=True)
-    pairs = SparsePattern.from_pairs(rows[order], cols[order], n_rows, n_cols)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)
+    order = _order((rows * len(edge_types) + numbers) * n_cols + cols)
+    places = torch.arange(len(rows), device=rows.device)
+    if order is None:
+        order = places
+    else:
+        rows, cols, numbers = (ends.index_select(0, order) for ends in (rows, cols, numbers))
+        places = torch.empty_like(order).index_copy_(0, order, places)
+    pattern = KnowledgePattern(SparsePattern.from_pairs(rows, cols, n_rows, n_cols), numbers, len(edge_types))
     by_type = dict(zip(edge_types, torch.split(places, sizes), strict=True))
-    return JoinedEdges(
-        edge_types, receivers, senders, KnowledgePattern(pairs, numbers[order], len(edge_types)), by_type, order
-    )
+    return JoinedEdges(edge_types, receivers, senders, pattern, by_type, order)
+
+
+def _order(keys: Tensor) -> Tensor | None:
+    """The stable order of keys; None if they are in order, as the interactions of a data set are."""
+    if len(keys) < 2 or bool((keys[1:] >= keys[:-1]).all()):
+        return None
+    return torch.argsort(keys, stable=True)
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
