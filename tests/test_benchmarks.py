@@ -28,6 +28,7 @@ from hakg_dgl.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import before_steps
 import big_log
 import measure
 import models
@@ -301,3 +302,22 @@ def test_new_items_of_a_cold_split_are_taken_out_and_ranked_again() -> None:
     assert sorted(zip(*named, strict=True)) == sorted(zip(*expected, strict=True))
     row = new_items.ranked("facts-profile", part, whole, chosen, 1)
     assert float(row.split("|")[2].split("±")[0]) > 0.5
+
+
+def test_what_comes_before_the_steps_is_timed_in_any_way(
+    dataset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset.save(tmp_path / "data")
+    options = ["--data", str(tmp_path / "data"), "--ranks", "4", "6", "--threads", "1", "--way", "blocks"]
+    before_steps.main([*options, "--json", str(tmp_path / "before.json")])
+    assert "| items by facts |" in capsys.readouterr().out
+    taken = json.loads((tmp_path / "before.json").read_text())["taken"]
+    assert list(taken) == [
+        "graph",
+        "edges joined",
+        "orders of edges",
+        "items by items",
+        "facts of items",
+        "items by facts",
+    ]
+    assert all(min(took.values()) >= 0.0 for took in taken.values())
