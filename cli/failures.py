@@ -15,9 +15,12 @@ from typing import IO, Any
 import click
 
 from hakg_dgl.distributed.lost import LOST_EXIT, LostProcessError
+from hakg_dgl.distributed.starter import quiet
 from hakg_dgl.errors import HakgError
 
 _AFTER_INTERRUPT = "hakg_dgl.after_interrupt"
+NOTHING = "Nothing was written."
+"""What to print when a command is interrupted that has said nothing else."""
 
 
 class Failure(click.ClickException):
@@ -49,7 +52,9 @@ class HakgGroup(click.Group):
             with _handled({signal.SIGTERM: _terminate}):
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            click.echo(f"\nInterrupted. {ctx.meta.get(_AFTER_INTERRUPT, 'Nothing was written.')}", err=True)
+            if not quiet():
+                advice = ctx.meta.get(_AFTER_INTERRUPT, NOTHING)
+                click.echo(f"\nInterrupted. {advice() if callable(advice) else advice}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
             message = explain(error, ctx.invoked_subcommand)
@@ -60,8 +65,8 @@ class HakgGroup(click.Group):
             raise (Lost if isinstance(error, LostProcessError) else Failure)(_printable(message)) from error
 
 
-def after_interrupt(advice: str) -> None:
-    """Say what to print when the running command is interrupted."""
+def after_interrupt(advice: str | Callable[[], str]) -> None:
+    """Say what to print when the running command is interrupted, or what gives it then."""
     click.get_current_context().meta[_AFTER_INTERRUPT] = advice
 
 
@@ -78,7 +83,8 @@ def stopping_gently(ask: Callable[[], None]) -> Iterator[None]:
         if len(received) > 1:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # Not by print or echo: the signal may have come in the middle of one.
-        os.write(2, b"\nStopping after this step; a second signal stops at once.\n")
+        if not quiet():
+            os.write(2, b"\nStopping after this step; a second signal stops at once.\n")
         ask()
 
     try:

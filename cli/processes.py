@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
 
 import click
 
 from .failures import Failure, stopping_gently
-from .progress import is_quiet
+from .several import arguments
 
 
 def in_processes(size: int) -> None:
     """Run the command that is running in several processes; returns when all have ended well.
+
+    It has to be one of :class:`~.several.KeepsArguments`.
 
     Raises
     ------
@@ -25,7 +26,7 @@ def in_processes(size: int) -> None:
     from hakg_dgl.distributed.launch import Launched
     from hakg_dgl.distributed.lost import LOST_EXIT
 
-    launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *_arguments(click.get_current_context())], size)
+    launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *arguments(click.get_current_context())], size)
     stopped: list[int] = []
 
     def stop() -> None:
@@ -35,8 +36,8 @@ def in_processes(size: int) -> None:
     try:
         with stopping_gently(stop):
             rank, code = launched.wait()
-        if stopped and code:
-            raise KeyboardInterrupt
+            if stopped and code:
+                raise KeyboardInterrupt
         if rank == 0 and code > 0 and code != LOST_EXIT:  # it has said why
             click.get_current_context().exit(code)
         if code:
@@ -57,21 +58,3 @@ def _message(words: str, rank: int, code: int, size: int) -> str:
         f"process {rank} of {size} {how}, and with it the training{said}\n"
         "Continue with --resume: training goes on from the last saved state, with any number of processes."
     )
-
-
-def _arguments(context: click.Context) -> Iterator[str]:
-    """The command line again, without ``--processes``."""
-    yield str(context.info_name)
-    if is_quiet(context):
-        yield "--quiet"
-    for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
-        if parameter.name == "processes" or value is None or value is False or value == ():
-            continue
-        if isinstance(parameter, click.Argument):
-            yield str(value)
-            continue
-        for each in value if isinstance(value, tuple) else (value,):
-            yield parameter.opts[0]
-            if each is not True:
-                yield str(each)

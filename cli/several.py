@@ -13,12 +13,12 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from hakg_dgl.distributed.starter import STARTED_BY, orphaned
+
 if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import Scorer
 
 _ARGUMENTS = "hakg_dgl.arguments"
-_STARTER = "HAKG_STARTED_BY"
-"""Environment variable with the id of the process that started this one."""
 
 
 _VECTORS = "HAKG_SHARED_VECTORS"
@@ -32,6 +32,11 @@ class KeepsArguments(click.Command):
         """Keep the arguments, and parse them."""
         ctx.meta[_ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
+
+
+def arguments(ctx: click.Context) -> list[str]:
+    """The command line of a command that :class:`KeepsArguments`, from its name on."""
+    return [str(ctx.info_name), *ctx.meta[_ARGUMENTS]]
 
 
 @contextmanager
@@ -77,8 +82,8 @@ def helpers(processes: int, shared: Mapping[str, str] = MappingProxyType({})) ->
     before = torch.get_num_threads()
     threads = max(1, before // processes)
     ctx = click.get_current_context()
-    command = [sys.executable, "-m", "hakg_dgl.cli", str(ctx.command.name), *ctx.meta[_ARGUMENTS], "--processes", "1"]
-    environment = {**os.environ, **shared, _STARTER: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "hakg_dgl.cli", *arguments(ctx), "--processes", "1"]
+    environment = {**os.environ, **shared, STARTED_BY: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
     started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     with ExitStack() as held:
         held.callback(torch.set_num_threads, before)
@@ -109,5 +114,4 @@ def _end(started: Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
 
 def still_wanted() -> bool:
     """Whether the process that started this one, if any did, is still there."""
-    starter = os.environ.get(_STARTER)
-    return starter is None or os.getppid() == int(starter)
+    return not orphaned()

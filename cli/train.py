@@ -15,12 +15,13 @@ from hakg_dgl.models.registry import model_names
 from hakg_dgl.settings.run import Device
 from hakg_dgl.settings.training import Protocol
 
-from .failures import Failure, after_interrupt, stopping_gently
+from .failures import NOTHING, Failure, after_interrupt, stopping_gently
 from .processes import in_processes
 from .progress import epochs as epochs_bar
 from .progress import say
 from .report import table
 from .runs import protocol_notes
+from .several import KeepsArguments
 
 if TYPE_CHECKING:
     from hakg_dgl import RunFolder, Settings
@@ -33,6 +34,7 @@ PRESETS = (
 
 @click.command(
     "train",
+    cls=KeepsArguments,
     epilog="\b\nExamples:\n"
     "  hakg train data/demo --out runs/demo\n"
     "  hakg train data/last-fm --out runs/last-fm --preset last-fm --set batch_size=8192 --device cuda\n"
@@ -112,7 +114,7 @@ def train_command(
     if processes is not None and not in_group():
         shard_class(settings.kind)
         _require_parts(parts, processes)
-        after_interrupt(_to_go_on(data, out))
+        after_interrupt(lambda: _to_go_on(data, out) if folder.exists() else NOTHING)
         in_processes(processes)
         return
     if parts is not None and not in_group():

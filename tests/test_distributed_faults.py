@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -106,6 +107,30 @@ def test_a_disk_that_is_full_for_one_process_ends_all_of_them(trained: Trained, 
     assert "-00001-of-00002.safetensors: cannot be written" in said
     index = json.loads(RunFolder(tmp_path / "run").state_index_file.read_text())
     assert all((tmp_path / "run" / name).exists() for name in index["files"])
+
+
+def test_a_command_that_is_asked_to_stop_says_so_once_and_the_run_goes_on(trained: Trained, tmp_path: Path) -> None:
+    trained.process.terminate()
+    _, said = trained.process.communicate(timeout=SECONDS)
+    assert trained.process.returncode == 143
+    assert said.count("Stopping after this step") == 1, said
+    assert said.count("Interrupted. Continue with: hakg train") == 1, said
+    assert "Error" not in said
+    assert RunFolder(tmp_path / "run").state_index_file.exists()
+
+
+def test_a_port_that_another_program_uses_is_named(data: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        alone = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        done = subprocess.run(
+            command(data, tmp_path / "run"), env={**os.environ, **alone}, capture_output=True, text=True,
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert f"port {port}, where the processes were to meet, is used by another program" in done.stderr
 
 
 def test_processes_do_not_outlive_the_command_that_started_them(trained: Trained) -> None:

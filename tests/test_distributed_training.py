@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from several_processes import run_in
 from small_demo import small_demo, small_settings
 
+from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.data.edge_blocks import SavedEdges
 from hakg_dgl.data.owners import Owners, hash_owners
 from hakg_dgl.data.part_dataset import read_part
@@ -150,3 +152,31 @@ def test_the_first_process_writes_the_files_of_those_that_do_not_see_its_folder(
     run_in(2, apart, tmp_path / "two", 3, True)
     Trainer(small_demo(), settings_of("lightgcn"), run=tmp_path / "one" / "run").fit()
     require_same(tmp_path / "one", tmp_path / "two")
+
+
+def tiny() -> Dataset:
+    """Two users, three items and four interactions: most of five processes have nothing of one kind."""
+
+    def named(n: int) -> pd.DataFrame:
+        ids = [str(number) for number in range(n)]
+        return pd.DataFrame({"original_id": ids, "name": ids})
+
+    pairs = {"user": [0, 0, 0, 1], "item": [0, 1, 2, 1], "split": ["train", "valid", "test", "train"]}
+    facts = {"head": [0, 1], "relation": [0, 0], "tail": [3, 3]}
+    return Dataset("tiny", pd.DataFrame(pairs), pd.DataFrame(facts), named(2), named(3), named(4), named(1))
+
+
+def train_tiny(rank: int, folder: Path, kinds: list[str]) -> None:
+    for kind in kinds:
+        ranks = {"linear_rank": 2, "facts_rank": 2, "refit": True} if kind == "hakg" else {}
+        settings = small_settings(kind, dtype="float64", epochs=2, dim=4, **ranks)
+        DistributedTrainer(tiny(), settings, run=folder / kind / "run").fit()
+
+
+@pytest.mark.slow
+def test_more_processes_than_users_and_interactions_come_to_the_same(tmp_path: Path) -> None:
+    kinds = ["bpr-mf", "lightgcn", "hakg"]
+    for size, name in ((1, "one"), (5, "five")):
+        run_in(size, train_tiny, tmp_path / name, kinds)
+    for kind in kinds:
+        require_same(tmp_path / "one" / kind, tmp_path / "five" / kind)

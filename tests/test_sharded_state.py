@@ -17,6 +17,7 @@ from hakg_dgl.training.sharded_state import (
     load_sharded,
     next_number,
     remove_shards,
+    remove_unnamed,
     save_index,
     shard_name,
 )
@@ -72,6 +73,10 @@ def test_before_the_index_is_replaced_the_earlier_state_is_whole(tmp_path: Path)
     name = shard_name("state", next_number(folder, "state"), 0, 2)  # killed here: one of two files is written
     save_shard(folder, name, {"model.user": torch.zeros(2, 1), "rows.user": torch.tensor([0, 3])})
     assert load(folder)[0]["model.user"].flatten().tolist() == [10.0, 11.0, 12.0, 13.0]
+    remove_unnamed(folder)
+    assert not (tmp_path / name).exists()
+    assert load(folder)[0]["model.user"].flatten().tolist() == [10.0, 11.0, 12.0, 13.0]
+    save_shard(folder, name, {"model.user": torch.zeros(2, 1), "rows.user": torch.tensor([0, 3])})
     save(folder, 30.0)
     assert not (tmp_path / name).exists()
 

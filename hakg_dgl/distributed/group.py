@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,12 +17,15 @@ import torch.distributed as dist
 
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.distributed.lost import LOST_EXIT, LostProcessError
-from hakg_dgl.distributed.watch import Watch, quiet
+from hakg_dgl.distributed.starter import quiet
+from hakg_dgl.distributed.watch import Watch
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.models.settings import Settings
 
 MEETING = timedelta(seconds=50)
 """How long a process waits for the others to come."""
+_LATE = 3.0
+"""Seconds after which a process ends that should have given up waiting."""
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 """In the environment, how often torchrun has started the processes anew."""
 _SHOWN = 64
@@ -60,10 +65,7 @@ def joined(device: torch.device | None = None) -> Iterator[None]:
     """
     watch: Watch | None = None
     try:
-        # torchrun keeps its store when it starts processes anew, with the addresses of those that are gone.
-        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # type: ignore[attr-defined]
-        store = dist.PrefixStore(f"attempt_{os.environ.get(ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
-        dist.init_process_group(_backend(device), store=store, rank=rank, world_size=size, timeout=MEETING)
+        _meet(_backend(device))
         watch = Watch(dist.get_rank(), dist.get_world_size())
         yield
     except LostProcessError as error:
@@ -71,6 +73,11 @@ def joined(device: torch.device | None = None) -> Iterator[None]:
             raise SystemExit(LOST_EXIT) from error
         raise
     except (RuntimeError, dist.DistError) as error:
+        if "address already in use" in str(error).lower():
+            raise ConfigError(
+                f"port {os.environ['MASTER_PORT']}, where the processes were to meet, is used by another program; "
+                "start again (with torchrun: and --master-port with another number)"
+            ) from error
         if not _is_lost(error):
             raise
         if quiet():
@@ -84,6 +91,30 @@ def joined(device: torch.device | None = None) -> Iterator[None]:
             watch.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Wait for the other processes, and end this one if nobody answers where they meet: that may take for ever."""
+    late = threading.Timer(MEETING.total_seconds() + _LATE, _nobody_came)
+    late.daemon = True
+    late.start()
+    try:
+        # torchrun keeps its store when it starts processes anew, with the addresses of those that are gone.
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"attempt_{os.environ.get(ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)
+    finally:
+        late.cancel()
+
+
+def _nobody_came() -> None:
+    if not quiet():
+        where = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+        who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+        text = f"Error: {who} has met no other one: what listens on {where} does not answer\n"
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), text.encode())
+    os._exit(LOST_EXIT)  # the main thread may wait for ever
 
 
 def _backend(device: torch.device | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hakg_dgl.distributed.lost import LOST_EXIT
-from hakg_dgl.distributed.watch import STARTED_BY
+from hakg_dgl.distributed.starter import STARTED_BY
 
 GRACE = 10.0
 """Seconds that the others have to end by themselves after one has."""
@@ -45,13 +45,14 @@ class Launched:
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self._hung: list[int] = []
         self.processes: list[subprocess.Popen[bytes]] = []
-        for rank in range(size):
-            own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            if rank == 0:
-                self.processes.append(self.start(command, own, None))
-                continue
-            with self._log(rank).open("wb") as log:
-                self.processes.append(self.start(command, own, log))
+        try:
+            for rank in range(size):
+                own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                with self._log(rank).open("wb") as log:
+                    self.processes.append(self.start(command, own, log if rank else None))
+        except BaseException:  # interrupted, or the system has no room for another process
+            self.close()
+            raise
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes] | None

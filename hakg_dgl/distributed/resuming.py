@@ -6,6 +6,7 @@ from hakg_dgl.distributed.session import DistributedSession
 from hakg_dgl.training.checkpoint import ONLY_ITS_DATA, refuse_other_run, require_run, restart
 from hakg_dgl.training.protocol import REFIT_SPLITS
 from hakg_dgl.training.resuming import refuse_fewer_epochs
+from hakg_dgl.training.sharded_state import remove_unnamed
 
 NOTHING, STATE, REFIT, SEARCH = "nothing", "state", "state of a refit", "search"
 """What a run goes on from."""
@@ -30,6 +31,7 @@ def resume(session: DistributedSession) -> None:
     standing, folder = session.standing, session.folder
     if folder is not None:
         folder.remove_temporaries()
+        remove_unnamed(folder)
         folder.truncate_metrics(standing.epoch)
         folder.result_file.unlink(missing_ok=True)
         folder.describe(session.settings, session.dataset, session.data_path)

@@ -13,9 +13,8 @@ from typing import Any
 import torch.distributed as dist
 
 from hakg_dgl.distributed.lost import LOST_EXIT
+from hakg_dgl.distributed.starter import orphaned, quiet
 
-STARTED_BY = "HAKG_STARTED_BY"
-"""In the environment, the number of the process that started this one and says what has ended it."""
 SILENCE = float(os.environ.get("HAKG_SILENCE", "40"))
 """Seconds without a sign of life after which a process counts as lost."""
 _BEAT = 2.0
@@ -92,14 +91,3 @@ class Watch:
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), text.encode())
         os._exit(LOST_EXIT)  # the main thread may wait for ever
-
-
-def orphaned() -> bool:
-    """Whether the process that started this one has ended."""
-    starter = os.environ.get(STARTED_BY)
-    return starter is not None and os.getppid() != int(starter)
-
-
-def quiet() -> bool:
-    """Whether what started this process is there and says why it ended."""
-    return STARTED_BY in os.environ and not orphaned()

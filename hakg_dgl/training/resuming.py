@@ -6,6 +6,7 @@ from hakg_dgl.errors import CheckpointError
 from hakg_dgl.training.checkpoint import ONLY_ITS_DATA, refuse_other_run, require_run, restart
 from hakg_dgl.training.protocol import REFIT_SPLITS
 from hakg_dgl.training.session import Session
+from hakg_dgl.training.sharded_state import remove_unnamed
 
 
 def resume(session: Session) -> None:
@@ -35,6 +36,7 @@ def resume(session: Session) -> None:
     refuse_fewer_epochs(session)
     standing = session.standing
     folder.remove_temporaries()
+    remove_unnamed(folder)
     folder.truncate_metrics(standing.epoch)
     folder.result_file.unlink(missing_ok=True)
     if session.best and standing.refit_from is None:

@@ -63,6 +63,16 @@ def remove_shards(folder: RunFolder, stem: str, keep: Mapping[str, str] | None =
             (folder.path / name).unlink(missing_ok=True)
 
 
+def remove_unnamed(folder: RunFolder) -> None:
+    """Remove what no index of a state or search names: files of a writer that was killed before or after its index."""
+    for stem in ("state", "search"):
+        file = index_file(folder, stem)
+        if file.exists():
+            remove_shards(folder, stem, load_index(file, folder)["files"])
+        elif shards_in(folder, stem):
+            remove_shards(folder, stem)
+
+
 def load_index(file: Path, folder: RunFolder) -> dict[str, Any]:
     """The checked content of an index; CheckpointError if it is damaged, or of a newer version."""
     index = folder.read_index(file)
