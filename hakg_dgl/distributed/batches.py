@@ -71,10 +71,16 @@ class SharedBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(users [B], items [B])``, int64."""
-        numbers = torch.arange(self.n_pairs, device=self.generator.device)
-        order = epoch_order(self.users_of(numbers), self.generator, self.positives_per_user)
+        order = epoch_order(self._users(), self.generator, self.positives_per_user)
         for start in range(0, self.n_pairs, self.batch_size):
             yield self.pairs(order[start : start + self.batch_size])
+
+    def _users(self) -> Tensor:
+        """The user of each pair, int64 ``[n_pairs]``, on the device of the generator; zeros where nobody asks."""
+        end = self.end.to(self.generator.device)
+        if self.positives_per_user == 1:
+            return end.new_zeros(1).expand(self.n_pairs)
+        return torch.arange(len(end), device=end.device).repeat_interleave(end.diff(prepend=end.new_zeros(1)))
 
     def users_of(self, numbers: Tensor) -> Tensor:
         """The user of each of the pairs with these numbers, int64 ``[B]``."""
