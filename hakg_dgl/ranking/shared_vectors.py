@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from hakg_dgl.errors import DataError
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
+
+VECTORS = ("vectors-user", "vectors-item")
+"""Names of the arrays with the vectors that rank."""
 
 
 def save_array(folder: Path, name: str, values: Tensor) -> None:
@@ -28,14 +32,32 @@ def save_array(folder: Path, name: str, values: Tensor) -> None:
         ) from error  # fmt: skip
 
 
+def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Make a file of zeros that :func:`mapped_array` and :func:`writable_array` map."""
+    size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
+    with _file(folder, name).open("wb") as file:
+        file.truncate(size)
+    about = {"dtype": str(dtype).removeprefix("torch."), "shape": shape}
+    (folder / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def writable_array(folder: Path, name: str) -> Tensor:
+    """The same, but what is written to the tensor is written to the file."""
+    return _mapped(folder, name, "r+b", mmap.ACCESS_WRITE)
+
+
 def mapped_array(folder: Path, name: str) -> Tensor:
     """A tensor that :func:`save_array` wrote. Of its rows those are read that are used; the file is never changed."""
+    return _mapped(folder, name, "rb", mmap.ACCESS_COPY)
+
+
+def _mapped(folder: Path, name: str, mode: str, access: int) -> Tensor:
     about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, about["dtype"])
     if 0 in about["shape"]:
         return torch.empty(about["shape"], dtype=dtype)
-    with _file(folder, name).open("rb") as file:
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with _file(folder, name).open(mode) as file:
+        pages = mmap.mmap(file.fileno(), 0, access=access)
     return torch.frombuffer(pages, dtype=dtype).view(about["shape"])
 
 
@@ -45,13 +67,14 @@ def _file(folder: Path, name: str) -> Path:
 
 def save_vectors(folder: Path, scorer: EmbeddingScorer) -> None:
     """Write what :func:`mapped_scorer` reads."""
-    for name, vectors in (("user", scorer.user_vectors), ("item", scorer.item_vectors)):
-        save_array(folder, f"vectors-{name}", vectors)
+    for name, vectors in zip(VECTORS, (scorer.user_vectors, scorer.item_vectors), strict=True):
+        save_array(folder, name, vectors)
 
 
 def mapped_scorer(folder: Path) -> EmbeddingScorer:
     """The scorer whose vectors :func:`save_vectors` wrote; of users' vectors it reads those of whom it scores."""
-    return EmbeddingScorer(mapped_array(folder, "vectors-user"), mapped_array(folder, "vectors-item"))
+    user, item = (mapped_array(folder, name) for name in VECTORS)
+    return EmbeddingScorer(user, item)
 
 
 def has_vectors(scorer: Scorer) -> bool:

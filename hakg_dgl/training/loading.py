@@ -58,8 +58,8 @@ def load_trained(
     settings = folder.settings
 
     def made(files: ModelFiles) -> TrainedModel:
-        _refuse_changed(folder, settings, files.about)
-        splits, epoch = _splits(folder, files.about), files.about.get("epoch")
+        refuse_changed(folder, settings, files.about)
+        splits, epoch = splits_of(folder, files.about), files.about.get("epoch")
         model = build_model(dataset, settings, torch.device(device), splits)
         _fill(model, files, folder)
         if new_items is not None:
@@ -164,17 +164,18 @@ def model_splits(folder: RunFolder) -> tuple[str, ...]:
     CheckpointError
         If there is no model, or it is damaged.
     """
-    return _splits(folder, load_model_metadata(folder))
+    return splits_of(folder, load_model_metadata(folder))
 
 
-def _splits(folder: RunFolder, about: dict[str, Any]) -> tuple[str, ...]:
+def splits_of(folder: RunFolder, about: dict[str, Any]) -> tuple[str, ...]:
+    """Those in the metadata of a model; CheckpointError if there are none."""
     splits = about.get("splits")
     if splits not in _SPLITS:
         raise damaged(folder.model_place, f"its splits are {splits!r}")
     return tuple(splits)
 
 
-def _refuse_changed(folder: RunFolder, settings: Settings, about: dict[str, Any]) -> None:
+def refuse_changed(folder: RunFolder, settings: Settings, about: dict[str, Any]) -> None:
     """Raise CheckpointError if ``config.toml`` is not that of the model, as far as that decides how it ranks."""
     decisive = {key for name in ("model", "run") for key in getattr(settings, name).decisive_keys()}
     free = set(settings.by_section()) - decisive - {"protocol"}

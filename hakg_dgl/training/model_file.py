@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +22,8 @@ from hakg_dgl.training.run_folder import RunFolder, TensorFile, damaged
 from hakg_dgl.training.sharded_state import refuse_newer, require_digest, require_names, shards_in
 
 FORMAT, FORMAT_VERSION = "hakg-sharded-model", 1
+ROWS_AT_ONCE = 1 << 16
+"""Rows of a table that are read at once where some of them are wanted."""
 _TRIES = 5
 """Openings of a model that another process replaces again and again."""
 
@@ -104,9 +106,32 @@ class ModelFiles:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them."""
-        pieces = {piece for names in self._tables.values() for piece in names}
-        found = {name: file.read(name) for name, file in self._holder.items() if name not in pieces}
+        found = {name: self.read(name) for name in self.names if name not in self._tables}
         return found | {table: torch.cat(list(self._pieces(table))) for table in self._tables}
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors."""
+        pieces = {piece for names in self._tables.values() for piece in names}
+        return [*(name for name in self._holder if name not in pieces), *self._tables]
+
+    def read(self, name: str) -> Tensor:
+        """A tensor that is no table in pieces."""
+        return self._holder[name].read(name)
+
+    def rows(self, table: str, ids: Tensor) -> Tensor:
+        """The rows ``ids`` (int64, ascending) of a tensor, read with few others at a time."""
+        first, parts = 0, []
+        for piece in self._tables.get(table, [table]):
+            file = self._holder[piece]
+            (n, *width), dtype = file.kind(piece)
+            for start in range(first, first + n, ROWS_AT_ONCE):
+                end = min(start + ROWS_AT_ONCE, first + n)
+                wanted = ids[int(torch.searchsorted(ids, start)) : int(torch.searchsorted(ids, end))] - start
+                if len(wanted):
+                    parts.append(file.rows(piece, start - first, end - first)[wanted])
+            first += n
+        return torch.cat(parts) if parts else torch.empty(0, *width, dtype=dtype)
 
     def fill(self, state: Mapping[str, Tensor]) -> None:
         """Copy them into tensors with their names, shapes and types; ValueError if these are others."""
@@ -141,6 +166,26 @@ class ModelFiles:
         return kinds
 
 
+@contextmanager
+def opened_model(folder: RunFolder) -> Iterator[ModelFiles]:
+    """The files of the model of a run, unless it is replaced meanwhile; errors are those of :func:`read_model`."""
+    index_file = folder.model_index_file
+    with ExitStack() as held:
+        if not index_file.exists():
+            file = held.enter_context(folder.open_tensors(folder.model_file))
+            yield ModelFiles([file], file.metadata(), {})
+            return
+        index = _index(folder)
+        metadata, files = index["metadata"], list[TensorFile]()
+        for name, digest in metadata["files"].items():
+            files.append(held.enter_context(folder.open_tensors(folder.path / name)))
+            require_digest(index_file, folder.path / name, digest)
+        names = [name for file in files for name in file.names]
+        if sorted(names) != sorted(index["weight_map"]):
+            raise damaged(index_file, "its files have other tensors than it says")
+        yield ModelFiles(files, dict(metadata["hakg"]), metadata["tables"])
+
+
 def read_model(folder: RunFolder, use: Callable[[ModelFiles], T]) -> T:
     """What ``use`` makes of the model of a run, all of one version; it may be called again, if that is replaced.
 
@@ -152,11 +197,13 @@ def read_model(folder: RunFolder, use: Callable[[ModelFiles], T]) -> T:
     for _ in range(_TRIES - 1):
         before = _version(folder)
         try:
-            return _read(folder, use)
+            with opened_model(folder) as files:
+                return use(files)
         except CheckpointError:
             if _version(folder) == before:  # else it was replaced meanwhile
                 raise
-    return _read(folder, use)
+    with opened_model(folder) as files:
+        return use(files)
 
 
 def load_model_tensors(folder: RunFolder) -> Loaded:
@@ -186,23 +233,6 @@ def _version(folder: RunFolder) -> tuple[bytes | None, bool]:
         return index.read_bytes(), folder.model_file.exists()
     except FileNotFoundError:
         return None, folder.model_file.exists()
-
-
-def _read(folder: RunFolder, use: Callable[[ModelFiles], T]) -> T:
-    index_file = folder.model_index_file
-    with ExitStack() as held:
-        if not index_file.exists():
-            file = held.enter_context(folder.open_tensors(folder.model_file))
-            return use(ModelFiles([file], file.metadata(), {}))
-        index = _index(folder)
-        metadata, files = index["metadata"], list[TensorFile]()
-        for name, digest in metadata["files"].items():
-            files.append(held.enter_context(folder.open_tensors(folder.path / name)))
-            require_digest(index_file, folder.path / name, digest)
-        names = [name for file in files for name in file.names]
-        if sorted(names) != sorted(index["weight_map"]):
-            raise damaged(index_file, "its files have other tensors than it says")
-        return use(ModelFiles(files, dict(metadata["hakg"]), metadata["tables"]))
 
 
 def _index(folder: RunFolder) -> dict[str, Any]:

@@ -366,6 +366,11 @@ class TensorFile:
         with self._reading():
             return torch.tensor(self._handle.get_tensor(name))
 
+    def rows(self, name: str, first: int, end: int) -> Tensor:
+        """A copy of some consecutive rows of a tensor."""
+        with self._reading():
+            return torch.tensor(self._handle.get_slice(name)[first:end])
+
     def kind(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of a tensor, which is not read; a type that nothing here saves is an error."""
         with self._reading():
