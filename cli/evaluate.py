@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .files import ResultPath, table_path, write_json, write_tables
+from .part_vectors import is_one_of_several, parts_option, refuse_parts, vectors_by_parts, write_own_vectors
 from .preprocess import by_table, copied_options
 from .progress import stages
 from .report import counted, number_of, table
 from .runs import OpenedRun, device_option, list_length, open_run
+from .several import KeepsArguments, given_scorer
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
@@ -28,6 +31,7 @@ _FORMS = ("delimiter", "encoding", "no_header", "decimal")
 @copied_options(*_FORMS)
 @click.command(
     "evaluate",
+    cls=KeepsArguments,
     epilog="\b\nExamples:\n"
     "  hakg evaluate runs/demo\n"
     "  hakg evaluate runs/demo --k 10 --k 50 --no-groups --json metrics.json --per-user users.csv\n"
@@ -95,11 +99,12 @@ _FORMS = ("delimiter", "encoding", "no_header", "decimal")
     metavar="N",
     help="Rank by N processes of this machine, on the CPU; the numbers are those of one.",
 )
+@parts_option
 @device_option
 def evaluate_command(
     run: Path, data: Path | None, split: str, ks: tuple[int, ...], json_file: Path | None, per_user: Path | None,
     among: str, groups: bool, also: tuple[str, ...], sampled: int | None, interactions: tuple[Path, ...],
-    user_col: str, item_col: str, rating_col: str | None, processes: int, device: str, **form: Any,
+    user_col: str, item_col: str, rating_col: str | None, processes: int, parts: Path | None, device: str, **form: Any,
 ) -> None:  # fmt: skip
     """Measure how well the model of RUN ranks.
 
@@ -118,6 +123,10 @@ def evaluate_command(
 
     _refuse_idle_options(interactions, split)
     device = _one_device(processes, device)
+    if parts is not None and is_one_of_several():
+        write_own_vectors(run, data, parts)
+        return
+    refuse_parts(parts, processes)
     with stages(3) as begin:
         begin("loading")
         opened = open_run(run, data, instead=_INSTEAD)
@@ -131,7 +140,9 @@ def evaluate_command(
             also=also, sampled=sampled, sample_seed=seed, keep_overlap=opened.folder.settings.training.keep_overlap,
         )  # fmt: skip
         begin("model")
-        with Together(evaluator, processes, partial(open_scorer, run, opened.data_path)) as ranked:
+        with ExitStack() as held:
+            held.enter_context(vectors_by_parts(parts, processes))
+            ranked = held.enter_context(Together(evaluator, processes, partial(open_scorer, run, opened.data_path)))
             results = {"model": ranked(_scorer(opened, device, split))}
             begin("yardsticks")
             results["popularity"] = ranked(PopularityScorer(dataset, evaluator.mask))
@@ -164,14 +175,16 @@ def _one_device(processes: int, device: str) -> str:
 def _scorer(opened: OpenedRun, device: str, split: str) -> Scorer:
     """What the model of the run ranks by; the model itself is let go."""
     from hakg_dgl.errors import ConfigError
+    from hakg_dgl.training.loading import model_splits
 
-    trained = opened.load(device)
-    if split in trained.splits:
+    scorer = given_scorer()
+    trained = opened.load(device) if scorer is None else None
+    if split in (model_splits(opened.folder) if trained is None else trained.splits):
         raise ConfigError(
             f"{opened.folder.path}: its model was trained again on train and validation (refit); evaluate the test "
             "split, or read the validation metrics of the selection in result.json"
         )
-    return trained.model.scorer()
+    return trained.model.scorer() if trained is not None else scorer  # type: ignore[return-value]
 
 
 _INSTEAD = "'hakg evaluate RUN --interactions FILE' measures the run on a later log."

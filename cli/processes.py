@@ -10,11 +10,13 @@ import click
 from .failures import Failure, stopping_gently
 from .several import arguments
 
+TO_GO_ON = "Continue with --resume: training goes on from the last saved state, with any number of processes."
 
-def in_processes(size: int) -> None:
+
+def in_processes(size: int, *, what: str = "the training", advice: str = TO_GO_ON) -> None:
     """Run the command that is running in several processes; returns when all have ended well.
 
-    It has to be one of :class:`~.several.KeepsArguments`.
+    It has to be one of :class:`~.several.KeepsArguments`. ``what`` ends with one of them, and ``advice`` is what to do.
 
     Raises
     ------
@@ -41,12 +43,12 @@ def in_processes(size: int) -> None:
         if rank == 0 and code > 0 and code != LOST_EXIT:  # it has said why
             click.get_current_context().exit(code)
         if code:
-            raise Failure(_message(launched.last_words(rank), rank, code, size))
+            raise Failure(f"{_message(launched.last_words(rank), rank, code, size, what)}\n{advice}")
     finally:
         launched.close()
 
 
-def _message(words: str, rank: int, code: int, size: int) -> str:
+def _message(words: str, rank: int, code: int, size: int, what: str) -> str:
     from hakg_dgl.distributed.launch import HUNG
     from hakg_dgl.distributed.lost import LOST_EXIT
 
@@ -54,7 +56,4 @@ def _message(words: str, rank: int, code: int, size: int) -> str:
     how = "did not answer any more and was ended" if code == HUNG else how
     how = "has lost the others and ended" if code == LOST_EXIT else how
     said = f": {words.removeprefix('Error: ')}" if words and code > 0 else ""
-    return (
-        f"process {rank} of {size} {how}, and with it the training{said}\n"
-        "Continue with --resume: training goes on from the last saved state, with any number of processes."
-    )
+    return f"process {rank} of {size} {how}, and with it {what}{said}"

@@ -12,6 +12,7 @@ import click
 
 from .files import table_path, write_tables
 from .newcomers import NEWER_DATA, Newcomers, load_with, newcomer_options, newcomers
+from .part_vectors import is_one_of_several, parts_option, refuse_parts, vectors_by_parts, write_own_vectors
 from .preprocess import copied_options
 from .progress import bar, stages
 from .report import counted, number_of, shown, table
@@ -83,6 +84,7 @@ _TEXT = ("user", "item", "similar", "name")
     metavar="P",
     help="Make the shards by P processes; the vectors of the run are in memory once.",
 )
+@parts_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--include-seen", is_flag=True, help="List items that the user is known to have (in any split) too.")
 @click.option(
@@ -106,8 +108,8 @@ _TEXT = ("user", "item", "similar", "name")
 @device_option
 def recommend_command(
     run: Path, user_ids: tuple[str, ...], similar_to: tuple[str, ...], similar_to_user: tuple[str, ...],
-    pairs: Path | None, k: int, out: Path | None, shards: int | None, processes: int, as_json: bool,
-    include_seen: bool, data: Path | None, device: str, **options: Any,
+    pairs: Path | None, k: int, out: Path | None, shards: int | None, processes: int, parts: Path | None,
+    as_json: bool, include_seen: bool, data: Path | None, device: str, **options: Any,
 ) -> None:  # fmt: skip
     """List the best items of users, by the model of RUN.
 
@@ -121,8 +123,14 @@ def recommend_command(
     _refuse_together(asked, {"--user": user_ids, "--include-seen": include_seen}, filters, new, shards)
     if shards is not None and (out is None or out.suffix != ".parquet"):
         raise click.UsageError("--shards writes a folder of Parquet files: name it (--out lists.parquet)")
-    if processes > 1 and shards is None:
+    if processes > 1 and shards is None and parts is None:
         raise click.UsageError("--processes share the files of --shards: say how many (--shards N)")
+    if parts is not None and (any(asked.values()) or new.any_users or new.items):
+        raise click.UsageError("--parts is for the lists of users that the run knows, of its items: leave it out")
+    refuse_parts(parts, processes)
+    if parts is not None and is_one_of_several():
+        write_own_vectors(run, data, parts)
+        return
     if not any(asked.values()) and not user_ids and out is None and not as_json and not new.any_users:
         raise click.UsageError("name users (--user ID), or a file for the lists of all (--out lists.csv)")
     if out is not None and as_json:
@@ -136,7 +144,8 @@ def recommend_command(
             lists, rows = _Lists.empty(), _scored_pairs(opened, pairs, new, device)
         else:
             rows = None
-            lists = _lists(opened, user_ids, similar_to, similar_to_user, filters, new, device)
+            with vectors_by_parts(parts, processes):
+                lists = _lists(opened, user_ids, similar_to, similar_to_user, filters, new, device)
     for note in [*opened.notes, *lists.notes, *(rows[1] if rows else [])]:
         click.echo(f"Note: {note}", err=True)
     if rows is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = "hakg_dgl.arguments"
 
 
-_VECTORS = "HAKG_SHARED_VECTORS"
+VECTORS = "HAKG_SHAREDVECTORS"
 """Environment variable with the folder of the vectors that the process that started this one ranks by."""
 
 
@@ -54,14 +54,14 @@ def shared_vectors(scorer: Scorer, processes: int) -> Iterator[tuple[Scorer, dic
         return
     with TemporaryDirectory(prefix="hakg-vectors-") as folder:
         save_vectors(Path(folder), scorer)  # type: ignore[arg-type]
-        yield mapped_scorer(Path(folder)), {_VECTORS: folder}
+        yield mapped_scorer(Path(folder)), {VECTORS: folder}
 
 
 def given_scorer() -> Scorer | None:
     """The scorer of the process that started this one, if it shares it."""
     from hakg_dgl.ranking.shared_vectors import mapped_scorer
 
-    folder = os.environ.get(_VECTORS)
+    folder = os.environ.get(VECTORS)
     return None if folder is None else mapped_scorer(Path(folder))
 
 
