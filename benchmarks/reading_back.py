@@ -27,6 +27,9 @@ import torch
 from measure import describe_machine, duration, gigabytes, machine_facts, markdown, write_results
 
 from hakg_dgl.data.dataset import load_dataset
+from hakg_dgl.data.edge_blocks import SavedEdges
+from hakg_dgl.data.owners import hash_owners
+from hakg_dgl.data.part_writing import write_parts
 from hakg_dgl.data.preprocess import PreprocessOptions, preprocess
 from hakg_dgl.data.random_graphs import generate_like
 from hakg_dgl.models.recommender import GradientRecommender
@@ -42,8 +45,12 @@ PAUSE = 0.05
 
 
 def make_runs(arguments: argparse.Namespace, settings: Settings, folder: Path) -> None:
-    """A data set, and a run as one file and one as several files, with the tensors of an untrained model."""
+    """A data set, its parts, and a run as one file and one as several files, with the tensors of an untrained model."""
     preprocess(generate_like(arguments.like, arguments.scale), PreprocessOptions()).save(folder / "data")
+    edges = SavedEdges(folder / "data")
+    for n in arguments.processes:
+        if n > 1:
+            write_parts(edges, hash_owners(edges, n), folder / f"parts-{n}", method="hash")
     dataset = load_dataset(folder / "data")
     model = build_model(dataset, settings, torch.device("cpu"), ("train", "valid"))
     assert isinstance(model, GradientRecommender)
@@ -76,9 +83,10 @@ def save_in_files(
     save_model_index(folder, files, where, bounds, total, about)
 
 
-def arguments_of(command: str, run: Path, processes: int, out: Path) -> list[str]:
+def arguments_of(command: str, run: Path, processes: int, out: Path, parts: Path | None = None) -> list[str]:
     """Of ``hakg``."""
     more = ["--processes", str(processes)] if processes > 1 else []
+    more += ["--parts", str(parts)] if parts is not None else []
     if command == "evaluate":
         return ["evaluate", str(run), "--device", "cpu", "--json", str(out / "metrics.json"), *more]
     if command == "recommend":
@@ -155,12 +163,14 @@ def main(given: Sequence[str] | None = None) -> None:
         if maker.exitcode:
             raise SystemExit("the runs could not be made")
         runs = {"one file": folder / "one", f"{arguments.files} files": folder / "several"}
-        for command, (form, run), n in itertools.product(arguments.commands, runs.items(), arguments.processes):
+        ways = [(n, by_parts) for n in arguments.processes for by_parts in ((False, True) if n > 1 else (False,))]
+        for command, (form, run), (n, by_parts) in itertools.product(arguments.commands, runs.items(), ways):
             if command == "export" and n > 1:
                 continue
+            parts = folder / f"parts-{n}" if by_parts else None
             with tempfile.TemporaryDirectory() as out:
-                found = watched(arguments_of(command, run, n, Path(out)))
-            rows.append({"command": command, "run": form, "processes": n, **found})
+                found = watched(arguments_of(command, run, n, Path(out), parts))
+            rows.append({"command": command, "run": form, "processes": n, "by_parts": by_parts, **found})
             print(table(rows[-1:]), flush=True)
     print("\n" + table(rows))
     if arguments.json:
@@ -174,7 +184,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     header = ["command", "run of", "processes", "peak of the first", "of the others, at most", "all together", "time"]
     lines = [
         [
-            row["command"], row["run"], str(row["processes"]), gigabytes(row["first_peak_bytes"]),
+            row["command"], row["run"], f"{row['processes']}{', by parts' * row['by_parts']}",
+            gigabytes(row["first_peak_bytes"]),
             gigabytes(row["others_peak_bytes"]) if row["processes"] > 1 else "-", gigabytes(row["together_bytes"]),
             duration(row["seconds"]),
         ]
