@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = "hakg_dgl.arguments"
 
 
-VECTORS = "HAKG_SHAREDVECTORS"
+VECTORS = "HAKG_SHARED_VECTORS"
 """Environment variable with the folder of the vectors that the process that started this one ranks by."""
 
 

@@ -19,6 +19,7 @@ from hakg_dgl.training.model_file import (
     load_model_metadata,
     load_model_tensors,
     model_digest,
+    opened_model,
     piece_name,
     save_model,
     save_model_index,
@@ -51,6 +52,32 @@ def require(found: tuple[dict[str, torch.Tensor], dict[str, Any]], value: float)
     assert torch.equal(tensors["user"], USER + value)
     assert tensors["gate"].tolist() == [value]
     assert about["epoch"] == value
+
+
+def test_rows_are_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hakg_dgl.training.model_file.ROWS_AT_ONCE", 2)
+    folder = RunFolder(tmp_path)
+    wide = torch.zeros(3, dtype=torch.float64)
+    for save in (
+        lambda: save_model(folder, {"user": USER + 1, "gate": torch.ones(1)}, {}),
+        lambda: save_two(folder, 1.0),
+    ):
+        save()
+        with opened_model(folder) as files:
+            assert sorted(files.names) == ["gate", "user"]
+            for ids in ([], [0], [4], [1, 2, 3], [0, 1, 2, 3, 4]):
+                assert torch.equal(files.rows("user", torch.tensor(ids, dtype=torch.int64)), USER[ids] + 1)
+            state = {"user": torch.zeros(5, 2), "gate": torch.zeros(1)}
+            files.fill(state)
+            assert torch.equal(state["user"], USER + 1)
+            assert state["gate"].tolist() == [1.0]
+            for other in (
+                {"user": torch.zeros(6, 2), "gate": wide[:1].float()},
+                {"user": USER},
+                {**state, "gate": wide},
+            ):
+                with pytest.raises(ValueError, match="missing, too many, or of another shape or type"):
+                    files.fill(other)
 
 
 def test_files_of_processes_take_the_place_of_one_file_and_back(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,24 +23,35 @@ VECTORS = ("vectors-user", "vectors-item")
 def save_array(folder: Path, name: str, values: Tensor) -> None:
     """Write a tensor to ``folder/NAME.bin``, and what it is to ``folder/NAME.json``."""
     array = values.detach().cpu().contiguous().numpy()
-    try:
+    with _writing(folder):
         array.tofile(_file(folder, name))
-        about = {"dtype": array.dtype.name, "shape": array.shape}
-        (folder / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"what the processes share cannot be written: {error.strerror or error}", path=folder,
-            remedy="Have TMPDIR name a folder on a disk with more room, or leave --processes out.",
-        ) from error  # fmt: skip
+        _describe(folder, name, array.shape, values.dtype)
 
 
 def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Make a file of zeros that :func:`mapped_array` and :func:`writable_array` map."""
     size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
-    with _file(folder, name).open("wb") as file:
+    with _writing(folder), _file(folder, name).open("wb") as file:
         file.truncate(size)
+        if size and hasattr(os, "posix_fallocate"):  # else writing to the tensor fails on a full disk, by a signal
+            os.posix_fallocate(file.fileno(), 0, size)
+        _describe(folder, name, shape, dtype)
+
+
+def _describe(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     about = {"dtype": str(dtype).removeprefix("torch."), "shape": shape}
     (folder / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"what the processes share cannot be written: {error.strerror or error}", path=folder,
+            remedy="Have TMPDIR name a folder on a disk with more room, or leave --processes out.",
+        ) from error  # fmt: skip
 
 
 def writable_array(folder: Path, name: str) -> Tensor:
