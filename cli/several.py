@@ -16,7 +16,7 @@ import click
 from hakg_dgl.distributed.starter import STARTED_BY, orphaned
 
 if TYPE_CHECKING:
-    from hakg_dgl.ranking.topk import Scorer
+    from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 
 _ARGUMENTS = "hakg_dgl.arguments"
 
@@ -57,7 +57,7 @@ def shared_vectors(scorer: Scorer, processes: int) -> Iterator[tuple[Scorer, dic
         yield mapped_scorer(Path(folder)), {VECTORS: folder}
 
 
-def given_scorer() -> Scorer | None:
+def given_scorer() -> EmbeddingScorer | None:
     """The scorer of the process that started this one, if it shares it."""
     from hakg_dgl.ranking.shared_vectors import mapped_scorer
 

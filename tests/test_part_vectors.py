@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -77,6 +78,12 @@ def test_commands_by_parts_find_what_one_process_does(tmp_path: Path) -> None:
     said = [hakg("evaluate", run, "--json", "-", "--device", "cpu", *more) for more in ((), several)]
     assert json.loads(said[0]) == json.loads(said[1])
     assert "--parts is for several processes" in hakg("evaluate", run, "--parts", parts)
+    assert "--processes is for --parts" in hakg("export", run, "--out", tmp_path / "out", "--processes", 2)
+    for name, more in (("one", ()), ("two", several)):
+        assert "6 files" in hakg("export", run, "--out", tmp_path / name, *more), "ranking vectors of users and items"
+    for table in ("users", "items"):
+        mine, theirs = (np.load(tmp_path / name / f"{table}.ranking.npy") for name in ("two", "one"))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9)
     assert "there are 2 parts and 3 processes" in hakg("evaluate", run, "--parts", parts, "--processes", 3)
     assert "--parts is for the lists of users that the run knows" in hakg(
         "recommend", run, "--similar-to", "x", *several
