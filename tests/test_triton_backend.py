@@ -34,7 +34,7 @@ from hakg_dgl.kernels.products import edge_dot, sum_over_columns, sum_over_rows
 from hakg_dgl.kernels.torch_backend import TorchBackend
 from hakg_dgl.kernels.triton_backend import TritonBackend
 from hakg_dgl.kernels.triton_kernels import gate, products
-from hakg_dgl.layers import losses
+from hakg_dgl.layers import losses, spectrum
 from hakg_dgl.layers.losses import COUNT_FLOOR, hinge_over_negatives
 from hakg_dgl.layers.packed_executor import PackedExecutor
 from hakg_dgl.layers.sampling import NegativeSampler
@@ -196,6 +196,19 @@ def test_the_gate_is_pytorchs(dtype: torch.dtype, n_items: int, dim: int) -> Non
     assert error(ours, theirs) < 2 * CLOSE[dtype]
     for mine, other in zip(gradients(ours, *tensors), gradients(theirs, *tensors), strict=True):
         assert error(mine, other) < 4 * CLOSE[dtype]
+
+
+def test_singular_vectors_by_triton_are_those_of_a_full_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = torch.rand(24, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dense[dense < 0.6] = 0.0
+    rows, cols = dense.nonzero().to(DEVICE).unbind(1)
+    monkeypatch.setattr(spectrum, "choose_backend", lambda name, device: TRITON)
+    monkeypatch.setattr(spectrum, "way", lambda n, r, device: "blocks")
+    pattern = SparsePattern.from_pairs(rows, cols, *dense.shape)
+    squared, vectors = spectrum.leading(spectrum.Matrix(pattern, dense.to(DEVICE)[rows, cols]), 3)
+    _, values, right = torch.linalg.svd(dense)
+    torch.testing.assert_close(squared.cpu(), values[:3].square())
+    torch.testing.assert_close((right[:3] @ vectors.cpu()).abs(), torch.eye(3, dtype=torch.float64))
 
 
 # --- patterns of fixed shape --------------------------------------------------------------------------------------
