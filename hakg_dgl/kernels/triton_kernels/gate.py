@@ -77,12 +77,13 @@ def gate_kernel(
 
 
 @triton.jit
-def _upstream(grad, first, sent, row, column, live, dim, PIECED: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The gradient of the mixture, or the sum of its pieces times ``sent`` if it lies in such."""
+def _upstream(
+    grad, begin, end, share, row, column, live, dim, PIECED: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
+    """The gradient of the mixture, or the sum of its pieces times ``share`` if it lies in such."""
     if PIECED:
-        begin, end = tl.load(first + row, mask=live, other=0), tl.load(first + row + 1, mask=live, other=0)
         total = add_pieces(tl.zeros([ROWS, COLS], dtype=tl.float32), grad, begin, end, column, column < dim, dim)
-        total *= tl.load(sent + row, mask=live, other=0.0)[:, None]
+        total *= share[:, None]
     else:
         total = _block(grad, row, column, live, dim)
     return total
@@ -97,23 +98,28 @@ def gate_gradient_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row < n_rows
     column = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
+    begin, end, share = row, row, row
+    if PIECED:
+        begin, end = tl.load(first + row, mask=live, other=0), tl.load(first + row + 1, mask=live, other=0)
+        share = tl.load(sent + row, mask=live, other=0.0)
     of_v = tl.zeros([ROWS, DIMS], dtype=tl.float32)
     of_e = tl.zeros([ROWS, DIMS], dtype=tl.float32)
     for start in range(0, dim, CHUNK):
         chunk = start + tl.arange(0, CHUNK)
         g = _block(opened, row, chunk, live, dim)
         apart = _block(item, row, chunk, live, dim) - _block(entity, row, chunk, live, dim)
-        score = _upstream(grad, first, sent, row, chunk, live, dim, PIECED, ROWS, CHUNK) * apart * g * (1.0 - g)
+        upstream = _upstream(grad, begin, end, share, row, chunk, live, dim, PIECED, ROWS, CHUNK)
+        score = upstream * apart * g * (1.0 - g)
         if tl.program_id(1) == 0:
             inside = live[:, None] & (chunk < dim)[None, :]
             tl.store(d_score + row[:, None] * dim + chunk[None, :], score, mask=inside)
         of_v = tl.dot(score, _block_of_matrix(gate_item, chunk, column, dim), of_v, input_precision="tf32x3")
         of_e = tl.dot(score, _block_of_matrix(gate_entity, chunk, column, dim), of_e, input_precision="tf32x3")
-    upstream = _upstream(grad, first, sent, row, column, live, dim, PIECED, ROWS, DIMS)
+    mine = _upstream(grad, begin, end, share, row, column, live, dim, PIECED, ROWS, DIMS)
     g = _block(opened, row, column, live, dim)
     inside, place = live[:, None] & (column < dim)[None, :], row[:, None] * dim + column[None, :]
-    tl.store(d_item + place, of_v + upstream * g, mask=inside)
-    tl.store(d_entity + place, of_e + upstream * (1.0 - g), mask=inside)
+    tl.store(d_item + place, of_v + mine * g, mask=inside)
+    tl.store(d_entity + place, of_e + mine * (1.0 - g), mask=inside)
 
 
 def mix(item: Tensor, entity: Tensor, gate: tuple[Tensor, Tensor], sent: Tensor | None, out: Tensor) -> Tensor:
