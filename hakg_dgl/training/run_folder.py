@@ -42,10 +42,11 @@ _TEMPORARY = re.compile(
 
 
 _TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "C64": torch.complex64, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
+    "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-"""Types of numbers in safetensors files."""
+"""Types of numbers in safetensors files that NumPy has too."""
 WITH_ITS_DATA = "Give the data set it was trained on (--data DATA), or train again on this one."
 """What to do about a run of another data set."""
 
