@@ -62,7 +62,7 @@ def train_whole(rank: int, folder: Path, data: Path, run: Path, settings: Settin
 def test_a_killed_process_ends_all_of_them_and_the_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     data = tmp_path / "data"
     small_demo().save(data)
-    train = ["train", str(data), "--model", "lightgcn", "--epochs", "60", "--set", "dim=8", "--set", "eval_every=1"]
+    train = ["train", str(data), "--model", "lightgcn", "--epochs", "15", "--set", "dim=8", "--set", "eval_every=1"]
     train += ["--set", "dtype=float64", "--device", "cpu", "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     launched = Launched([sys.executable, "-m", "hakg_dgl.cli", *train, str(killed)], 2)
