@@ -23,9 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["torch", "torch._dynamo", "hakg_dgl.cli", "hakg_dgl.training.trainer", "hakg_dgl.distributed.trainer"]
-)
+PROCESSES.set_forkserver_preload(["torch", "hakg_dgl.cli", "hakg_dgl.training.trainer", "hakg_dgl.distributed.trainer"])
 SECONDS = 60.0
 """Within which all must have ended when one of them is killed."""
 PHASES = (

@@ -21,7 +21,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 def import_before() -> None:
     """Have the process that children are forked from import what they use, whatever list a benchmark has for itself."""
     modules = ["hakg_dgl.cli", "hakg_dgl.distributed.trainer", "hakg_dgl.training.trainer", "pytest"]
-    PROCESSES.set_forkserver_preload([*modules, "torch._dynamo"])  # which PyTorch's optimizers import
+    PROCESSES.set_forkserver_preload(modules)
 
 
 def run_in(size: int, work: Callable[..., None], folder: Path, *args: Any) -> None:

@@ -32,8 +32,9 @@ from hakg_dgl.kernels.products import edge_dot, rows_of, weighted_sum_over_colum
 from hakg_dgl.layers.fact_pairs import FactPairs
 from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.sampling import EpochBatches
+from hakg_dgl.models.optimizer import adam
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
-from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, adam, interaction_batches
+from hakg_dgl.models.recommender import Abilities, Axis, GradientRecommender, Pass, Sections, interaction_batches
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.settings.run import GradientRunSettings
 from hakg_dgl.settings.section import Range, Section, TrainingOnly

@@ -26,6 +26,7 @@ from hakg_dgl.layers.losses import batch_rows
 from hakg_dgl.layers.transr import project_by_relation, transr_loss
 from hakg_dgl.layers.triples import TripleBatches, Triples
 from hakg_dgl.models.explanation import Breakdown
+from hakg_dgl.models.optimizer import adam
 from hakg_dgl.models.ranking_loss import NEGATIVES, RankingLoss, RankingLossSettings, idle_ranking_settings
 from hakg_dgl.models.recommender import (
     Abilities,
@@ -33,7 +34,6 @@ from hakg_dgl.models.recommender import (
     GradientRecommender,
     Pass,
     Sections,
-    adam,
     interaction_batches,
     model_with_new_items,
 )

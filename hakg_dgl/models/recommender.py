@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import EdgeType, HeteroGraph, as_heterograph
 from hakg_dgl.layers.sampling import EpochBatches
+from hakg_dgl.models.optimizer import adam
 from hakg_dgl.randomness import torch_generator
 from hakg_dgl.ranking.fold_in import FoldedUsers, FoldIn
 from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
@@ -518,16 +519,6 @@ class ClosedFormRecommender(Recommender):
 def numeric_type(run: RunSettings) -> torch.dtype:
     """The setting ``dtype`` as PyTorch's, float32 for a run without it."""
     return getattr(torch, run.dtype) if isinstance(run, NumericSettings) else torch.float32
-
-
-def adam(parameters: Iterator[nn.Parameter], lr: float, device: torch.device) -> torch.optim.Adam:
-    """Adam, fused.
-
-    On CUDA its learning rate is a tensor there, which a graph reads each time it is played. Such a tensor is float32,
-    with a CUDA graph or without, so that both make the same steps.
-    """
-    rate = torch.tensor(lr, dtype=torch.float32, device=device) if device.type == "cuda" else lr
-    return torch.optim.Adam(parameters, lr=rate, fused=True)
 
 
 def require_tensors(
