@@ -5,6 +5,9 @@ Nothing heavy is imported until a command runs, so ``hakg --help`` is quick and 
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from .ablate import ablate_command
@@ -62,6 +65,9 @@ def main() -> None:
 
     Bad input ends with exit code 2 and a message that says how to fix it; HAKG_DEBUG=1 shows the traceback too.
     """
+    # OpenMP reads it when PyTorch is loaded. Threads of PyTorch that wait busily take the processors from Numba's.
+    if "torch" not in sys.modules and click.get_current_context().invoked_subcommand != "serve":
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 _LONG = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -81,3 +82,20 @@ def test_help_of_all_commands_loads_neither_torch_nor_dgl_nor_pandas() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "found"), [("train", None, "PASSIVE"), ("train", "ACTIVE", "ACTIVE"), ("serve", None, "None")]
+)
+def test_threads_sleep_while_they_wait_unless_told_otherwise(command: str, given: str | None, found: str) -> None:
+    code = (
+        "import os\n"
+        "from hakg_dgl.cli import main\n"
+        f"main([{command!r}, '--help'], standalone_mode=False)\n"
+        "print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    program = [sys.executable, "-c", code]
+    result = subprocess.run(program, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == found
