@@ -17,7 +17,7 @@ from .preprocess import by_table, copied_options
 from .progress import stages
 from .report import counted, number_of, table
 from .runs import OpenedRun, device_option, list_length, open_run
-from .several import KeepsArguments, given_scorer
+from .several import KeepsArguments, given_scorer, one_device, processes_option
 
 if TYPE_CHECKING:
     from hakg_dgl import Dataset, Evaluation
@@ -91,14 +91,7 @@ _FORMS = ("delimiter", "encoding", "no_header", "decimal")
 @click.option(
     "--rating-col", metavar="COLUMN", help="Later log: column of the rating, where the data set has a threshold."
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Rank by N processes of this machine, on the CPU; the numbers are those of one.",
-)
+@processes_option("Rank by N processes of this machine, on the CPU; the numbers are those of one.")
 @parts_option
 @device_option
 def evaluate_command(
@@ -122,7 +115,7 @@ def evaluate_command(
     from hakg_dgl.training.loading import open_scorer
 
     _refuse_idle_options(interactions, split)
-    device = _one_device(processes, device)
+    device = one_device(processes, device)
     if parts is not None and is_one_of_several():
         write_own_vectors(run, data, parts)
         return
@@ -165,26 +158,23 @@ def evaluate_command(
         click.echo("\n\n".join([*filter(None, notes), *_tables(results, groups, cold=among == "cold"), *results_notes]))
 
 
-def _one_device(processes: int, device: str) -> str:
-    """The CPU for several processes; UsageError if a GPU is asked for."""
-    if processes > 1 and device == "cuda":
-        raise click.UsageError("--processes rank on the CPU, a GPU ranks by one process: leave one of them out")
-    return "cpu" if processes > 1 else device
-
-
 def _scorer(opened: OpenedRun, device: str, split: str) -> Scorer:
     """What the model of the run ranks by; the model itself is let go."""
     from hakg_dgl.errors import ConfigError
     from hakg_dgl.training.loading import model_splits
 
-    scorer = given_scorer()
-    trained = opened.load(device) if scorer is None else None
-    if split in (model_splits(opened.folder) if trained is None else trained.splits):
+    scorer: Scorer | None = given_scorer()
+    if scorer is not None:
+        splits = model_splits(opened.folder)
+    else:
+        trained = opened.load(device)
+        scorer, splits = trained.model.scorer(), trained.splits
+    if split in splits:
         raise ConfigError(
             f"{opened.folder.path}: its model was trained again on train and validation (refit); evaluate the test "
             "split, or read the validation metrics of the selection in result.json"
         )
-    return trained.model.scorer() if trained is not None else scorer  # type: ignore[return-value]
+    return scorer
 
 
 _INSTEAD = "'hakg evaluate RUN --interactions FILE' measures the run on a later log."

@@ -12,7 +12,7 @@ import click
 from .part_vectors import is_one_of_several, parts_option, refuse_parts, vectors_by_parts, write_own_vectors
 from .progress import stages
 from .runs import OpenedRun, device_option, open_run
-from .several import KeepsArguments, given_scorer
+from .several import KeepsArguments, given_scorer, one_device, processes_option
 
 if TYPE_CHECKING:
     from hakg_dgl import Recommender
@@ -45,14 +45,7 @@ PROGRAMS = ("faiss", "hnswlib", "onnx")
     help="Write one file for this program: an index of items (faiss, hnswlib), or a graph from users to lists (onnx).",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="The data set, if it has moved since training.")
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="With --parts: compute the vectors by N processes.",
-)
+@processes_option("With --parts: compute the vectors by N processes.")
 @parts_option
 @device_option
 def export_command(
@@ -73,6 +66,7 @@ def export_command(
     if processes > 1 and parts is None:
         raise click.UsageError("--processes is for --parts, what 'hakg partition DATA' wrote: add it")
     refuse_parts(parts, processes)
+    device = one_device(processes, device)
     with ExitStack() as held, stages(2) as begin:
         begin("loading")
         if program is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ from hakg_dgl.distributed.starter import STARTED_BY, orphaned
 if TYPE_CHECKING:
     from hakg_dgl.ranking.topk import EmbeddingScorer, Scorer
 
+Command = TypeVar("Command", bound="Callable[..., Any]")
 _ARGUMENTS = "hakg_dgl.arguments"
 
 
@@ -39,6 +40,20 @@ def arguments(ctx: click.Context) -> list[str]:
     return [str(ctx.info_name), *ctx.meta[_ARGUMENTS]]
 
 
+def processes_option(help_text: str) -> Callable[[Command], Command]:
+    """Add the option ``--processes`` to a command that ranks by several processes of this machine."""
+    return click.option(
+        "--processes", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help=help_text
+    )
+
+
+def one_device(processes: int, device: str) -> str:
+    """The CPU for several processes; UsageError if a GPU is asked for."""
+    if processes > 1 and device == "cuda":
+        raise click.UsageError("--processes rank on the CPU, a GPU ranks by one process: leave one of them out")
+    return "cpu" if processes > 1 else device
+
+
 @contextmanager
 def shared_vectors(scorer: Scorer, processes: int) -> Iterator[tuple[Scorer, dict[str, str]]]:
     """The scorer, and the environment that :func:`helpers` need for the same one, whose vectors are there once.
@@ -53,7 +68,7 @@ def shared_vectors(scorer: Scorer, processes: int) -> Iterator[tuple[Scorer, dic
         yield scorer, {}
         return
     with TemporaryDirectory(prefix="hakg-vectors-") as folder:
-        save_vectors(Path(folder), scorer)  # type: ignore[arg-type]
+        save_vectors(Path(folder), scorer)
         yield mapped_scorer(Path(folder)), {VECTORS: folder}
 
 

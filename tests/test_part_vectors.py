@@ -78,6 +78,8 @@ def test_commands_by_parts_find_what_one_process_does(tmp_path: Path) -> None:
     said = [hakg("evaluate", run, "--json", "-", "--device", "cpu", *more) for more in ((), several)]
     assert json.loads(said[0]) == json.loads(said[1])
     assert "--parts is for several processes" in hakg("evaluate", run, "--parts", parts)
+    on_a_gpu = hakg("export", run, "--out", tmp_path / "out", *several, "--device", "cuda")
+    assert "--processes rank on the CPU" in on_a_gpu
     assert "--processes is for --parts" in hakg("export", run, "--out", tmp_path / "out", "--processes", 2)
     for name, more in (("one", ()), ("two", several)):
         assert "6 files" in hakg("export", run, "--out", tmp_path / name, *more), "ranking vectors of users and items"

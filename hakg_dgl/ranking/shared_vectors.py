@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def mapped_scorer(folder: Path) -> EmbeddingScorer:
     return EmbeddingScorer(user, item)
 
 
-def has_vectors(scorer: Scorer) -> bool:
+def has_vectors(scorer: Scorer) -> TypeGuard[EmbeddingScorer]:
     """Whether a scorer's vectors can be shared in this way: it has some, on the CPU."""
     return type(scorer) is EmbeddingScorer and scorer.item_vectors.device.type == "cpu"
 

@@ -160,7 +160,7 @@ def _described(scorer: Scorer, folder: Path) -> dict[str, Any]:
     """What a process makes the scorer of."""
     sizes = {"n_users": scorer.n_users, "n_items": scorer.n_items}
     if has_vectors(scorer):
-        save_vectors(folder, scorer)  # type: ignore[arg-type]
+        save_vectors(folder, scorer)
         return {"scorer": "vectors", **sizes}
     if isinstance(scorer, SameForAllScorer):
         save_array(folder, "row", scorer.row)
