@@ -19,12 +19,14 @@ from test_aggregation import BOUND, EDGE_BOUND, check_gradients, compare, with_g
 from torch import Tensor
 
 from hakg_dgl.errors import ConfigError
-from hakg_dgl.graph.packed import KnowledgePattern
+from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels import aggregation
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.choice import NUMBA_FROM_EDGES, choose_backend, explain_backend
 from hakg_dgl.kernels.interface import CompiledBackend, FusedBackend
+from hakg_dgl.kernels.products import dots_and_squares
 from hakg_dgl.layers.dropout import drop_and_normalise
+from hakg_dgl.layers.losses import AngleLoss, item_attribute_pairs
 
 pytest.importorskip("numba", reason="needs Numba: pip install 'hakg_dgl[fast]'")
 pytestmark = pytest.mark.slow
@@ -180,6 +182,57 @@ def test_normalised_rows_are_those_of_pytorch(dtype: torch.dtype, rate: float) -
         results.append((unit, *gradients(unit, x)))
     for ours, theirs in zip(*results, strict=True):
         assert error(ours, theirs) < BOUND[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("rate", [None, 0.0, 0.5, 1.0], ids=str)
+def test_dots_and_squares_are_those_of_pytorch(dtype: torch.dtype, rate: float | None, n_threads: int) -> None:
+    """Of pairs that repeat, of rows without one, of rows that are columns too; of all, some and no coordinates."""
+    draw = torch.Generator().manual_seed(4)
+    rows = torch.randint(0, 90, (4000,), generator=draw).sort().values
+    pairs = SparsePattern.from_pairs(rows, torch.randint(0, 600, (4000,), generator=draw), 100, 700)
+    kept = None if rate is None else torch.rand(9, generator=draw) >= rate
+    y = random_table(700, 9, dtype, 1, reach=2.0).requires_grad_()
+    torch.set_num_threads(n_threads)
+    results = []
+    for backend in (NUMBA, TORCH):
+        dots, squares = dots_and_squares(backend, pairs, y, kept)
+        results.append((dots, squares, *gradients(torch.cat([dots.sin(), squares]), y)))
+    torch.set_num_threads(1)
+    for ours, theirs in zip(*results, strict=True):
+        assert error(ours, theirs) < BOUND[dtype]
+
+
+def test_pairs_may_be_none_and_threads_change_no_bit() -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    y = random_table(900, 33, torch.float32, 1).requires_grad_()
+    dots, squares = dots_and_squares(NUMBA, SparsePattern.from_pairs(none, none, 5, 900), y, None)
+    assert len(dots) == 0
+    (grad,) = gradients(squares, y)
+    assert error(grad, gradients(y.square().sum(1), y)[0]) < BOUND[torch.float32]
+    draw, found = torch.Generator().manual_seed(4), []
+    ends = torch.randint(0, 900, (2, 7000), generator=draw)
+    pairs = SparsePattern.from_pairs(ends[0].sort().values, ends[1], 900, 900)
+    for n_threads in (1, 2, 5):
+        torch.set_num_threads(n_threads)
+        dots, squares = dots_and_squares(NUMBA, pairs, y, None)
+        found.append(torch.cat([dots, squares, *(g.flatten() for g in gradients(torch.cat([dots, squares]), y))]))
+    torch.set_num_threads(1)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_the_angle_loss_is_the_same_with_both() -> None:
+    """With its mask of coordinates, which both draw alike."""
+    graph, rule = odd_graph().packed(), make_rule("paper", "poincare", 1.0, torch.float64)
+    loss = AngleLoss(item_attribute_pairs(graph.knowledge, graph.n_items), rule)
+    entity = random_table(graph.n_entities, 6, torch.float64, 1).requires_grad_()
+    results = []
+    for backend in (NUMBA, TORCH):
+        total = loss(backend, entity, torch.Generator().manual_seed(2))
+        results.append((total, *gradients(total, entity)))
+    for ours, theirs in zip(*results, strict=True):
+        assert error(ours, theirs) < BOUND[torch.float64]
 
 
 def test_auto_is_numba_where_there_are_many_messages() -> None:

@@ -61,6 +61,10 @@ class CompiledBackend(SparseBackend, Protocol):
         """Rows of x, ``[n, d]``, zero where ``mask`` (bool, or None) is false, over their norms floored at 1e-12."""
         ...
 
+    def dots_and_squares(self, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :func:`hakg_dgl.kernels.products.dots_and_squares`."""
+        ...
+
 
 @runtime_checkable
 class FusedBackend(SparseBackend, Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from hakg_dgl.errors import ConfigError, MissingDependencyError
 from hakg_dgl.geometry.guards import max_norm
 from hakg_dgl.geometry.message import MessageRule
-from hakg_dgl.graph.packed import KnowledgePattern
+from hakg_dgl.graph.packed import KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.aggregation import OuterEdges
 from hakg_dgl.kernels.numba_version import INSTALL_NUMBA, OLDEST_NUMBA
 from hakg_dgl.kernels.torch_backend import TorchBackend
@@ -34,6 +35,7 @@ if Version(numba.__version__) < Version(OLDEST_NUMBA):
     )
 
 from hakg_dgl.kernels.numba_kernels import aggregation as kernels
+from hakg_dgl.kernels.numba_kernels import pairs as pair_kernels
 from hakg_dgl.kernels.numba_kernels import rows
 
 PIECES = 16
@@ -75,6 +77,46 @@ class NumbaBackend(TorchBackend):
         unit: Tensor = _Normalise.apply(x, mask)  # type: ignore[no-untyped-call]
         return unit
 
+    def dots_and_squares(self, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Two passes over the pairs, forward and backward, and two over the rows; of the kept coordinates alone."""
+        dots, squares = _DotsAndSquares.apply(pattern, y, kept)  # type: ignore[no-untyped-call]
+        return dots, squares
+
+
+class _DotsAndSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        y = y.detach().contiguous()
+        coordinates = torch.arange(y.shape[1]) if kept is None else kept.nonzero().flatten()
+        table, squares = y.new_empty(len(y), len(coordinates)), y.new_empty(len(y))
+        _on_threads([
+            partial(pair_kernels.narrow, *part, y.numpy(), coordinates.numpy(), table.numpy(), squares.numpy())
+            for part in _parts(len(y))
+        ])  # fmt: skip
+        dots, indptr = y.new_empty(pattern.n_edges), pattern.by_row.indptr.numpy()
+        _on_threads([
+            partial(pair_kernels.dots, *part, indptr, pattern.cols.numpy(), table.numpy(), dots.numpy())
+            for part in _equal_shares(indptr)
+        ])  # fmt: skip
+        ctx.pattern, ctx.dim = pattern, y.shape[1]
+        ctx.save_for_backward(table, coordinates)
+        return dots, squares
+
+    @staticmethod
+    def backward(ctx: Any, grad_dot: Tensor, grad_square: Tensor) -> tuple[None, Tensor, None]:
+        table, coordinates = ctx.saved_tensors
+        pattern: SparsePattern = ctx.pattern
+        by_row, by_col, grad = pattern.by_row, pattern.by_col, table.new_empty(len(table), ctx.dim)
+        order = torch.arange(pattern.n_edges) if by_col.order is None else by_col.order
+        arrays = (by_row.indptr, pattern.cols, by_col.indptr, order, pattern.rows)
+        given = (grad_dot.contiguous(), grad_square.contiguous(), table, coordinates, grad)
+        called = [x.numpy() for x in (*arrays, *given)]
+        ends = by_col.indptr.clone()
+        ends[: len(by_row.indptr)] += by_row.indptr
+        ends[len(by_row.indptr) :] += by_row.indptr[-1]
+        _on_threads([partial(pair_kernels.gradient, *part, *called) for part in _equal_shares(ends.numpy())])
+        return None, grad, None
+
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
@@ -104,12 +146,27 @@ def _parts(n: int) -> list[tuple[int, int]]:
     return [(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
 
 
+def _equal_shares(ends: np.ndarray[Any, np.dtype[np.int64]]) -> list[tuple[int, int]]:
+    """First and last of the rows of each thread, so that their edges, of which ``ends`` are the bounds, are as many."""
+    threads = max(1, torch.get_num_threads())
+    bounds = np.searchsorted(ends, np.linspace(ends[0], ends[-1], threads + 1))
+    bounds[0], bounds[-1] = 0, len(ends) - 1
+    return [(int(first), int(last)) for first, last in pairwise(bounds) if last > first]
+
+
+def _squared_norms(x: Tensor) -> Tensor:
+    """Of the rows of x, ``[n]``."""
+    out = x.new_empty(len(x))
+    _on_threads([partial(rows.squares, *part, x.numpy(), out.numpy()) for part in _parts(len(x))])
+    return out
+
+
 class _Call:
     """What all kernels of one aggregation are called with, as arrays."""
 
     def __init__(self, graph: KnowledgePattern, rule: MessageRule, entity: Tensor, relation: Tensor) -> None:
         pairs = graph.pairs
-        squared = entity.square().sum(1)
+        squared = _squared_norms(entity)
         heads = squared[: pairs.n_rows]
         self.outer = OuterEdges(graph, rule, rule.scale(heads).square() * heads)
         self.outer_heads = self.outer.heads.numpy()

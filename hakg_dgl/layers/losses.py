@@ -422,9 +422,8 @@ class AngleLoss:
                 both=self.direction == "both", aperture=self.aperture, dropout=self.dropout,
             )  # fmt: skip
         else:
-            if generator is not None:
-                entity = entity * self._coordinates((entity.shape[1],), generator, entity)
-            dot, squared = dots_and_squares(backend, self.pairs, entity)
+            kept = None if generator is None else self._kept((entity.shape[1],), generator)
+            dot, squared = dots_and_squares(backend, self.pairs, entity, kept)
             item, attribute = self._ends(backend, squared)
         item, attribute, dot = cone_points(item, attribute, dot, rule=self.rule)
         total = self._excess(attribute, item, dot).mean()
@@ -433,8 +432,8 @@ class AngleLoss:
     def _excess(self, apex: Tensor, point: Tensor, dot: Tensor) -> Tensor:
         return cone_excess(apex, point, dot, rule=self.rule, aperture=self.aperture)
 
-    def _coordinates(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-        return (self._drawn(shape, generator) >= self.dropout).to(like)
+    def _kept(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self._drawn(shape, generator) >= self.dropout
 
     @staticmethod
     def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -451,7 +450,7 @@ class AngleLoss:
     def _masked_by_edge(
         self, backend: SparseBackend, entity: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        keep = self._coordinates((self.pairs.n_edges, entity.shape[1]), generator, entity)
+        keep = self._kept((self.pairs.n_edges, entity.shape[1]), generator).to(entity)
         item, attribute = (end * keep for end in self._ends(backend, entity))
         return item.square().sum(1), attribute.square().sum(1), (item * attribute).sum(1)
 

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="no-untyped-def,no-untyped-call,misc"
-"""Dropout and normalisation of rows in Numba, one pass each way."""
+"""Squared norms of rows, and their dropout and normalisation, in Numba: one pass each way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from hakg_dgl.kernels.numba_kernels.numbers import number
 def _kernels(floor):
     """The kernels; Numba looks for compiled ones by a function's own file and by what it encloses."""
     kept = njit(error_model="numpy", fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+
+    @kept
+    def squares(first, last, x, out):
+        """Squared norms of rows ``first`` to ``last`` of x."""
+        for i in range(first, last):
+            total = number(0.0, x[i, 0])
+            for j in range(x.shape[1]):
+                total += x[i, j] * x[i, j]
+            out[i] = total
 
     @kept
     def normalise(first, last, x, mask, unit, inverse):
@@ -44,7 +53,7 @@ def _kernels(floor):
                     value = value if mask[i, j] else number(0.0, value)
                 grad_x[i, j] = value
 
-    return normalise, normalise_backward
+    return squares, normalise, normalise_backward
 
 
-normalise, normalise_backward = _kernels(ROW_NORM_FLOOR)
+squares, normalise, normalise_backward = _kernels(ROW_NORM_FLOOR)

@@ -12,7 +12,6 @@ from hakg_dgl.data.hierarchy import Triples, attribute_tree, hierarchical_relati
 from hakg_dgl.errors import ConfigError
 from hakg_dgl.graph.heterograph import HeteroGraph
 from hakg_dgl.graph.packed import SparsePattern
-from hakg_dgl.kernels.choice import choose_backend
 from hakg_dgl.kernels.interface import SparseBackend
 from hakg_dgl.layers.embeddings import Embeddings
 from hakg_dgl.layers.losses import (
@@ -95,8 +94,8 @@ class Objective:
         self.network: Network = network
         self.generators: Mapping[str, torch.Generator] = random
         self.settings: HAKGLossSettings = network.loss
-        graph, kernels = network.graph, network.settings.kernels
-        self.backend: SparseBackend = choose_backend("auto" if kernels == "readable" else kernels, network.device)
+        graph = network.graph
+        self.backend: SparseBackend = network.backend
         indptr, items = graph.positives()
         self.known: tuple[Tensor, Tensor] = (indptr, items)
         self.longest: int = int(indptr.diff().max())
