@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 PRESETS = (
-    "Named settings of the model to start from; of hakg: default, released, paper, alibaba-ifashion, yelp2018, last-fm."
+    "Named settings of the model to start from; of hakg: default, fast, released, paper, alibaba-ifashion, yelp2018, "
+    "last-fm."
 )
 
 

@@ -236,8 +236,8 @@ def test_settings(assignment: str, message: Message) -> None:
         ("--epochs x", usage("train", "Invalid value for '--epochs': 'x' is not a valid integer.")),
         (
             "--preset nope",
-            "there is no preset 'nope' of model 'hakg'; its presets are default, released, paper, alibaba-ifashion, "
-            "yelp2018, last-fm",
+            "there is no preset 'nope' of model 'hakg'; its presets are default, fast, released, paper, "
+            "alibaba-ifashion, yelp2018, last-fm",
         ),
         ("--device tpu", usage("train", "Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'.")),
         (
