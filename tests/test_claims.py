@@ -28,7 +28,9 @@ def claims_in(path: Path, seed: int = Settings().run.seed) -> tuple[Claims, Jour
     """The claims of a study, as a process that opens its folder has them."""
     path.mkdir(exist_ok=True)
     journal = open_journal(path / "journal.jsonl")
-    return Claims(StudyFolder(path, DEMO, KIND), journal, Trials(journal), SPACE, seed), journal
+    return Claims(
+        StudyFolder(path, DEMO, KIND), journal, Trials(journal), SPACE, Settings.resolve(overrides={"seed": seed})
+    ), journal
 
 
 def drawn(journal: Journal) -> list[dict[str, Any]]:
@@ -74,9 +76,11 @@ def test_a_trial_that_was_given_back_comes_first_and_changes_no_later_one(tmp_pa
 def test_another_seed_draws_other_trials(tmp_path: Path) -> None:
     with Worker(tmp_path / "workers") as worker:
         for seed in (1, 2):
-            assert claims_in(tmp_path / f"seed-{seed}", seed)[0].claim(worker, 1)
-    journals = [open_journal(tmp_path / f"seed-{seed}" / "journal.jsonl") for seed in (1, 2)]
-    assert drawn(journals[0]) != drawn(journals[1])
+            claims, _ = claims_in(tmp_path / f"seed-{seed}", seed)
+            assert [claims.claim(worker, 2) is None for _ in range(2)] == [False, False]
+    one, other = (drawn(open_journal(tmp_path / f"seed-{seed}" / "journal.jsonl")) for seed in (1, 2))
+    assert one[0] == other[0] == {"lr": Settings().training.lr, "layers": Settings().model.layers}
+    assert one[1] != other[1]
 
 
 def test_trials_of_dead_workers_are_made_again_a_few_times(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.studies.tuning import Study, StudyProgress
 from hakg_dgl.studies.tuning_report import ranked
 from hakg_dgl.training import phases
+from hakg_dgl.training.trainer import make_trainer
 
 pytest.importorskip("optuna", reason="python -m pip install -e .[tune]")
 
@@ -247,10 +248,51 @@ def test_the_settings_of_a_baseline_are_searched_in_its_own_space(demo: Dataset,
     study = Study(tmp_path / "study", demo, Settings.resolve(overrides={"kind": "ease", "device": "cpu"}))
     report = study.run(3)
     assert list(report["search"]) == ["ease_l2"]
-    assert Settings.resolve(file=tmp_path / "study" / "best.toml").model.ease_l2 == (
-        report["best"]["settings"]["ease_l2"],
-    )
+    found = report["best"]["settings"]["ease_l2"]
+    best = Settings.resolve(file=tmp_path / "study" / "best.toml").model.ease_l2
+    assert best == (tuple(found) if isinstance(found, list) else (found,))
     assert report["commands"] == [f"hakg train DATA --out {tmp_path}/study-best --config {tmp_path}/study/best.toml"]
+
+
+def test_the_first_trial_has_the_settings_as_they_are(demo: Dataset, tmp_path: Path) -> None:
+    """Lists of values, of which training chooses, included: the best of the search is never worse than them."""
+    settings = Settings.resolve(overrides={"kind": "ease", "device": "cpu"})
+    report = Study(tmp_path / "ease", demo, settings).run(3)
+    first, *others = report["trials"]
+    assert [trial["given"] for trial in report["trials"]] == [True, False, False]
+    assert tuple(first["settings"]["ease_l2"]) == settings.model.ease_l2
+    assert first["value"] == make_trainer(demo, settings.replace({"refit": False})).fit()["metrics"]["valid"]["ndcg@20"]
+    assert report["best"]["value"] >= first["value"]
+    assert "| 0, as given |" in (tmp_path / "ease" / "report.md").read_text()
+    assert [point[2] for point in report["slices"]["ease_l2"]] == [1, 2], "a list has no place on an axis"
+    assert len(report["parallel"]["lines"]) == 2
+    one = Study(tmp_path / "one", demo, settings.replace({"ease_l2": 77.0})).run(2)
+    assert one["trials"][0]["settings"] == {"ease_l2": 77.0}
+    assert one["slices"]["ease_l2"][0][0] == 77.0
+    assert all(isinstance(trial["settings"]["ease_l2"], float) for trial in others)
+
+
+def test_a_space_of_the_callers_own_that_leaves_the_settings_out_is_kept_to(demo: Dataset, tmp_path: Path) -> None:
+    space = {"lr": {"low": 0.02, "high": 0.03}, "gate": [True, False]}
+    for name, given, lr in (("without", False, 0.01), ("with", True, 0.025)):
+        report = begin(tmp_path / name, demo, space, lr=lr).run(2)
+        assert [trial["given"] for trial in report["trials"]] == [given, False]
+        assert all(0.02 <= trial["settings"]["lr"] <= 0.03 for trial in report["trials"])
+
+
+def test_the_first_trial_stays_as_given_when_it_is_made_again(demo: Dataset, tmp_path: Path) -> None:
+    def interrupt(progress: StudyProgress) -> None:
+        raise KeyboardInterrupt
+
+    settings = small_settings(epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        Study(tmp_path / "study", demo, settings).run(2, on_progress=interrupt)
+    report = Study(tmp_path / "study", demo).run(2)
+    assert [(trial["state"], trial["given"]) for trial in report["trials"]] == [
+        ("repeated", True), ("completed", True), ("completed", False),
+    ]  # fmt: skip
+    undisturbed = Study(tmp_path / "undisturbed", demo, settings).run(2)
+    assert outcomes(report) == outcomes(undisturbed)
 
 
 # --- what does not fit --------------------------------------------------------------------------------------------

@@ -135,6 +135,29 @@ def test_the_default_space_of_every_kind_of_model_fits_its_settings(kind: str) -
             assert dimension.low <= chosen <= dimension.high, f"{key}: the default lies outside"
 
 
+@given(st.data())
+def test_settings_lie_in_a_space_where_they_are_or_next_to_it(data: st.DataObject) -> None:
+    """What the sampler is told of settings is always of the space, and is them where they are in it."""
+    low = data.draw(st.floats(1e-6, 1.0))
+    step = data.draw(st.sampled_from([None, 0.25]))
+    numbers = Range(
+        low if step is None else 0.25, low + data.draw(st.floats(0.1, 5.0)) if step is None else 2.0, step=step
+    )
+    whole = Range(1, 9, step=data.draw(st.sampled_from([None, 2])))
+    for space, value in (
+        (numbers, data.draw(st.floats(0.0, 10.0))),
+        (whole, data.draw(st.integers(-3, 20))),
+        (numbers, tuple(data.draw(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=4)))),
+    ):
+        near = space.nearest(value)
+        assert space.low <= near <= space.high
+        assert space.holds(near)
+        assert space.nearest(near) == near
+        if not isinstance(value, tuple):
+            assert space.holds(value) == (near == value)
+            assert abs(near - value) <= min(abs(n - value) for n in (space.low, space.high)) + 1e-12
+
+
 def test_what_has_no_effect_under_a_loss_is_not_searched() -> None:
     softmax, hinge = (
         set(SearchSpace.default(Settings.resolve(preset=name)).dimensions) for name in ("default", "paper")

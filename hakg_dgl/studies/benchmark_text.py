@@ -142,10 +142,12 @@ def _range(dimension: Any) -> str:
 
 
 def _at_an_end(best: Any, dimension: Any) -> bool:
-    """Whether a number lies within a hundredth of a range, or of its logarithm, from one of its ends."""
+    """Whether a number lies within a hundredth of a range, or of its logarithm, from one of its ends, or beyond it."""
     if not isinstance(dimension, Mapping) or isinstance(best, bool) or not isinstance(best, (int, float)):
         return False
     low, best, high = (float(value) for value in (dimension["low"], best, dimension["high"]))
+    if not low < best < high:
+        return True
     if dimension.get("log"):
         low, best, high = math.log(low), math.log(best), math.log(high)
     return bool(min(best - low, high - best) <= NEAR_AN_END * (high - low))

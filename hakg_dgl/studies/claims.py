@@ -7,6 +7,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from hakg_dgl.errors import ConfigError
+from hakg_dgl.models.settings import Settings
 from hakg_dgl.randomness import stream_seed
 from hakg_dgl.studies.journal import Journal
 from hakg_dgl.studies.search_space import SearchSpace
@@ -21,6 +22,8 @@ RANDOM_TRIALS = 10
 """Trials drawn at random before the sampler learns from them."""
 TRIES = 3
 """How often a trial is begun whose worker is killed each time."""
+GIVEN = "given"
+"""Mark of the trial that has the settings as they were given."""
 HOPELESS = 10
 """Failed trials, and not one that has a result, after which a study gives up."""
 
@@ -36,13 +39,16 @@ class Claims:
         Every trial, and where they stand.
     space
         What is searched.
-    seed
-        The seed of the sampler.
+    settings
+        What the first trial has as it is, if that lies in the space; its seed is that of the sampler.
     """
 
-    def __init__(self, folder: StudyFolder, journal: Journal, trials: Trials, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, folder: StudyFolder, journal: Journal, trials: Trials, space: SearchSpace, settings: Settings
+    ) -> None:
         self._folder, self._study, self._trials = folder, journal.study, trials
-        self._space, self._seed = space, seed
+        self._space, self._seed = space, settings.run.seed
+        self._given = space.given(settings)
 
     def claim(self, worker: Worker, wanted: int | None) -> optuna.Trial | None:
         """The next trial, with its settings drawn; None if there are as many as wanted (None: no limit).
@@ -68,6 +74,8 @@ class Claims:
                     multivariate=True,
                     constant_liar=True,  # other workers' running trials count, so that no two try the same
                 )
+            if known.counted == 0 and self._given is not None:
+                self._study.enqueue_trial(self._given, user_attrs={GIVEN: True})
             trial = self._study.ask()
             trial.set_user_attr("worker", worker.id)
             self._space.suggest(trial)
@@ -96,7 +104,8 @@ class Claims:
         tries = int(trial.user_attrs.get("tries", 0)) + killed
         if told.state.name != "FAIL" or tries >= TRIES:
             return False
-        self._study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "tries": tries})
+        marks = {GIVEN: True} if GIVEN in trial.user_attrs else {}
+        self._study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "tries": tries, **marks})
         return True
 
     def _sampler_seed(self) -> int:

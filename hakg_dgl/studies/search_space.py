@@ -55,6 +55,24 @@ class Range:
             return trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log)
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
+    def nearest(self, value: Any) -> float:
+        """The number of the range that is nearest to a value; of a list of values, to the middle one of those in it."""
+        if isinstance(value, tuple):
+            inside = [each for each in sorted(value) if self.low <= each <= self.high] or sorted(value)
+            value = inside[len(inside) // 2]
+        value = min(max(value, self.low), self.high)
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        if self.step is None:
+            return round(value) if whole else float(value)
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        found = low + round((Decimal(str(value)) - low) / step) * step
+        return int(found) if whole else float(found)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is in the range; of a list of values, of which training chooses one, whether any is."""
+        values = value if isinstance(value, tuple) else (value,)
+        return any(self.nearest(each) == each for each in values)
+
     def to_dict(self) -> dict[str, Any]:
         """The range as a file has it."""
         rest = {"log": True} if self.log else {} if self.step is None else {"step": self.step}
@@ -77,6 +95,14 @@ class Choice:
         """A value, drawn by the trial's sampler, which knows the values by their JSON texts."""
         texts = {json.dumps(value): value for value in self.values}
         return texts[trial.suggest_categorical(key, list(texts))]
+
+    def nearest(self, value: Any) -> Any:
+        """The value itself, or the first one if it is not among them."""
+        return value if self.holds(value) else self.values[0]
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is among them."""
+        return value in self.values
 
     def to_dict(self) -> list[Any]:
         """The choice as a file has it."""
@@ -165,6 +191,40 @@ class SearchSpace:
         """A value for each setting, drawn by the trial's sampler."""
         return {key: dimension.suggest(trial, key) for key, dimension in self.dimensions.items()}
 
+    def values_of(self, settings: Settings) -> dict[str, Any]:
+        """What settings have for what is searched; a list of one number, where numbers are searched, as the number."""
+        values = {key: settings.values()[key] for key in self.dimensions}
+        return {
+            key: value[0]
+            if isinstance(self.dimensions[key], Range) and isinstance(value, tuple) and len(value) == 1
+            else value
+            for key, value in values.items()
+        }
+
+    def given(self, settings: Settings) -> dict[str, Any] | None:
+        """Where settings as they are lie in the space, as a trial's parameters; None if they lie outside.
+
+        In the space that the model declares all settings lie, at the nearest place: it says where to search, not what
+        is allowed. So does a list of values, of which training chooses one.
+        """
+        values = self.values_of(settings)
+        inside = all(dimension.holds(values[key]) for key, dimension in self.dimensions.items())
+        if not inside and self != _declared(settings):
+            return None
+        nearest = {key: dimension.nearest(values[key]) for key, dimension in self.dimensions.items()}
+        return {
+            key: json.dumps(value) if isinstance(self.dimensions[key], Choice) else value
+            for key, value in nearest.items()
+        }
+
+    def places(self, values: Mapping[str, Any]) -> bool:
+        """Whether each setting's value is one of the space, and not a list of values to choose from."""
+        return all(
+            not (isinstance(dimension, Range) and isinstance(values[key], (list, tuple)))
+            and dimension.holds(_plain(values[key]))
+            for key, dimension in self.dimensions.items()
+        )
+
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's parameters as values of settings, in the order of the space."""
         return {
@@ -172,6 +232,12 @@ class SearchSpace:
             for key, dimension in self.dimensions.items()
             if key in params
         }
+
+
+def _declared(settings: Settings) -> SearchSpace | None:
+    """The space that the settings' model declares, None if it declares none."""
+    declared = settings.model_class.search_space(settings.values())
+    return SearchSpace.from_dict(declared, settings) if declared else None
 
 
 def _plain(value: Any) -> Any:

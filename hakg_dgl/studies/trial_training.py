@@ -11,6 +11,7 @@ import torch
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.errors import ConfigError, NumericalError
 from hakg_dgl.models.settings import Settings
+from hakg_dgl.studies.claims import GIVEN
 from hakg_dgl.studies.pool import orphaned
 from hakg_dgl.studies.search_space import SearchSpace
 from hakg_dgl.training.progress import Progress
@@ -63,7 +64,8 @@ def train_trial(
             raise optuna.TrialPruned
 
     try:
-        values = space.decode(trial.params) | {"refit": False}
+        values = {} if GIVEN in trial.user_attrs else space.decode(trial.params)
+        values["refit"] = False
         if "tensorboard" in settings.by_section():
             values["tensorboard"] = False
         result = make_trainer(dataset, settings.replace(values), on_progress=evaluated).fit()

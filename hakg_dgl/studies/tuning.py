@@ -130,7 +130,7 @@ class Study:
         journal = open_journal(self.journal_file)
         self._optuna, self._trials = journal.study, Trials(journal)
         self._optuna.pruner = self._pruner()
-        self._claims = Claims(self.folder, journal, self._trials, self.space, self.settings.run.seed)
+        self._claims = Claims(self.folder, journal, self._trials, self.space, self.settings)
 
     def run(
         self,

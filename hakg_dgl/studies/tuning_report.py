@@ -13,6 +13,7 @@ from hakg_dgl.atomic_files import write_json, write_text
 from hakg_dgl.data.dataset import Dataset
 from hakg_dgl.models.recommender import ClosedFormRecommender
 from hakg_dgl.models.settings import Settings
+from hakg_dgl.studies.claims import GIVEN
 from hakg_dgl.studies.journal import CUT_LINES
 from hakg_dgl.studies.search_space import SearchSpace
 
@@ -53,11 +54,12 @@ def summary(
     dict
         ``metric``, ``data``, ``settings``, ``search``, ``wanted``, ``counts`` of trials by state, ``best`` (trial,
         value, epoch, metrics, settings; None before a trial is completed), ``commands`` to train the best,
-        ``importance``, ``trials`` (all, by number), ``slices`` and ``parallel`` (for plots), and ``notes``.
+        ``importance``, ``trials`` (all, by number; ``given``: with the settings as they were given),
+        ``slices`` and ``parallel`` (for plots), and ``notes``.
     """
     frozen = study.get_trials(deepcopy=False)
     again = {trial.user_attrs["retry_of"]: trial.number for trial in frozen if "retry_of" in trial.user_attrs}
-    trials = [_trial(trial, space, again.get(trial.number)) for trial in frozen]
+    trials = [_trial(trial, space, settings, again.get(trial.number)) for trial in frozen]
     states = [trial["state"] for trial in trials]
     best = _best(trials)
     return {
@@ -117,7 +119,13 @@ def as_markdown(report: dict[str, Any]) -> str:
         ]
     keys = list(report["search"])
     rows = [
-        [trial["number"], trial["value"], trial["epoch"], trial["epochs"], trial["seconds"]]
+        [
+            _name(trial),
+            trial["value"],
+            trial["epoch"],
+            trial["epochs"],
+            trial["seconds"],
+        ]
         + [trial["settings"].get(key) for key in keys]
         for trial in ranked(report)
     ]
@@ -135,7 +143,13 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _trial(trial: optuna.trial.FrozenTrial, space: SearchSpace, again: int | None) -> dict[str, Any]:
+def _name(trial: dict[str, Any]) -> str:
+    return f"{trial['number']}, as given" if trial["given"] else str(trial["number"])
+
+
+def _trial(
+    trial: optuna.trial.FrozenTrial, space: SearchSpace, settings: Settings, again: int | None
+) -> dict[str, Any]:
     curve = sorted((epoch, value) for epoch, value in trial.intermediate_values.items() if math.isfinite(value))
     epoch, value = max(curve, key=lambda point: (point[1], -point[0]), default=(None, None))
     if trial.state.name == "COMPLETE":
@@ -147,9 +161,12 @@ def _trial(trial: optuna.trial.FrozenTrial, space: SearchSpace, again: int | Non
         reason = "its worker was killed each time it was begun; the settings may need too much memory"
     if state == "repeated":
         reason = f"interrupted; made again as trial {again}"
-    decoded = {key: list(v) if isinstance(v, tuple) else v for key, v in space.decode(trial.params).items()}
+    given = GIVEN in trial.user_attrs
+    values = space.values_of(settings) if given else space.decode(trial.params)
+    decoded = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
     return {
         "number": trial.number,
+        "given": given,
         "state": state,
         "value": value,
         "epoch": epoch,
@@ -206,14 +223,16 @@ def _importance(study: optuna.Study) -> dict[str, Any]:
     return {"method": "PED-ANOVA", "values": values, "remark": remark}
 
 
-def _usable(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [trial for trial in trials if trial["state"] in ("completed", "pruned") and trial["value"] is not None]
+def _usable(trials: list[dict[str, Any]], space: SearchSpace) -> list[dict[str, Any]]:
+    """Those with a value and a place on all axes, which settings as given need not have."""
+    valued = (trial for trial in trials if trial["state"] in ("completed", "pruned") and trial["value"] is not None)
+    return [trial for trial in valued if not trial["given"] or space.places(trial["settings"])]
 
 
 def _slices(trials: list[dict[str, Any]], space: SearchSpace) -> dict[str, list[list[Any]]]:
     """Setting -> [its value, the metric, trial, whether pruned] of each trial that has a value."""
     return {
-        key: [[t["settings"][key], t["value"], t["number"], t["state"] == "pruned"] for t in _usable(trials)]
+        key: [[t["settings"][key], t["value"], t["number"], t["state"] == "pruned"] for t in _usable(trials, space)]
         for key in space.dimensions
     }
 
@@ -221,7 +240,9 @@ def _slices(trials: list[dict[str, Any]], space: SearchSpace) -> dict[str, list[
 def _parallel(trials: list[dict[str, Any]], space: SearchSpace, metric: str) -> dict[str, Any]:
     """The axes, and a line over them for each trial that has a value."""
     axes = [{"name": key, "log": getattr(dimension, "log", False)} for key, dimension in space.dimensions.items()]
-    lines = [[*(trial["settings"][key] for key in space.dimensions), trial["value"]] for trial in _usable(trials)]
+    lines = [
+        [*(trial["settings"][key] for key in space.dimensions), trial["value"]] for trial in _usable(trials, space)
+    ]
     return {"axes": [*axes, {"name": metric, "log": False}], "lines": lines}
 
 
