@@ -244,7 +244,9 @@ def _notes(found: Sequence[Mapping[str, Any]], budget: Budget, seeds: int) -> li
         ),
     ]
     tuned = (
-        "the settings that they were given" if budget.trials == 0 else f"the best settings of {budget} on validation"
+        "the settings that they were given"
+        if budget.trials == 0
+        else f"the best settings of {budget} on validation, the first with its defaults"
     )
     first = (
         f"Each model was trained with {tuned}. Settings and epochs were selected on the validation split; the test "

@@ -24,7 +24,10 @@ from hakg_dgl.studies.benchmark_results import caption, results, results_latex, 
 FIGURE_CAPTION = "NDCG@20 on the test split over the seconds of one training with the best settings."
 NEAR_AN_END = 0.01
 """Share of a range within which a best setting counts as at its end."""
-SPACE_REMARK = "Where what was best lies at an end of its range, a wider one may be better still."
+SPACE_REMARK = (
+    "Where what was best lies at an end of its range, a wider one may be better still. "
+    "Among values joined by + every training chooses by itself."
+)
 COST_REMARK = "Of what is finished, added up over processes; training is that of all runs."
 TEXT_COLUMNS = (
     "model",
