@@ -24,9 +24,8 @@ from hakg_dgl.kernels import aggregation
 from hakg_dgl.kernels.aggregation import relation_transitive_mean
 from hakg_dgl.kernels.choice import NUMBA_FROM_EDGES, choose_backend, explain_backend
 from hakg_dgl.kernels.interface import CompiledBackend, FusedBackend
-from hakg_dgl.kernels.products import dots_and_squares
 from hakg_dgl.layers.dropout import drop_and_normalise
-from hakg_dgl.layers.losses import AngleLoss, item_attribute_pairs
+from hakg_dgl.layers.losses import AngleLoss
 
 pytest.importorskip("numba", reason="needs Numba: pip install 'hakg_dgl[fast]'")
 pytestmark = pytest.mark.slow
@@ -156,12 +155,17 @@ def test_float32_functions_are_as_good_as_the_library(dtype: torch.dtype) -> Non
     import numpy as np
     from numba import njit
 
-    from hakg_dgl.kernels.numba_kernels.numbers import exp, log
+    from hakg_dgl.kernels.numba_kernels.numbers import arccosine, arcsine, exp, log
 
     @njit
     def both(x: np.ndarray, w: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
         for i in range(len(x)):
             y[i], z[i] = exp(x[i]), log(w[i])
+
+    @njit
+    def angles(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+        for i in range(len(x)):
+            y[i], z[i] = arcsine(x[i]), arccosine(x[i])
 
     x = -np.geomspace(1e-6, 30.0, 2000).astype(torch.empty(0, dtype=dtype).numpy().dtype)
     y, z = np.empty_like(x), np.empty_like(x)
@@ -170,6 +174,11 @@ def test_float32_functions_are_as_good_as_the_library(dtype: torch.dtype) -> Non
     eps = float(np.finfo(x.dtype).eps)
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=40 * eps)
     np.testing.assert_allclose(z, np.log(w.astype(np.float64)), rtol=40 * eps, atol=4 * eps)
+    x = np.concatenate([np.linspace(-1.0, 1.0, 2001), [-1.0 + 1e-6, 1e-7, 1.0 - 1e-6]]).astype(x.dtype)
+    y, z = np.empty_like(x), np.empty_like(x)
+    angles(x, y, z)
+    np.testing.assert_allclose(y, np.arcsin(x.astype(np.float64)), rtol=4 * eps)
+    np.testing.assert_allclose(z, np.arccos(x.astype(np.float64)), rtol=4 * eps, atol=4 * eps)
 
 
 @dtypes
@@ -184,55 +193,58 @@ def test_normalised_rows_are_those_of_pytorch(dtype: torch.dtype, rate: float) -
         assert error(ours, theirs) < BOUND[dtype]
 
 
-@dtypes
-@pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("rate", [None, 0.0, 0.5, 1.0], ids=str)
-def test_dots_and_squares_are_those_of_pytorch(dtype: torch.dtype, rate: float | None, n_threads: int) -> None:
-    """Of pairs that repeat, of rows without one, of rows that are columns too; of all, some and no coordinates."""
+def pairs_of(n_pairs: int = 4000, n_rows: int = 100, n_cols: int = 700) -> SparsePattern:
+    """Pairs that repeat, rows and columns without any, rows that are columns too."""
     draw = torch.Generator().manual_seed(4)
-    rows = torch.randint(0, 90, (4000,), generator=draw).sort().values
-    pairs = SparsePattern.from_pairs(rows, torch.randint(0, 600, (4000,), generator=draw), 100, 700)
-    kept = None if rate is None else torch.rand(9, generator=draw) >= rate
-    y = random_table(700, 9, dtype, 1, reach=2.0).requires_grad_()
-    torch.set_num_threads(n_threads)
-    results = []
-    for backend in (NUMBA, TORCH):
-        dots, squares = dots_and_squares(backend, pairs, y, kept)
-        results.append((dots, squares, *gradients(torch.cat([dots.sin(), squares]), y)))
-    torch.set_num_threads(1)
-    for ours, theirs in zip(*results, strict=True):
-        assert error(ours, theirs) < BOUND[dtype]
+    rows = torch.randint(0, n_rows - 10, (n_pairs,), generator=draw).sort().values
+    return SparsePattern.from_pairs(rows, torch.randint(0, n_cols - 100, (n_pairs,), generator=draw), n_rows, n_cols)
 
 
-def test_pairs_may_be_none_and_threads_change_no_bit() -> None:
-    none = torch.empty(0, dtype=torch.int64)
-    y = random_table(900, 33, torch.float32, 1).requires_grad_()
-    dots, squares = dots_and_squares(NUMBA, SparsePattern.from_pairs(none, none, 5, 900), y, None)
-    assert len(dots) == 0
-    (grad,) = gradients(squares, y)
-    assert error(grad, gradients(y.square().sum(1), y)[0]) < BOUND[torch.float32]
-    draw, found = torch.Generator().manual_seed(4), []
-    ends = torch.randint(0, 900, (2, 7000), generator=draw)
-    pairs = SparsePattern.from_pairs(ends[0].sort().values, ends[1], 900, 900)
-    for n_threads in (1, 2, 5):
-        torch.set_num_threads(n_threads)
-        dots, squares = dots_and_squares(NUMBA, pairs, y, None)
-        found.append(torch.cat([dots, squares, *(g.flatten() for g in gradients(torch.cat([dots, squares]), y))]))
-    torch.set_num_threads(1)
-    assert all(torch.equal(found[0], other) for other in found[1:])
-
-
-def test_the_angle_loss_is_the_same_with_both() -> None:
-    """With its mask of coordinates, which both draw alike."""
-    graph, rule = odd_graph().packed(), make_rule("paper", "poincare", 1.0, torch.float64)
-    loss = AngleLoss(item_attribute_pairs(graph.knowledge, graph.n_items), rule)
-    entity = random_table(graph.n_entities, 6, torch.float64, 1).requires_grad_()
+@pytest.mark.parametrize(("formulation", "geometry", "c"), RULES)
+@pytest.mark.parametrize("direction", ["both", "attribute"])
+@dtypes
+@pytest.mark.parametrize("reach", [0.4, 3.0], ids=["interior", "edge"])
+def test_angle_losses_are_those_of_pytorch(
+    formulation: str, geometry: str, c: float, direction: str, dtype: torch.dtype, reach: float
+) -> None:
+    """Apexes near the origin, whose cones are as wide as can be, and points at the edge of the ball included."""
+    rule = make_rule(formulation, geometry, c, dtype)
+    size = reach if formulation == "paper" or geometry == "euclidean" else min(reach, 0.9)
+    entity = random_table(700, 9, dtype, 1, reach=size) / c**0.5
+    entity[::7] *= 0.01
+    entity.requires_grad_()
+    loss = AngleLoss(pairs_of(), rule, direction, aperture=0.2)
     results = []
     for backend in (NUMBA, TORCH):
         total = loss(backend, entity, torch.Generator().manual_seed(2))
         results.append((total, *gradients(total, entity)))
-    for ours, theirs in zip(*results, strict=True):
-        assert error(ours, theirs) < BOUND[torch.float64]
+    (ours, our_grad), (theirs, their_grad) = results
+    assert ours.dtype == dtype
+    assert error(ours, theirs) < (2e-5 if dtype == torch.float32 else 1e-12)
+    assert error(our_grad, their_grad) < (2e-3 if dtype == torch.float32 else 1e-9)
+
+
+@dtypes
+@pytest.mark.parametrize("dropout", [0.0, 0.3, 0.999999])
+def test_coordinates_that_a_step_leaves_out_have_no_gradient(dtype: torch.dtype, dropout: float) -> None:
+    loss = AngleLoss(pairs_of(), make_rule("paper", "poincare", 1.0, dtype), dropout=dropout)
+    entity = random_table(700, 33, dtype, 1, reach=0.5).requires_grad_()
+    (ours,), (theirs,) = (
+        gradients(loss(backend, entity, torch.Generator().manual_seed(2)), entity) for backend in (NUMBA, TORCH)
+    )
+    assert torch.equal(ours.any(0), theirs.any(0))
+    assert error(ours, theirs) < (1e-4 if dtype == torch.float32 else 1e-11)
+
+
+def test_threads_change_no_bit_of_an_angle_loss() -> None:
+    entity, found = random_table(900, 33, torch.float32, 1, reach=2.0).requires_grad_(), []
+    loss = AngleLoss(pairs_of(20000, 900, 900), make_rule("paper", "poincare", 1.0, torch.float32), "both")
+    for n_threads in (1, 2, 5):
+        torch.set_num_threads(n_threads)
+        total = loss(NUMBA, entity, torch.Generator().manual_seed(2))
+        found.append(torch.cat([total.reshape(1), gradients(total, entity)[0].flatten()]))
+    torch.set_num_threads(1)
+    assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 def test_auto_is_numba_where_there_are_many_messages() -> None:

@@ -61,8 +61,11 @@ class CompiledBackend(SparseBackend, Protocol):
         """Rows of x, ``[n, d]``, zero where ``mask`` (bool, or None) is false, over their norms floored at 1e-12."""
         ...
 
-    def dots_and_squares(self, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :func:`hakg_dgl.kernels.products.dots_and_squares`."""
+    def mean_cone_excess(
+        self, pairs: SparsePattern, entity: Tensor, kept: Tensor | None, rule: MessageRule, *,
+        both: bool, aperture: float,
+    ) -> Tensor:  # fmt: skip
+        """See :class:`~hakg_dgl.layers.losses.AngleLoss`; of the coordinates that are kept, bool ``[d]`` or None."""
         ...
 
 

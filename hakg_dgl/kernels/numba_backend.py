@@ -35,8 +35,7 @@ if Version(numba.__version__) < Version(OLDEST_NUMBA):
     )
 
 from hakg_dgl.kernels.numba_kernels import aggregation as kernels
-from hakg_dgl.kernels.numba_kernels import pairs as pair_kernels
-from hakg_dgl.kernels.numba_kernels import rows
+from hakg_dgl.kernels.numba_kernels import angle, rows
 
 PIECES = 16
 """Parts in which threads share the edges and sums over relations are made, whatever the number of threads."""
@@ -77,45 +76,54 @@ class NumbaBackend(TorchBackend):
         unit: Tensor = _Normalise.apply(x, mask)  # type: ignore[no-untyped-call]
         return unit
 
-    def dots_and_squares(self, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Two passes over the pairs, forward and backward, and two over the rows; of the kept coordinates alone."""
-        dots, squares = _DotsAndSquares.apply(pattern, y, kept)  # type: ignore[no-untyped-call]
-        return dots, squares
+    def mean_cone_excess(
+        self, pairs: SparsePattern, entity: Tensor, kept: Tensor | None, rule: MessageRule, *,
+        both: bool, aperture: float,
+    ) -> Tensor:  # fmt: skip
+        """A pass over the entities and one over the pairs, and one over the entities for the gradient."""
+        excess: Tensor = _ConeExcess.apply(pairs, entity, kept, rule, both, aperture)  # type: ignore[no-untyped-call]
+        return excess
 
 
-class _DotsAndSquares(torch.autograd.Function):
+class _ConeExcess(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pattern: SparsePattern, y: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        y = y.detach().contiguous()
-        coordinates = torch.arange(y.shape[1]) if kept is None else kept.nonzero().flatten()
-        table, squares = y.new_empty(len(y), len(coordinates)), y.new_empty(len(y))
+    def forward(
+        ctx: Any, pairs: SparsePattern, entity: Tensor, kept: Tensor | None, rule: MessageRule, both: bool,
+        aperture: float,
+    ) -> Tensor:  # fmt: skip
+        entity = entity.detach().contiguous()
+        coordinates = torch.arange(entity.shape[1]) if kept is None else kept.nonzero().flatten()
+        table, squares = entity.new_empty(len(entity), len(coordinates)), entity.new_empty(len(entity))
+        narrowed = [x.numpy() for x in (entity, coordinates, table, squares)]
+        _on_threads([partial(angle.narrow, *part, *narrowed) for part in _parts(len(entity))])
+        gram, excess = entity.new_empty(3, pairs.n_edges), entity.new_empty(pairs.n_edges)
+        indptr = pairs.by_row.indptr.numpy()
+        of_pairs = [x.numpy() for x in (pairs.cols, table, squares, gram)]
+        _on_threads([partial(angle.products, *part, indptr, *of_pairs) for part in _equal_shares(indptr)])
+        flat = rule.geometry == "euclidean"
+        numbers = rule.curvature, max_norm(entity.dtype, c=1.0, margin=rule.margin), aperture
+        given = *map(entity.numpy().dtype.type, numbers), flat, not flat and rule.formulation == "paper", both
         _on_threads([
-            partial(pair_kernels.narrow, *part, y.numpy(), coordinates.numpy(), table.numpy(), squares.numpy())
-            for part in _parts(len(y))
+            partial(angle.slopes, *part, *given, gram.numpy(), excess.numpy()) for part in _parts(pairs.n_edges)
         ])  # fmt: skip
-        dots, indptr = y.new_empty(pattern.n_edges), pattern.by_row.indptr.numpy()
-        _on_threads([
-            partial(pair_kernels.dots, *part, indptr, pattern.cols.numpy(), table.numpy(), dots.numpy())
-            for part in _equal_shares(indptr)
-        ])  # fmt: skip
-        ctx.pattern, ctx.dim = pattern, y.shape[1]
-        ctx.save_for_backward(table, coordinates)
-        return dots, squares
+        ctx.pairs, ctx.shape, ctx.count = pairs, entity.shape, (2 if both else 1) * pairs.n_edges
+        ctx.save_for_backward(table, coordinates, gram)
+        return entity.new_tensor(float(excess.numpy().sum(dtype=np.float64)) / ctx.count)
 
     @staticmethod
-    def backward(ctx: Any, grad_dot: Tensor, grad_square: Tensor) -> tuple[None, Tensor, None]:
-        table, coordinates = ctx.saved_tensors
-        pattern: SparsePattern = ctx.pattern
-        by_row, by_col, grad = pattern.by_row, pattern.by_col, table.new_empty(len(table), ctx.dim)
-        order = torch.arange(pattern.n_edges) if by_col.order is None else by_col.order
-        arrays = (by_row.indptr, pattern.cols, by_col.indptr, order, pattern.rows)
-        given = (grad_dot.contiguous(), grad_square.contiguous(), table, coordinates, grad)
-        called = [x.numpy() for x in (*arrays, *given)]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None]:
+        table, coordinates, gram = ctx.saved_tensors
+        pairs: SparsePattern = ctx.pairs
+        by_row, by_col, out = pairs.by_row, pairs.by_col, table.new_empty(ctx.shape)
+        order = torch.arange(pairs.n_edges) if by_col.order is None else by_col.order
+        by_ends = by_row.indptr, pairs.cols, by_col.indptr, order, by_col.permute(pairs.rows)
+        arrays = [x.numpy() for x in (*by_ends, gram)]
+        called = (*arrays, (grad / ctx.count).numpy()[()], *(x.numpy() for x in (table, coordinates, out)))
         ends = by_col.indptr.clone()
         ends[: len(by_row.indptr)] += by_row.indptr
         ends[len(by_row.indptr) :] += by_row.indptr[-1]
-        _on_threads([partial(pair_kernels.gradient, *part, *called) for part in _equal_shares(ends.numpy())])
-        return None, grad, None
+        _on_threads([partial(angle.gradient, *part, *called) for part in _equal_shares(ends.numpy())])
+        return None, out, None, None, None, None
 
 
 class _Normalise(torch.autograd.Function):

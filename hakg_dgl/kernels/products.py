@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hakg_dgl.graph.packed import Grouping, SparsePattern
-from hakg_dgl.kernels.interface import CompiledBackend, SparseBackend
+from hakg_dgl.kernels.interface import SparseBackend
 
 
 def transposed_sum(backend: SparseBackend, pattern: SparsePattern, weights: Tensor | None, x: Tensor) -> Tensor:
@@ -157,18 +157,11 @@ def edge_dot(backend: SparseBackend, pattern: SparsePattern, x: Tensor, y: Tenso
     return result
 
 
-def dots_and_squares(
-    backend: SparseBackend, pattern: SparsePattern, y: Tensor, kept: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def dots_and_squares(backend: SparseBackend, pattern: SparsePattern, y: Tensor) -> tuple[Tensor, Tensor]:
     """``<y[row], y[col]>`` of each edge, ``[n_edges]``, and y's squared norms, ``[n_cols]``; differentiable.
 
-    The pattern's rows are the first rows of y, ``[n_cols, d]``. Both share one array of gradients. Only the coordinates
-    that are ``kept`` count, bool ``[d]``, None for all.
+    The pattern's rows are the first rows of y, ``[n_cols, d]``. Both share one array of gradients.
     """
-    if isinstance(backend, CompiledBackend):
-        return backend.dots_and_squares(pattern, y, kept)
-    if kept is not None:
-        y = y * kept.to(y.dtype)
     dots, squares = _DotsAndSquares.apply(backend, pattern, y)  # type: ignore[no-untyped-call]
     return dots, squares
 

@@ -16,7 +16,7 @@ from hakg_dgl.geometry.guards import ROW_NORM_FLOOR
 from hakg_dgl.geometry.message import MessageRule
 from hakg_dgl.graph.packed import Grouping, KnowledgePattern, SparsePattern
 from hakg_dgl.kernels.choice import choose_backend
-from hakg_dgl.kernels.interface import FusedBackend, LossBackend, SparseBackend
+from hakg_dgl.kernels.interface import CompiledBackend, FusedBackend, LossBackend, SparseBackend
 from hakg_dgl.kernels.products import dots_and_squares, grouped_in_fixed_shapes, rows_of, sum_by_group
 from hakg_dgl.layers.embeddings import Embeddings
 
@@ -423,7 +423,12 @@ class AngleLoss:
             )  # fmt: skip
         else:
             kept = None if generator is None else self._kept((entity.shape[1],), generator)
-            dot, squared = dots_and_squares(backend, self.pairs, entity, kept)
+            if isinstance(backend, CompiledBackend):
+                both = self.direction == "both"
+                return backend.mean_cone_excess(self.pairs, entity, kept, self.rule, both=both, aperture=self.aperture)
+            if kept is not None:
+                entity = entity * kept.to(entity)
+            dot, squared = dots_and_squares(backend, self.pairs, entity)
             item, attribute = self._ends(backend, squared)
         item, attribute, dot = cone_points(item, attribute, dot, rule=self.rule)
         total = self._excess(attribute, item, dot).mean()

@@ -68,7 +68,7 @@ def _artanh_ratio(q, rest):
 
 
 @inlined
-def _ball_point(squared, limit):
+def ball_point(squared, limit):
     """Scale s of the point ``s v`` of a tangent vector v, the point's squared norm, and their slopes by ``|v|^2``."""
     ratio, slope = _tanh_ratio(squared)
     norm = ratio * ratio * squared
@@ -240,7 +240,7 @@ def _message_gradients(scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit):
 @inlined
 def _released(hh, ht, hw, tt, ww, limit):
     """x's scale, squared norm and products with t and w; ``exp_x(t)`` and ``exp_x(w)``."""
-    scale, xx, _, _ = _ball_point(hh, limit)
+    scale, xx, _, _ = ball_point(hh, limit)
     xt, xw = scale * ht, scale * hw
     return scale, xx, xt, xw, _exp_map(xx, tt, xt), _exp_map(xx, ww, xw)
 
@@ -248,9 +248,9 @@ def _released(hh, ht, hw, tt, ww, limit):
 @inlined
 def _paper(hh, ht, hw, tt, ww, limit):
     """The same with the points of t and w themselves."""
-    scale, xx, _, _ = _ball_point(hh, limit)
-    p_other, pp, _, _ = _ball_point(tt, limit)
-    q_other, qq, _, _ = _ball_point(ww, limit)
+    scale, xx, _, _ = ball_point(hh, limit)
+    p_other, pp, _, _ = ball_point(tt, limit)
+    q_other, qq, _, _ = ball_point(ww, limit)
     none = number(0.0, hh)
     return scale, xx, scale * ht, scale * hw, (none, p_other, pp), (none, q_other, qq)
 
@@ -275,7 +275,7 @@ def paper_coefficients(hh, ht, hw, tt, ww, tw, limit):
 @inlined
 def _through_head(hh, ht, hw, d_scale, d_xx, d_xt, d_xw, limit):
     """Gradients of hh, ht and hw from those of what is made of them."""
-    scale, _, scale_slope, norm_slope = _ball_point(hh, limit)
+    scale, _, scale_slope, norm_slope = ball_point(hh, limit)
     d_scale += d_xt * ht + d_xw * hw
     return d_xx * norm_slope + d_scale * scale_slope, scale * d_xt, scale * d_xw
 
@@ -298,8 +298,8 @@ def paper_gradients(hh, ht, hw, tt, ww, tw, d_a, d_b, d_c, limit):
     scale, xx, xt, xw, p, q = _paper(hh, ht, hw, tt, ww, limit)
     coefficients = _message(scale, xx, xt, xw, tw, p, q, limit)
     d_scale, d_xx, d_xt, d_xw, d_tw, d_p, d_q = _message_gradients(scale, xx, xt, xw, tw, p, q, d_a, d_b, d_c, limit)
-    _, _, tail_slope, tail_norm_slope = _ball_point(tt, limit)
-    _, _, relation_slope, relation_norm_slope = _ball_point(ww, limit)
+    _, _, tail_slope, tail_norm_slope = ball_point(tt, limit)
+    _, _, relation_slope, relation_norm_slope = ball_point(ww, limit)
     d_tt = d_p[1] * tail_slope + d_p[2] * tail_norm_slope
     d_ww = d_q[1] * relation_slope + d_q[2] * relation_norm_slope
     d_hh, d_ht, d_hw = _through_head(hh, ht, hw, d_scale, d_xx, d_xt, d_xw, limit)

@@ -29,6 +29,9 @@ _LOG = (
     1.1676998740e-1, -1.1514610310e-1, 7.0376836292e-2,
 )  # fmt: skip
 
+_ASIN = (4.2163199048e-2, 2.4181311049e-2, 4.5470025998e-2, 7.4953002686e-2, 1.6666752422e-1)
+"""Cephes' asinf, the highest power first."""
+
 
 def number(value, like):
     """``value`` in the type of ``like``: Numba would compute a float32 times a literal in float64."""
@@ -168,3 +171,56 @@ def _log(x):
         return np.float32(power) * np.float32(_LN2) + (m + total)
 
     return of_float32
+
+
+def arcsine(x):
+    """asin of x in [-1, 1]."""
+    return np.arcsin(x)
+
+
+@overload(arcsine, jit_options={"forceinline": True, "error_model": "numpy", "fastmath": {"contract"}})
+def _arcsine(x):
+    if x != types.float32:
+        return lambda x: math.asin(x)
+
+    def of_float32(x):
+        near, far = _near_arcsine(x)
+        angle = np.float32(math.pi / 2) - np.float32(2.0) * near if far else near
+        return -angle if x < np.float32(0.0) else angle
+
+    return of_float32
+
+
+def arccosine(x):
+    """acos of x in [-1, 1]."""
+    return np.arccos(x)
+
+
+@overload(arccosine, jit_options={"forceinline": True, "error_model": "numpy", "fastmath": {"contract"}})
+def _arccosine(x):
+    if x != types.float32:
+        return lambda x: math.acos(x)
+
+    def of_float32(x):
+        near, far = _near_arcsine(x)
+        negative = x < np.float32(0.0)
+        beside = np.float32(math.pi) - np.float32(2.0) * near if negative else np.float32(2.0) * near
+        angle = -near if negative else near
+        return beside if far else np.float32(math.pi / 2) - angle
+
+    return of_float32
+
+
+@inlined
+def _near_arcsine(x):
+    """asin of the size of x, a float32, or where that is above 1/2 of sqrt((1 - |x|) / 2); and whether it is."""
+    size = abs(x)
+    far = size > np.float32(0.5)
+    z = np.float32(0.5) * (np.float32(1.0) - size) if far else size * size
+    root = np.sqrt(z) if far else size
+    total = np.float32(_ASIN[0])
+    total = total * z + np.float32(_ASIN[1])
+    total = total * z + np.float32(_ASIN[2])
+    total = total * z + np.float32(_ASIN[3])
+    total = total * z + np.float32(_ASIN[4])
+    return root + total * z * root, far
