@@ -395,9 +395,9 @@ def test_masks_have_their_rate_follow_the_generator_and_can_be_off(mask):
     assert torch.equal(source.get_state(), torch.Generator().manual_seed(1).get_state())
     shape = (5,) if mask == "step" else (4000, 5)
     source, draws = torch.Generator().manual_seed(2), 4000 if mask == "step" else 1
-    kept = torch.cat([loss._coordinates(shape, source, entity).reshape(-1) for _ in range(draws)])
-    assert set(kept.tolist()) == {0.0, 1.0}
-    assert abs(float(kept.mean()) - 0.7) < 5.0 * math.sqrt(0.3 * 0.7 / kept.numel())
+    kept = torch.cat([loss._kept(shape, source).reshape(-1) for _ in range(draws)])
+    assert set(kept.tolist()) == {False, True}
+    assert abs(float(kept.float().mean()) - 0.7) < 5.0 * math.sqrt(0.3 * 0.7 / kept.numel())
 
 
 def test_both_masks_agree_in_the_mean():
