@@ -274,6 +274,8 @@ def test_what_was_searched_is_told_with_its_ends(made: Any) -> None:
     data = {"ranking": ranking}
     assert [row["at an end"] for row in space_rows(data)] == ["yes", "yes", "", "", "", "", "yes", ""]
     assert [row["best"] for row in space_rows(data)][3::4] == ["a", "–"]
+    beyond = {"model": "m", "searched": searched, "tuning": {"settings": {"layers": 9, "l2": [0.2, 0.4], "rate": 0.0}}}
+    assert [row["at an end"] for row in space_rows({"ranking": [beyond]})] == ["yes", "", "yes", ""], "a default may be"
 
 
 def test_hours_machine_and_data_sets_are_told(made: Any) -> None:

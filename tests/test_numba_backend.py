@@ -5,7 +5,6 @@ Slow since the kernels are compiled, once for each precision: seconds at the fir
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -279,9 +278,16 @@ def test_missing_and_old_numba_are_named_when_asked_for_and_no_harm_otherwise() 
 
 def test_compiled_kernels_are_looked_for_by_their_sources() -> None:
     """A kernel's file alone would not tell Numba that a guard or a formula has changed."""
-    from hakg_dgl.kernels.numba_kernels import aggregation as kernels
+    from hakg_dgl.kernels.numba_kernels import aggregation, angle, coefficients
+    from hakg_dgl.kernels.numba_kernels.numbers import stamp_of
 
-    for kernel in (kernels.forward, kernels.backward_of_heads, kernels.backward_of_tails):
-        enclosed = dict(zip(kernel.py_func.__code__.co_freevars, kernel.py_func.__closure__, strict=True))
-        assert enclosed["stamp"].cell_contents == kernels._stamp()
-    assert math.isfinite(kernels._stamp())
+    for module, names in (
+        (aggregation, ("forward", "backward_of_heads", "backward_of_tails")),
+        (angle, ("narrow", "products", "slopes", "gradient")),
+    ):
+        stamp = stamp_of(module.__file__, coefficients.__file__)
+        for name in names:
+            function = getattr(module, name).py_func
+            enclosed = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
+            assert enclosed["stamp"].cell_contents == stamp
+    assert stamp_of(angle.__file__) != stamp_of(aggregation.__file__) != stamp_of()

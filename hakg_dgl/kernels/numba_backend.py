@@ -80,7 +80,7 @@ class NumbaBackend(TorchBackend):
         self, pairs: SparsePattern, entity: Tensor, kept: Tensor | None, rule: MessageRule, *,
         both: bool, aperture: float,
     ) -> Tensor:  # fmt: skip
-        """A pass over the entities and one over the pairs, and one over the entities for the gradient."""
+        """A pass over the entities and two over the pairs, and one over the entities for the gradient."""
         excess: Tensor = _ConeExcess.apply(pairs, entity, kept, rule, both, aperture)  # type: ignore[no-untyped-call]
         return excess
 

@@ -13,21 +13,17 @@ not depend on the number of threads, so that every sum has the same order whatev
 
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-
 import numpy as np
 from numba import njit
 
-from hakg_dgl.geometry import guards
-from hakg_dgl.kernels.numba_kernels import coefficients, numbers
+from hakg_dgl.kernels.numba_kernels import coefficients
 from hakg_dgl.kernels.numba_kernels.coefficients import (
     paper_coefficients,
     paper_gradients,
     released_coefficients,
     released_gradients,
 )
-from hakg_dgl.kernels.numba_kernels.numbers import fetch_ahead, number
+from hakg_dgl.kernels.numba_kernels.numbers import adding, fetch_ahead, number, stamp_of
 
 BLOCK = 128
 """Edges of a block: their tails, at d = 64 in float32, fill 32 KB."""
@@ -35,9 +31,6 @@ AHEAD = 8
 """Edges between fetching a row and reading it."""
 SHARES = 4
 """Numbers an edge that the backward pass keeps for the gradient of its tail."""
-
-adding = njit(forceinline=True, error_model="numpy", fastmath={"contract", "reassoc"})
-"""For sums over d, whose order the compiler may choose: it is the same in every run."""
 
 
 # Rows are named by table and number: a view of a row would be counted, one call for each row.
@@ -91,12 +84,6 @@ def _take(out, h, total, a, x, b, y, factor):
 @adding
 def _over_degree(indptr, h, like):
     return number(1.0, like) / number(max(indptr[h + 1] - indptr[h], 1), like)
-
-
-def _stamp() -> int:
-    """A number that changes with the sources that the kernels are compiled from, and with the guards."""
-    files = (Path(__file__), Path(coefficients.__file__), Path(numbers.__file__), Path(guards.__file__))
-    return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
 def _kernels(stamp):
@@ -221,4 +208,4 @@ def _kernels(stamp):
     return forward, backward_of_heads, backward_of_tails
 
 
-forward, backward_of_heads, backward_of_tails = _kernels(_stamp())
+forward, backward_of_heads, backward_of_tails = _kernels(stamp_of(__file__, coefficients.__file__))

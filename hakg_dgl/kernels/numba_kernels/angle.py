@@ -9,17 +9,15 @@ which adds up its partners in pairs, so no sum depends on the number of threads.
 
 from __future__ import annotations
 
-import zlib
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 from hakg_dgl.geometry import guards
-from hakg_dgl.kernels.numba_kernels import coefficients, numbers
+from hakg_dgl.kernels.numba_kernels import coefficients
 from hakg_dgl.kernels.numba_kernels.coefficients import ball_point
-from hakg_dgl.kernels.numba_kernels.numbers import arccosine, arcsine, fetch_ahead, inlined, number
+from hakg_dgl.kernels.numba_kernels.numbers import adding, arccosine, arcsine, fetch_ahead, inlined, number, stamp_of
 
 AHEAD = 8
 """Pairs between fetching a row and reading it."""
@@ -105,22 +103,16 @@ def _pair(xx, yy, xy, curvature, limit, aperture, flat, mapped, both):
     return excess, d_x * x_slope + along * shared_x, d_y * y_slope + along * shared_y, d_dot * shared
 
 
-def _stamp() -> int:
-    """A number that changes with the sources that the kernels are compiled from, and with the guards."""
-    files = (__file__, coefficients.__file__, numbers.__file__, guards.__file__)
-    return zlib.crc32(b"".join(Path(file).read_bytes() for file in files))
+@adding
+def _add(total, a, x, k):
+    for j in range(len(total)):
+        total[j] += a * x[k, j]
 
 
 def _kernels(stamp):
     """The kernels; Numba looks for compiled ones by a function's own file and by what it encloses, so by the stamp."""
     summing = njit(error_model="numpy", fastmath={"contract", "reassoc"}, nogil=True, cache=True)
     exact = njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)
-    adding = njit(forceinline=True, error_model="numpy", fastmath={"contract", "reassoc"})
-
-    @adding
-    def add(total, a, x, k):
-        for j in range(len(total)):
-            total[j] += a * x[k, j]
 
     @summing
     def narrow(first, last, x, coordinates, out, squares):
@@ -171,12 +163,12 @@ def _kernels(stamp):
                 for e in range(indptr[i], indptr[i + 1]):
                     fetch_ahead(x, cols[min(e + AHEAD, len(cols) - 1)])
                     own += slopes[0, e]
-                    add(total, slopes[2, e], x, cols[e])
+                    _add(total, slopes[2, e], x, cols[e])
             for place in range(col_indptr[i], col_indptr[i + 1]):
                 e = pairs[place]
                 fetch_ahead(x, partners[min(place + AHEAD, len(cols) - 1)])
                 own += slopes[1, e]
-                add(total, slopes[2, e], x, partners[place])
+                _add(total, slopes[2, e], x, partners[place])
             own += own
             for j in range(out.shape[1]):
                 out[i, j] = 0
@@ -186,4 +178,4 @@ def _kernels(stamp):
     return narrow, products, slopes, gradient
 
 
-narrow, products, slopes, gradient = _kernels(_stamp())
+narrow, products, slopes, gradient = _kernels(stamp_of(__file__, coefficients.__file__))

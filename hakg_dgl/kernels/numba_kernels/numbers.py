@@ -8,6 +8,8 @@ time; the C library's, called in float64, take one number after the other.
 from __future__ import annotations
 
 import math
+import zlib
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
@@ -15,8 +17,12 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from hakg_dgl.geometry import guards
+
 inlined = njit(forceinline=True, error_model="numpy", fastmath={"contract"})
 """For functions of a few numbers, which their callers' loops take in; nothing is assumed about infinity or NaN."""
+adding = njit(forceinline=True, error_model="numpy", fastmath={"contract", "reassoc"})
+"""For sums over d, whose order the compiler may choose: it is the same in every run."""
 
 _LINES_AHEAD = 4
 """Cache lines of a row that are fetched before it is read: 64 numbers of float32."""
@@ -31,6 +37,11 @@ _LOG = (
 
 _ASIN = (4.2163199048e-2, 2.4181311049e-2, 4.5470025998e-2, 7.4953002686e-2, 1.6666752422e-1)
 """Cephes' asinf, the highest power first."""
+
+
+def stamp_of(*files: str) -> int:
+    """A number that changes with the sources that kernels are compiled from, this one and the guards among them."""
+    return zlib.crc32(b"".join(Path(file).read_bytes() for file in (*files, __file__, guards.__file__)))
 
 
 def number(value, like):
