@@ -162,92 +162,127 @@ def _equal_shares(ends: np.ndarray[Any, np.dtype[np.int64]]) -> list[tuple[int, 
     return [(int(first), int(last)) for first, last in pairwise(bounds) if last > first]
 
 
-def _squared_norms(x: Tensor) -> Tensor:
-    """Of the rows of x, ``[n]``."""
-    out = x.new_empty(len(x))
+def _squared_norms(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of the rows of x, ``[n]``, added up in a type."""
+    out = x.new_empty(len(x), dtype=dtype)
     _on_threads([partial(rows.squares, *part, x.numpy(), out.numpy()) for part in _parts(len(x))])
     return out
 
 
-class _Call:
-    """What all kernels of one aggregation are called with, as arrays."""
+class _Pass:
+    """Some of the edges of an aggregation, and the type in which their scalars and sums are computed.
 
-    def __init__(self, graph: KnowledgePattern, rule: MessageRule, entity: Tensor, relation: Tensor) -> None:
-        pairs = graph.pairs
-        squared = _squared_norms(entity)
-        heads = squared[: pairs.n_rows]
-        self.outer = OuterEdges(graph, rule, rule.scale(heads).square() * heads)
-        self.outer_heads = self.outer.heads.numpy()
-        self.indptr = pairs.by_row.indptr.numpy()
-        self.edges = pairs.rows.numpy(), pairs.cols.numpy(), graph.relation.numpy()
-        self.tables = entity.numpy(), relation.numpy()
-        self.squares = squared.numpy(), relation.square().sum(1).numpy()
-        self.limit = entity.numpy().dtype.type(max_norm(entity.dtype, c=1.0, margin=rule.margin))
-        self.paper = rule.formulation == "paper"
-        pieces = max(1, min(PIECES, graph.n_edges // (4 * graph.n_relations or 1)))
-        wanted = np.linspace(0, graph.n_edges, pieces + 1).astype(np.int64)
-        bounds = np.searchsorted(self.indptr, wanted)
+    Parameters
+    ----------
+    graph, rule
+        Whose messages.
+    edges
+        Which edges, ascending, all of their heads'; None for all.
+    squared, squared_relation
+        Squared norms of entities and relations; their type is that of the pass.
+    every
+        Whether heads without one of the edges get zeros.
+    """
+
+    def __init__(
+        self, graph: KnowledgePattern, rule: MessageRule, edges: Tensor | None, squared: Tensor,
+        squared_relation: Tensor, *, every: bool,
+    ) -> None:  # fmt: skip
+        pairs, self.every, self.dtype = graph.pairs, every, squared.dtype
+        ends, indptr = [pairs.rows, pairs.cols, graph.relation], pairs.by_row.indptr
+        if edges is not None:
+            ends = [x.index_select(0, edges) for x in ends]
+            indptr = torch.searchsorted(ends[0], torch.arange(pairs.n_rows + 1))
+        self.n_edges, self.indptr = len(ends[0]), indptr.numpy()
+        self.ends = [x.numpy() for x in ends]
+        inverse = pairs.row_degree.clamp_min(1).to(self.dtype).reciprocal()
+        limit = squared.numpy().dtype.type(max_norm(self.dtype, c=1.0, margin=rule.margin))
+        numbers = [x.numpy() for x in (inverse, squared, squared_relation)]
+        self.given = (every, self.indptr, *self.ends, *numbers, limit, rule.formulation == "paper")
+        pieces = max(1, min(PIECES, self.n_edges // (4 * graph.n_relations or 1)))
+        bounds = np.searchsorted(self.indptr, np.linspace(0, self.n_edges, pieces + 1).astype(np.int64))
         bounds[0], bounds[-1] = 0, pairs.n_rows
-        self.pieces = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+        self.pieces = list(pairwise(bounds.tolist()))
 
-    def run_forward(self, out: Tensor, inner: Tensor) -> None:
-        """Means in ``out`` ``[n_rows, d]``, inner products of the edges in ``inner`` ``[3, n_edges]``."""
-        arrays = out.numpy(), inner.numpy()
-        _on_threads([
-            partial(
-                kernels.forward, first, last, self.indptr, *self.edges, *self.tables, *self.squares, self.outer_heads,
-                self.limit, self.paper, *arrays,
-            )
-            for first, last in self.pieces
-        ])  # fmt: skip
+    def run_forward(self, entity: Tensor, relation: Tensor, out: Tensor) -> Tensor:
+        """Means in ``out`` ``[n_rows, d]``; the edges' inner products, ``[3, n_edges]``."""
+        inner = entity.new_empty(3, self.n_edges, dtype=self.dtype)
+        arrays = [x.numpy() for x in (entity, relation, out, inner)]
+        _on_threads([partial(kernels.forward, *piece, *self.given, *arrays) for piece in self.pieces])
+        return inner
 
-    def run_backward(self, inner: Tensor, grad: Tensor, grad_entity: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the tables, the first one in the memory of ``grad_entity``."""
-        n_heads, upstream, into = len(grad), grad.numpy(), grad_entity.numpy()
-        grad_entity[n_heads:].zero_()
-        shares = np.empty((inner.shape[1], kernels.SHARES), into.dtype)
-        by_piece = np.empty((len(self.pieces), *self.tables[1].shape), into.dtype)
+    def run_backward(
+        self, entity: Tensor, relation: Tensor, inner: Tensor, grad: Tensor, grad_entity: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the heads' rows in ``grad_entity``; those of relations, and the edges' shares of their tails."""
+        shares = entity.new_empty(self.n_edges, kernels.SHARES, dtype=self.dtype)
+        by_piece = relation.new_empty(len(self.pieces), *relation.shape, dtype=self.dtype)
+        arrays = [x.numpy() for x in (entity, relation, inner, grad, grad_entity)]
         _on_threads([
-            partial(
-                kernels.backward_of_heads, first, last, self.indptr, *self.edges, *self.tables, *self.squares,
-                self.outer_heads, self.limit, self.paper, inner.numpy(), upstream, into, by_piece[number], shares,
-            )
-            for number, (first, last) in enumerate(self.pieces)
+            partial(kernels.backward_of_heads, *piece, *self.given, *arrays, of_relations, shares.numpy())
+            for piece, of_relations in zip(self.pieces, by_piece.numpy(), strict=True)
         ])  # fmt: skip
-        n_threads, n_edges = min(torch.get_num_threads(), PIECES), int(self.indptr[-1])
+        return by_piece.sum(0), shares
+
+    def add_tails(self, entity: Tensor, relation: Tensor, grad: Tensor, grad_entity: Tensor, shares: Tensor) -> None:
+        """Add the gradients of the tails' rows to ``grad_entity``."""
+        arrays = [x.numpy() for x in (entity, relation, grad, grad_entity, shares)]
+        n_threads, at_once = min(torch.get_num_threads(), PIECES), self.dtype != entity.dtype
         _on_threads([
-            partial(
-                kernels.backward_of_tails, mine, n_threads, n_edges, *self.edges, *self.tables, self.outer_heads,
-                upstream, into, shares,
-            )
+            partial(kernels.backward_of_tails, mine, n_threads, at_once, *self.ends, *arrays)
             for mine in range(n_threads)
         ])  # fmt: skip
-        return grad_entity, torch.from_numpy(by_piece.sum(0))
+
+
+def _passes(
+    graph: KnowledgePattern, rule: MessageRule, entity: Tensor, relation: Tensor
+) -> tuple[list[_Pass], OuterEdges | None]:
+    """All edges, or those of inner heads in the tables' type and, of tables of float32, the outer ones in float64.
+
+    Outer edges of tables of float64 are left over, for PyTorch.
+    """
+    squared, squared_relation = _squared_norms(entity, entity.dtype), _squared_norms(relation, entity.dtype)
+    heads = squared[: graph.pairs.n_rows]
+    outer = OuterEdges(graph, rule, rule.scale(heads).square() * heads)
+    if not len(outer.edges):
+        return [_Pass(graph, rule, None, squared, squared_relation, every=True)], None
+    inner = (~outer.heads).index_select(0, graph.pairs.rows).nonzero().squeeze(1)
+    passes = [_Pass(graph, rule, inner, squared, squared_relation, every=True)]
+    if entity.dtype == torch.float64:
+        return passes, outer
+    wide = _squared_norms(entity, torch.float64), _squared_norms(relation, torch.float64)
+    return [*passes, _Pass(graph, rule, outer.edges, *wide, every=False)], None
 
 
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, graph: KnowledgePattern, rule: MessageRule, entity: Tensor, relation: Tensor) -> Tensor:
         entity, relation = entity.detach().contiguous(), relation.detach().contiguous()
-        call = _Call(graph, rule, entity, relation)
+        passes, left = _passes(graph, rule, entity, relation)
         out = entity.new_empty(graph.pairs.n_rows, entity.shape[1])
-        inner = entity.new_empty(3, graph.n_edges)
-        call.run_forward(out, inner)
-        call.outer.add_messages(out, entity, relation, _over_degree(graph, entity))
-        ctx.call = call
-        ctx.save_for_backward(entity, relation, inner)
+        inner = [some.run_forward(entity, relation, out) for some in passes]
+        if left is not None:
+            left.add_messages(out, entity, relation, _over_degree(graph, entity))
+        ctx.passes, ctx.left = passes, left
+        ctx.save_for_backward(entity, relation, *inner)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        entity, relation, inner = ctx.saved_tensors
-        call: _Call = ctx.call
-        grad = grad.contiguous()
-        grad_entity, grad_relation = call.run_backward(inner, grad, torch.empty_like(entity))
-        if len(call.outer.edges):
-            call.outer.add_gradients(
-                entity, relation, grad * _over_degree(call.outer.graph, grad), grad_entity, grad_relation
-            )
+        entity, relation, *inner = ctx.saved_tensors
+        passes: list[_Pass] = ctx.passes
+        left: OuterEdges | None = ctx.left
+        grad, grad_entity = grad.contiguous(), torch.empty_like(entity)
+        grad_entity[len(grad) :].zero_()
+        grad_relation, shares = torch.zeros_like(relation), []
+        for some, products in zip(passes, inner, strict=True):
+            by_relation, share = some.run_backward(entity, relation, products, grad, grad_entity)
+            grad_relation += by_relation
+            shares.append(share)
+        for some, share in zip(passes, shares, strict=True):
+            some.add_tails(entity, relation, grad, grad_entity, share)
+        if left is not None:
+            left.add_gradients(entity, relation, grad * _over_degree(left.graph, grad), grad_entity, grad_relation)
         return None, None, grad_entity, grad_relation
 
 

@@ -16,11 +16,12 @@ def _kernels(floor):
 
     @kept
     def squares(first, last, x, out):
-        """Squared norms of rows ``first`` to ``last`` of x."""
+        """Squared norms of rows ``first`` to ``last`` of x, in the type of ``out``."""
         for i in range(first, last):
-            total = number(0.0, x[i, 0])
+            total = number(0.0, out[i])
             for j in range(x.shape[1]):
-                total += x[i, j] * x[i, j]
+                value = number(x[i, j], out[i])
+                total += value * value
             out[i] = total
 
     @kept
