@@ -172,81 +172,95 @@ class Evaluator:
         sample_seed: int = 0,
         keep_overlap: bool = False,
     ) -> None:
-        if keep_overlap and split != "test":
-            raise ConfigError(f"keep_overlap is for the split 'test'; {split!r} has no overlap to keep")
         self.split: str = split
         self.ks: tuple[int, ...] = tuple(int(k) for k in ks)
         self.also: tuple[str, ...] = tuple(dict.fromkeys(also))
-        for name in self.also:
-            if name not in ALSO:
-                raise ConfigError(f"there is no further metric {name!r}; choose from {', '.join(ALSO)}")
-        if sampled is not None and sampled < 1:
-            raise ConfigError(f"sampled is {sampled}; it is the number of items to rank among, at least 1")
         self.sampled: int | None = sampled
         self.sample_seed: int = sample_seed
         self.mask: tuple[str, ...] = tuple(DEFAULT_MASKS.get(split, ()) if mask is None else mask)
-        for name in (split, *self.mask):
-            if name not in DEFAULT_MASKS:
-                raise ConfigError(f"there is no split {name!r}; choose from {', '.join(DEFAULT_MASKS)}")
-        if not self.ks or min(self.ks) < 1:
-            raise ConfigError(f"k is {self.ks or 'missing'}; give list lengths of at least 1")
+        self._require_allowed(keep_overlap)
         self.n_users: int = int(dataset.n_users)
         self.n_items: int = int(dataset.n_items)
         self.groups: bool = groups
         self.per_user: bool = per_user
-
-        indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(split))
-        owners = np.repeat(np.arange(self.n_users), np.diff(indptr))
-        if keep_overlap:
-            overlap = dataset.test_overlap[["user", "item"]].to_numpy(dtype=np.int64)
-            owners, items = np.unique(np.concatenate([np.stack([owners, items], 1), overlap]), axis=0).T
-        self.candidates, self.n_candidates = None, self.n_items
+        self.candidates: Tensor | None = None
         if candidates is not None:
             self.candidates = torch.unique(checked_ids(candidates, self.n_items, "candidate item").cpu())
-            self.n_candidates = len(self.candidates)
-            chosen = np.isin(items, self.candidates.numpy())
-            owners, items = owners[chosen], items[chosen]
-        n_relevant = np.bincount(owners, minlength=self.n_users)
-        wanted = n_relevant > 0
-        if exclude_users is not None:
-            wanted[checked_ids(exclude_users, self.n_users, "excluded user").cpu().numpy()] = False
-        self.users: IntArray = np.flatnonzero(wanted)
-        if not len(self.users) and candidates is not None:
-            raise DataError(
-                f"no user has one of the {self.n_candidates:,} candidate items in the {split!r} split",
-                remedy="evaluate among all items, or on a split in which they occur",
-            )
-        if not len(self.users):
-            raise DataError(
-                f"no user has an item in the {split!r} split, so there is nothing to evaluate",
-                remedy="evaluate another split, or preprocess again with a share for this one (--valid, --test)",
-            )
-        self.n_relevant: IntArray = n_relevant[self.users]
-        self._relevant_row, self._relevant_item = (np.cumsum(wanted) - 1)[owners[wanted[owners]]], items[wanted[owners]]
-        self._relevant_keys = torch.from_numpy(owners * self.n_items + items)
-
-        self._seen: tuple[Tensor, Tensor] | None = None
-        self.n_masked_relevant = 0
-        if self.mask:
-            seen_indptr, seen_items = (np.array(a, dtype=np.int64) for a in dataset.positives(*self.mask))
-            self._seen = torch.from_numpy(seen_indptr), torch.from_numpy(seen_items)
-            seen_keys = np.repeat(np.arange(self.n_users), np.diff(seen_indptr)) * self.n_items + seen_items
-            relevant = self.users[self._relevant_row] * self.n_items + self._relevant_item
-            self.n_masked_relevant = int(_among(torch.from_numpy(relevant), torch.from_numpy(seen_keys)).sum())
+        self.n_candidates: int = self.n_items if self.candidates is None else len(self.candidates)
+        self._find_relevant(*self._pairs(dataset, keep_overlap), exclude_users)
+        self._find_masked(dataset)
         before = DEFAULT_MASKS[split]
         known = dataset.pairs(*before)[:, 1] if before else np.arange(self.n_items)
         self._known_items = np.bincount(known, minlength=self.n_items) > 0
         train_indptr, train_items = dataset.positives("train")
         self._user_counts: IntArray = np.diff(train_indptr)
         self._item_counts: IntArray = np.bincount(train_items, minlength=self.n_items)
-        # The relevant items, packed by place among the users evaluated; rows and items ascend already.
-        self._relevant_indptr: IntArray = np.concatenate([[0], np.cumsum(self.n_relevant)]).astype(np.int64)
         self._facts = item_facts(dataset) if "diversity" in self.also else None
         self._information: Tensor | None = None
         if "novelty" in self.also:
             before_indptr, before_items = dataset.positives(*(before or ("train",)))
             had = np.bincount(before_items, minlength=self.n_items)
             self._information = self_information(had, max(1, int((np.diff(before_indptr) > 0).sum())))
+
+    def _require_allowed(self, keep_overlap: bool) -> None:
+        """Raise ConfigError unless split, mask, list lengths, metrics and the number of sampled items are allowed."""
+        if keep_overlap and self.split != "test":
+            raise ConfigError(f"keep_overlap is for the split 'test'; {self.split!r} has no overlap to keep")
+        for name in self.also:
+            if name not in ALSO:
+                raise ConfigError(f"there is no further metric {name!r}; choose from {', '.join(ALSO)}")
+        if self.sampled is not None and self.sampled < 1:
+            raise ConfigError(f"sampled is {self.sampled}; it is the number of items to rank among, at least 1")
+        for name in (self.split, *self.mask):
+            if name not in DEFAULT_MASKS:
+                raise ConfigError(f"there is no split {name!r}; choose from {', '.join(DEFAULT_MASKS)}")
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"k is {self.ks or 'missing'}; give list lengths of at least 1")
+
+    def _pairs(self, dataset: Dataset, keep_overlap: bool) -> tuple[IntArray, IntArray]:
+        """Users and items of the split, by user, then item; of candidates alone."""
+        indptr, items = (np.asarray(a, dtype=np.int64) for a in dataset.positives(self.split))
+        owners = np.repeat(np.arange(self.n_users), np.diff(indptr))
+        if keep_overlap:
+            overlap = dataset.test_overlap[["user", "item"]].to_numpy(dtype=np.int64)
+            owners, items = np.unique(np.concatenate([np.stack([owners, items], 1), overlap]), axis=0).T
+        if self.candidates is None:
+            return owners, items
+        chosen = np.isin(items, self.candidates.numpy())
+        return owners[chosen], items[chosen]
+
+    def _find_relevant(self, owners: IntArray, items: IntArray, exclude_users: IdArray | None) -> None:
+        """Who is evaluated, and the items relevant to each, packed by place among them; rows and items ascend."""
+        n_relevant = np.bincount(owners, minlength=self.n_users)
+        wanted = n_relevant > 0
+        if exclude_users is not None:
+            wanted[checked_ids(exclude_users, self.n_users, "excluded user").cpu().numpy()] = False
+        self.users: IntArray = np.flatnonzero(wanted)
+        if not len(self.users) and self.candidates is not None:
+            raise DataError(
+                f"no user has one of the {self.n_candidates:,} candidate items in the {self.split!r} split",
+                remedy="evaluate among all items, or on a split in which they occur",
+            )
+        if not len(self.users):
+            raise DataError(
+                f"no user has an item in the {self.split!r} split, so there is nothing to evaluate",
+                remedy="evaluate another split, or preprocess again with a share for this one (--valid, --test)",
+            )
+        self.n_relevant: IntArray = n_relevant[self.users]
+        self._relevant_indptr: IntArray = np.concatenate([[0], np.cumsum(self.n_relevant)]).astype(np.int64)
+        self._relevant_row, self._relevant_item = (np.cumsum(wanted) - 1)[owners[wanted[owners]]], items[wanted[owners]]
+        self._relevant_keys = torch.from_numpy(owners * self.n_items + items)
+
+    def _find_masked(self, dataset: Dataset) -> None:
+        """What is never recommended to whom, and how many relevant items are lost by it."""
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self.n_masked_relevant: int = 0
+        if self.mask:
+            seen_indptr, seen_items = (np.array(a, dtype=np.int64) for a in dataset.positives(*self.mask))
+            self._seen = torch.from_numpy(seen_indptr), torch.from_numpy(seen_items)
+            seen_keys = np.repeat(np.arange(self.n_users), np.diff(seen_indptr)) * self.n_items + seen_items
+            relevant = self.users[self._relevant_row] * self.n_items + self._relevant_item
+            self.n_masked_relevant = int(_among(torch.from_numpy(relevant), torch.from_numpy(seen_keys)).sum())
 
     def __call__(self, scorer: Scorer) -> Evaluation:
         """Rank all items for every evaluated user and measure the lists.

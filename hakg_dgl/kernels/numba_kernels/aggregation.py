@@ -35,6 +35,8 @@ AHEAD = 8
 SHARES = 4
 """Numbers an edge that the backward pass keeps for the gradient of its tail."""
 
+_kept = njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)
+
 
 # Rows are named by table and number: a view of a row would be counted, one call for each row.
 
@@ -101,11 +103,12 @@ def _clear(out, first, last):
             out[h, j] = 0
 
 
-def _kernels(stamp):
-    """The kernels; Numba looks for compiled ones by a function's own file and by what it encloses, so by the stamp."""
-    kept = njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)
+# Each kernel is made by a function of the stamp: Numba looks for a compiled one by the kernel's own file and by what it
+# encloses, and so finds none after a change of the files that it takes functions from.
 
-    @kept
+
+def _forward(stamp):
+    @_kept
     def forward(
         first, last, every, indptr, rows, cols, relations, inverse, squared, squared_relation, limit, paper, entity,
         relation, out, inner,
@@ -147,7 +150,11 @@ def _kernels(stamp):
         _take(out, row, total, along, entity, none, entity, inverse[row])
         _clear(out, row + 1, last if every else row)
 
-    @kept
+    return forward
+
+
+def _backward_of_heads(stamp):
+    @_kept
     def backward_of_heads(
         first, last, every, indptr, rows, cols, relations, inverse, squared, squared_relation, limit, paper, entity,
         relation, inner, grad, grad_entity, grad_relation, shares,
@@ -207,7 +214,11 @@ def _kernels(stamp):
         for k in range(len(relation)):
             _add_one(grad_relation, k, own[k], relation, k)
 
-    @kept
+    return backward_of_heads
+
+
+def _backward_of_tails(stamp):
+    @_kept
     def backward_of_tails(mine, n_threads, at_once, rows, cols, relations, entity, relation, grad, grad_entity, shares):
         """Add the gradients of tails ``mine``, ``mine + n_threads``, ... to ``grad_entity``.
 
@@ -233,7 +244,10 @@ def _kernels(stamp):
             if own[t] != 0:
                 _add_one(grad_entity, t, own[t], entity, t)
 
-    return forward, backward_of_heads, backward_of_tails
+    return backward_of_tails
 
 
-forward, backward_of_heads, backward_of_tails = _kernels(stamp_of(__file__, coefficients.__file__))
+_STAMP = stamp_of(__file__, coefficients.__file__)
+forward = _forward(_STAMP)
+backward_of_heads = _backward_of_heads(_STAMP)
+backward_of_tails = _backward_of_tails(_STAMP)
