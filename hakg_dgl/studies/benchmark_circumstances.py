@@ -109,7 +109,7 @@ def machine_lines(found: Mapping[str, Any]) -> list[str]:
     ]
     for machine in found["machines"]:
         cpu = machine["cpu"] or "a processor that was not noted"
-        size = [f"{machine['cores']} cores"] if machine["cores"] else []
+        size = [f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}"] if machine["cores"] else []
         size += [f"{machine['memory_bytes'] / 2**30:.0f} GiB of memory"] if machine["memory_bytes"] else []
         threads = machine["threads"]
         of = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'} a run"
