@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hakg_dgl.studies import benchmark_figure as module
 
-pytest.importorskip("matplotlib", reason="needs Matplotlib")
+pytest.importorskip("matplotlib", reason="python -m pip install -e .[plot]")
 
 
 def rows(*models: tuple[str, float, float]) -> list[dict[str, Any]]:

@@ -175,7 +175,7 @@ class _Pass:
     Parameters
     ----------
     graph, rule
-        Whose messages.
+        Whose messages; rows ascend and no edge is padding.
     edges
         Which edges, ascending, all of their heads'; None for all.
     squared, squared_relation
@@ -188,7 +188,7 @@ class _Pass:
         self, graph: KnowledgePattern, rule: MessageRule, edges: Tensor | None, squared: Tensor,
         squared_relation: Tensor, *, every: bool,
     ) -> None:  # fmt: skip
-        pairs, self.every, self.dtype = graph.pairs, every, squared.dtype
+        pairs, self.dtype = graph.pairs, squared.dtype
         ends, indptr = [pairs.rows, pairs.cols, graph.relation], pairs.by_row.indptr
         if edges is not None:
             ends = [x.index_select(0, edges) for x in ends]
